@@ -1,0 +1,138 @@
+"""Checks at the public boundary: which argument, what came, what was expected.
+
+Shapes and dtypes are always known and always checked.  Values are checked where they are concrete; under a
+trace `checked_result` carries the same conditions into the compiled program.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = [
+    "boundary",
+    "check_finite",
+    "check_floating",
+    "check_integer",
+    "check_name",
+    "check_points",
+    "check_positive",
+    "check_real",
+    "checked_result",
+    "is_concrete",
+]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def boundary(check: Callable[[dict[str, Any]], None]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorator: `check` sees the arguments by name, raises or replaces them, before the function runs."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            check(bound.arguments)
+            return function(*bound.args, **bound.kwargs)
+
+        return checked
+
+    return decorate
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether the numbers are known now, rather than being traced."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse NaN and infinities, where the value is known."""
+    if is_concrete(value):
+        bad = ~np.isfinite(np.asarray(value))
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            where = f", the first at index {first}" if first else ""
+            raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite value(s){where}")
+
+
+def check_real(name: str, value: Any) -> None:
+    """Refuse what is neither a real number nor a real array."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        dtype = np.asarray(value).dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"{name} must be real, got {type(value).__name__} of dtype {dtype}")
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False, scalar: bool = True) -> None:
+    """Refuse what is not finite, real and > 0 (or >= 0), where the value is known."""
+    check_real(name, value)
+    if scalar and np.shape(value) != ():
+        raise ValueError(f"{name} must be a single number, got shape {np.shape(value)}")
+    if is_concrete(value):
+        number = np.asarray(value)
+        if not np.all(np.isfinite(number)) or np.any(number < 0) or (not zero and np.any(number == 0)):
+            raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {value}")
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Refuse what is not a Python integer >= `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def check_name(name: str, value: Any, known: Sequence[str]) -> None:
+    """Refuse an unknown name."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_floating(name: str, value: Any) -> jax.Array:
+    """The value as a JAX array of a floating dtype."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        value = np.asarray(value)
+        dtype = value.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be a floating-point array, got dtype {dtype}")
+    return jnp.asarray(value)
+
+
+def check_points(
+    name: str, value: Any, point_ndim: int, *, like: jax.Array | None = None, like_name: str = "X"
+) -> jax.Array:
+    """Points (n, ...) with `point_ndim` axes each, as a JAX array; with `like`, of its point shape and dtype."""
+    points = check_floating(name, value)
+    if points.ndim != point_ndim + 1:
+        expected = "(n, d)" if point_ndim == 1 else f"(n, {', '.join(['...'] * point_ndim)})"
+        raise ValueError(f"{name} must have shape {expected}, got {points.shape}")
+    if points.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {points.shape}")
+    if like is not None:
+        if points.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"{name} must hold points of shape {like.shape[1:]}, as {like_name} does, got {points.shape[1:]}"
+            )
+        points = points.astype(like.dtype)
+    check_finite(name, points)
+    return points
+
+
+def checked_result(result: T, failures: Sequence[tuple[Any, str]]) -> T:
+    """`result`, raising where one of the conditions holds: now, or at run time from compiled code."""
+    for failed, message in failures:
+        if is_concrete(failed):
+            if bool(np.any(np.asarray(failed))):
+                raise ValueError(message)
+        else:
+            result = eqx.error_if(result, failed, message)
+    return result

@@ -1,0 +1,43 @@
+"""Kernels k(x, x') on single points, and their Gram matrices."""
+
+from kpoison.kernels.activations import (
+    GELU,
+    Activation,
+    Cos,
+    Erf,
+    LeakyReLU,
+    Quadrature,
+    ReLU,
+    Sin,
+    activation_names,
+)
+from kpoison.kernels.base import Custom, Kernel, Product, Scaled, Sum
+from kpoison.kernels.dot_product import Linear, Polynomial
+from kpoison.kernels.neural import NNGP, NTK
+from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic
+
+__all__ = [
+    "GELU",
+    "NNGP",
+    "NTK",
+    "RBF",
+    "Activation",
+    "Cos",
+    "Custom",
+    "Erf",
+    "Kernel",
+    "Laplace",
+    "LeakyReLU",
+    "Linear",
+    "Matern32",
+    "Matern52",
+    "Polynomial",
+    "Product",
+    "Quadrature",
+    "RationalQuadratic",
+    "ReLU",
+    "Scaled",
+    "Sin",
+    "Sum",
+    "activation_names",
+]

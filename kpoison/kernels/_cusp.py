@@ -1,0 +1,114 @@
+"""Elementary functions whose derivatives are right at the cusps of kernels.
+
+Autodiff of ``sqrt`` at 0 and of ``arccos`` at 1 gives NaN.  The functions here return, at such a point, the
+symmetric part of the derivative (the mean of the two one-sided ones, which is 0), and refuse the derivative
+after that, which is infinite, with an error.  Away from these points they are exact to rounding.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["angle", "angle_excess", "arc_excess", "cusp_sqrt"]
+
+_NO_SECOND_DERIVATIVE = (
+    "A second derivative was asked for at a point where the kernel has a cusp (coincident points of a Laplace "
+    "kernel; coincident or collinear points, or the origin, of a ReLU network's kernel). It does not exist "
+    "there: see kernel.smoothness."
+)
+
+
+@jax.custom_jvp
+def _half_inverse_sqrt(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Derivative of `cusp_sqrt`: 1/(2√u), and its symmetric part 0 at u = 0."""
+    positive = u > 0
+    return jnp.where(positive, 0.5 / jnp.sqrt(jnp.where(positive, u, 1)), 0)
+
+
+@_half_inverse_sqrt.defjvp
+def _half_inverse_sqrt_jvp(primals, tangents):
+    (u,), (du,) = primals, tangents
+    value = _half_inverse_sqrt(u)
+    # The derivative exists wherever u > 0; at u = 0 it is infinite, and any number would be a silent lie.
+    u = eqx.error_if(u, u == 0, _NO_SECOND_DERIVATIVE)
+    return value, -0.5 * value / u * du
+
+
+@jax.custom_jvp
+def cusp_sqrt(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """√u for u >= 0, with derivative 0 at u = 0 and no second derivative there."""
+    return jnp.sqrt(u)
+
+
+@cusp_sqrt.defjvp
+def _cusp_sqrt_jvp(primals, tangents):
+    (u,), (du,) = primals, tangents
+    return cusp_sqrt(u), _half_inverse_sqrt(u) * du
+
+
+@jax.custom_jvp
+def angle(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Angle θ between two vectors a, b from ‖a‖‖b‖ − a·b and ‖a‖‖b‖ + a·b.
+
+    Full relative precision at both ends, where arccos(a·b/‖a‖‖b‖) keeps only half of the digits.
+    A right angle where both arguments are 0 (a vector that vanishes): see `NTK`.
+    """
+    vanishing = (defect == 0) & (antidefect == 0)
+    return jnp.where(vanishing, jnp.pi / 2, 2 * jnp.arctan2(jnp.sqrt(defect), jnp.sqrt(antidefect)))
+
+
+@angle.defjvp
+def _angle_jvp(primals, tangents):
+    (defect, antidefect), (d_defect, d_antidefect) = primals, tangents
+    total = defect + antidefect
+    numerator = antidefect * d_defect - defect * d_antidefect
+    slope = 2 * _half_inverse_sqrt(defect * antidefect) / jnp.where(total > 0, total, 1)
+    return angle(defect, antidefect), slope * numerator
+
+
+def _alternating_series(square: Array, divisors: Sequence[int]) -> Array:
+    """1 − s/d₁ (1 − s/d₂ (1 − …))."""
+    series = jnp.ones_like(square)
+    for divisor in reversed(divisors):
+        series = 1 - square * series / divisor
+    return series
+
+
+@jax.custom_jvp
+def angle_excess(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
+    """θ − sin θ without cancellation."""
+    theta = angle(defect, antidefect)
+    near = theta**3 / 6 * _alternating_series(theta**2, [k * (k + 1) for k in range(4, 18, 2)])
+    return jnp.where(theta < 0.5, near, theta - jnp.sin(theta))
+
+
+@angle_excess.defjvp
+def _angle_excess_jvp(primals, tangents):
+    defect, antidefect = primals
+    total = defect + antidefect
+    versine = jnp.where(total > 0, 2 * defect / jnp.where(total > 0, total, 1), 1)
+    return angle_excess(*primals), versine * jax.jvp(angle, primals, tangents)[1]
+
+
+@jax.custom_jvp
+def arc_excess(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
+    """h (sin θ − θ cos θ) with h = ‖a‖‖b‖, from the same two arguments as `angle`.
+
+    With it, h times the arc-cosine kernel of degree 1 is h cos θ + arc_excess/π.
+    """
+    theta = angle(defect, antidefect)
+    half_sum = 0.5 * (defect + antidefect)
+    near = half_sum * theta**3 / 3 * _alternating_series(theta**2, [k * (k + 3) for k in range(2, 16, 2)])
+    far = jnp.sqrt(defect * antidefect) - theta * 0.5 * (antidefect - defect)
+    return jnp.where(theta < 0.5, near, far)
+
+
+@arc_excess.defjvp
+def _arc_excess_jvp(primals, tangents):
+    d_defect, d_antidefect = tangents
+    # In this order every term, and every term of the next derivative, is small where θ is.
+    slope = angle(*primals) * d_defect - 0.5 * angle_excess(*primals) * (d_defect + d_antidefect)
+    return arc_excess(*primals), slope

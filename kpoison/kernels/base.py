@@ -1,0 +1,265 @@
+"""What every kernel is: k(x, z) on single points, Gram matrices on top, and how to combine kernels."""
+
+import abc
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._validation import check_points, check_positive
+
+__all__ = [
+    "Custom",
+    "Kernel",
+    "Product",
+    "Scaled",
+    "Sum",
+    "matrix_product",
+    "symmetric_gram",
+    "with_array_parameters",
+]
+
+
+def matrix_product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
+    """`a @ b` in the full precision of its dtype; accelerators round float32 to 10 bits by default."""
+    return jnp.matmul(a, b, precision="highest")
+
+
+class Kernel(eqx.Module):
+    """A positive-definite kernel k(x, z).
+
+    Subclasses define `evaluate` on single points.  A kernel is a pytree: its hyper-parameters are leaves, so
+    `jax.jit`, `jax.vmap` and `jax.grad` go through them.  Calculations are done in the dtype of the points.
+    """
+
+    @abc.abstractmethod
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """k(x, z) for two single points of the same shape, exact to rounding at every distance."""
+
+    @property
+    @abc.abstractmethod
+    def smoothness(self) -> float:
+        """How often x ↦ k(x, z) is continuously differentiable at x = z (`math.inf`: always)."""
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """Whether k(Ux, Uz) = k(x, z) for every orthogonal U, so that gradients split about the ray of x."""
+        return False
+
+    @property
+    def point_ndim(self) -> int:
+        """Number of axes of one point: 1 for vectors, 3 for images (height, width, channels)."""
+        return 1
+
+    def __call__(self, X1: Float[ArrayLike, "n1 ..."], X2: Float[ArrayLike, "n2 ..."] | None = None) -> Array:
+        """Gram matrix K[i, j] = k(X1[i], X2[j]), through a matrix product where the kernel allows it.
+
+        Args:
+            X1: points, shape (n1, d), or (n1, height, width, channels) for image kernels.
+            X2: points, shape (n2, d); by default, and when the same object as `X1`, the symmetric Gram matrix,
+                whose diagonal is exact.
+
+        Returns:
+            The Gram matrix, shape (n1, n2), in the dtype of the points.
+
+        The matrix product costs pairs at a distance r ≪ ‖x‖ about eps·(‖x‖/r)² of their relative distance;
+        pairs closer than its resolution (r < 3·√eps·‖x‖) count as coincident.  `pairwise` has no such loss.
+
+        Raises:
+            TypeError: where points are not floating-point arrays.
+            ValueError: where shapes do not match, or points are empty or not finite.
+        """
+        symmetric = X2 is None or X2 is X1
+        X1 = check_points("X1", X1, self.point_ndim)
+        kernel = with_array_parameters(self, X1.dtype)
+        if symmetric:
+            return symmetric_gram(kernel, X1)
+        return _cross_gram(kernel, X1, check_points("X2", X2, self.point_ndim, like=X1, like_name="X1"))
+
+    def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """`__call__` without the checks; symmetric where `X1 is X2`."""
+        return self.pairwise(X1, X2)
+
+    def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """The same matrix from `evaluate` on every pair: exact near coincident points, O(n1 n2 d) flops."""
+        return jax.vmap(lambda x: jax.vmap(lambda z: self.evaluate(x, z))(X2))(X1)
+
+    def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """k(x, x) at each point."""
+        return jax.vmap(lambda x: self.evaluate(x, x))(X)
+
+    def __add__(self, other: "Kernel") -> "Kernel":
+        """The sum of two kernels."""
+        return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other: "Kernel | ArrayLike") -> "Kernel":
+        """The product with another kernel, or the kernel scaled by a positive number."""
+        return Product(self, other) if isinstance(other, Kernel) else Scaled(self, other)
+
+    __rmul__ = __mul__
+
+
+def with_array_parameters(kernel: Kernel, dtype) -> Kernel:
+    """The kernel with its numbers as arrays, which compiled functions take as inputs rather than constants."""
+
+    def as_array(leaf):
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, int | float) else leaf
+
+    return jax.tree.map(as_array, kernel)
+
+
+@eqx.filter_jit
+def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+    """Compiled `kernel.gram(X, X)`."""
+    return kernel.gram(X, X)
+
+
+@eqx.filter_jit
+def _cross_gram(kernel: Kernel, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+    return kernel.gram(X1, X2)
+
+
+class _Pair(Kernel):
+    """Two kernels on the same points."""
+
+    first: Kernel
+    second: Kernel
+
+    def __check_init__(self):
+        if self.first.point_ndim != self.second.point_ndim:
+            raise ValueError(
+                f"kernels on points of {self.first.point_ndim} and {self.second.point_ndim} axes cannot be combined"
+            )
+
+    @property
+    def smoothness(self) -> float:
+        """That of the less smooth of the two."""
+        return min(self.first.smoothness, self.second.smoothness)
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """Where both are."""
+        return self.first.rotation_invariant and self.second.rotation_invariant
+
+    @property
+    def point_ndim(self) -> int:
+        """That of both."""
+        return self.first.point_ndim
+
+
+class Sum(_Pair):
+    """k₁(x, z) + k₂(x, z); written `k1 + k2`."""
+
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """k₁(x, z) + k₂(x, z)."""
+        return self.first.evaluate(x, z) + self.second.evaluate(x, z)
+
+    def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """Sum of the two Gram matrices."""
+        return self.first.gram(X1, X2) + self.second.gram(X1, X2)
+
+
+class Product(_Pair):
+    """k₁(x, z) k₂(x, z); written `k1 * k2`."""
+
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """k₁(x, z) k₂(x, z)."""
+        return self.first.evaluate(x, z) * self.second.evaluate(x, z)
+
+    def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """Elementwise product of the two Gram matrices."""
+        return self.first.gram(X1, X2) * self.second.gram(X1, X2)
+
+
+class Scaled(Kernel):
+    """scale · k(x, z), scale > 0; written `scale * k`."""
+
+    kernel: Kernel
+    scale: Float[ArrayLike, ""]
+
+    def __check_init__(self):
+        check_positive("scale", self.scale)
+
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """scale · k(x, z)."""
+        return jnp.asarray(self.scale, x.dtype) * self.kernel.evaluate(x, z)
+
+    def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """The scaled Gram matrix."""
+        return jnp.asarray(self.scale, X1.dtype) * self.kernel.gram(X1, X2)
+
+    @property
+    def smoothness(self) -> float:
+        """That of the kernel."""
+        return self.kernel.smoothness
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """That of the kernel."""
+        return self.kernel.rotation_invariant
+
+    @property
+    def point_ndim(self) -> int:
+        """That of the kernel."""
+        return self.kernel.point_ndim
+
+
+class Custom(Kernel):
+    """Any positive-definite function of two points, traceable by JAX.
+
+    Args:
+        function: (x, z) → scalar, on single points.
+        smoothness: the caller's word on `Kernel.smoothness`; by default infinitely often differentiable.
+        rotation_invariant: the caller's word on `Kernel.rotation_invariant`.
+        point_ndim: number of axes of one point.
+
+    >>> import jax.numpy as jnp
+    >>> kernel = Custom(lambda x, z: jnp.exp(x @ z))
+    >>> float(kernel.evaluate(jnp.zeros(2), jnp.ones(2)))
+    1.0
+    """
+
+    function: Callable[[Array, Array], Array] = eqx.field(static=True)
+    _smoothness: float = eqx.field(static=True)
+    _rotation_invariant: bool = eqx.field(static=True)
+    _point_ndim: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        function: Callable[[Array, Array], Array],
+        *,
+        smoothness: float = math.inf,
+        rotation_invariant: bool = False,
+        point_ndim: int = 1,
+    ):
+        if not callable(function):
+            raise TypeError(f"function must be callable as function(x, z), got {type(function).__name__}")
+        self.function = function
+        self._smoothness = smoothness
+        self._rotation_invariant = rotation_invariant
+        self._point_ndim = point_ndim
+
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """function(x, z)."""
+        value = jnp.asarray(self.function(x, z))
+        if value.shape != ():
+            raise ValueError(f"a custom kernel must return a scalar for two points, got shape {value.shape}")
+        return value
+
+    @property
+    def smoothness(self) -> float:
+        """As given."""
+        return self._smoothness
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """As given."""
+        return self._rotation_invariant
+
+    @property
+    def point_ndim(self) -> int:
+        """As given."""
+        return self._point_ndim

@@ -1,0 +1,59 @@
+"""Dot-product kernels: functions of x·z."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._validation import check_positive
+from kpoison.kernels.base import Kernel, matrix_product
+
+__all__ = ["Linear", "Polynomial"]
+
+
+class Linear(Kernel):
+    """k(x, z) = x·z; infinitely smooth, no near-clone regime (L5)."""
+
+    def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
+        """x·z."""
+        return jnp.sum(x * z)
+
+    def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
+        """X1 X2ᵀ."""
+        return matrix_product(X1, X2.T)
+
+    @property
+    def smoothness(self) -> float:
+        """Infinite."""
+        return math.inf
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """Always."""
+        return True
+
+
+class Polynomial(Linear):
+    """k(x, z) = (x·z + offset)^degree; infinitely smooth.
+
+    Args:
+        degree: integer >= 1.
+        offset: real >= 0.
+    """
+
+    degree: int = eqx.field(static=True)
+    offset: Float[ArrayLike, ""] = 1.0
+
+    def __check_init__(self):
+        if not isinstance(self.degree, int) or isinstance(self.degree, bool) or self.degree < 1:
+            raise ValueError(f"degree must be an integer >= 1, got {self.degree!r}")
+        check_positive("offset", self.offset, zero=True)
+
+    def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
+        """(x·z + offset)^degree."""
+        return (super().evaluate(x, z) + jnp.asarray(self.offset, x.dtype)) ** self.degree
+
+    def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
+        """(X1 X2ᵀ + offset)^degree."""
+        return (super().gram(X1, X2) + jnp.asarray(self.offset, X1.dtype)) ** self.degree

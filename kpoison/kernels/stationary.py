@@ -1,0 +1,178 @@
+"""Isotropic stationary kernels: functions of u = ‖x − z‖²/ℓ²."""
+
+import abc
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._validation import check_positive
+from kpoison.kernels._cusp import cusp_sqrt
+from kpoison.kernels.base import Kernel, matrix_product
+
+__all__ = ["RBF", "Laplace", "Matern32", "Matern52", "RationalQuadratic", "Stationary"]
+
+
+class Stationary(Kernel):
+    """k(x, z) = profile(‖x − z‖²/ℓ²).
+
+    Args:
+        length_scale: ℓ > 0, in the units of the inputs.
+    """
+
+    length_scale: Float[ArrayLike, ""]
+
+    def __check_init__(self):
+        check_positive("length_scale", self.length_scale)
+
+    @abc.abstractmethod
+    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """k as a function of u = ‖x − z‖²/ℓ², elementwise, with profile(0) = 1."""
+
+    def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
+        """k(x, z) from the difference x − z: exact to rounding however close the points are."""
+        scaled = (x - z) / jnp.asarray(self.length_scale, x.dtype)
+        return self.profile(jnp.sum(scaled * scaled))
+
+    def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
+        """Gram matrix through ‖x − z‖² = ‖x‖² + ‖z‖² − 2 x·z about a common centre."""
+        return self.profile(self.scaled_square_distances(X1, X2))
+
+    def scaled_square_distances(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
+        """‖x − z‖²/ℓ² for all pairs; pairs below the resolution of the product are 0."""
+        symmetric = X1 is X2
+        # The rounding error grows with ‖x‖², so distances are taken about the data's own centre.
+        centre = jnp.mean(X2, axis=0)
+        length_scale = jnp.asarray(self.length_scale, X1.dtype)
+        X2 = (X2 - centre) / length_scale
+        X1 = X2 if symmetric else (X1 - centre) / length_scale
+        squares1, squares2 = jnp.sum(X1 * X1, axis=1), jnp.sum(X2 * X2, axis=1)
+        scale = squares1[:, None] + squares2[None, :]
+        squares = scale - 2 * matrix_product(X1, X2.T)
+        resolved = squares > 8 * jnp.finfo(X1.dtype).eps * scale
+        if symmetric:
+            resolved &= ~jnp.eye(len(X1), dtype=bool)
+        return jnp.where(resolved, squares, 0)
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """Always."""
+        return True
+
+
+class RBF(Stationary):
+    """Gaussian kernel exp(−r²/2ℓ²); infinitely smooth.
+
+    >>> import jax.numpy as jnp
+    >>> X = jnp.array([[0.0], [1.0]])
+    >>> RBF(length_scale=1.0)(X).round(4).tolist()[0]
+    [1.0, 0.6065...]
+    """
+
+    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """exp(−u/2)."""
+        return jnp.exp(-0.5 * u)
+
+    @property
+    def smoothness(self) -> float:
+        """Infinite."""
+        return math.inf
+
+
+class RationalQuadratic(Stationary):
+    """(1 + r²/(2αℓ²))^(−α); infinitely smooth.
+
+    Args:
+        length_scale: ℓ > 0, in the units of the inputs.
+        alpha: shape α > 0; α → ∞ is the RBF kernel.
+    """
+
+    alpha: Float[ArrayLike, ""] = 1.0
+
+    def __check_init__(self):
+        check_positive("alpha", self.alpha)
+
+    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """(1 + u/2α)^(−α)."""
+        alpha = jnp.asarray(self.alpha, u.dtype)
+        return jnp.exp(-alpha * jnp.log1p(u / (2 * alpha)))
+
+    @property
+    def smoothness(self) -> float:
+        """Infinite."""
+        return math.inf
+
+
+def _matern12(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """e^(−t) as a function of u = t²."""
+    return jnp.exp(-cusp_sqrt(u))
+
+
+# In u = t² the Matérn functions form a ladder, each the derivative of the next up to a factor.  Walking it
+# keeps every derivative that exists finite and exact at u = 0, where the chain rule through t = √u has 0·∞.
+@jax.custom_jvp
+def _matern32(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """(1 + t) e^(−t) as a function of u = t²."""
+    t = jnp.sqrt(u)
+    return (1 + t) * jnp.exp(-t)
+
+
+@_matern32.defjvp
+def _matern32_jvp(primals, tangents):
+    return _matern32(*primals), -0.5 * _matern12(*primals) * tangents[0]
+
+
+@jax.custom_jvp
+def _matern52(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """(1 + t + t²/3) e^(−t) as a function of u = t²."""
+    t = jnp.sqrt(u)
+    return (1 + t + u / 3) * jnp.exp(-t)
+
+
+@_matern52.defjvp
+def _matern52_jvp(primals, tangents):
+    return _matern52(*primals), -_matern32(*primals) / 6 * tangents[0]
+
+
+class Laplace(Stationary):
+    """exp(−r/ℓ), the Matérn-1/2 kernel: a cusp at r = 0.
+
+    At coincident points its gradient is returned as 0, the mean of the one-sided derivatives; its Hessian
+    does not exist there and asking for it is an error.
+    """
+
+    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """exp(−√u)."""
+        return _matern12(u)
+
+    @property
+    def smoothness(self) -> float:
+        """0: continuous, not differentiable."""
+        return 0
+
+
+class Matern32(Stationary):
+    """(1 + √3 r/ℓ) exp(−√3 r/ℓ): gradient and Hessian exist at r = 0, no third derivative."""
+
+    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """(1 + √(3u)) exp(−√(3u))."""
+        return _matern32(3 * u)
+
+    @property
+    def smoothness(self) -> float:
+        """2."""
+        return 2
+
+
+class Matern52(Stationary):
+    """(1 + √5 r/ℓ + 5r²/3ℓ²) exp(−√5 r/ℓ): four derivatives at r = 0."""
+
+    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """(1 + √(5u) + 5u/3) exp(−√(5u))."""
+        return _matern52(5 * u)
+
+    @property
+    def smoothness(self) -> float:
+        """4."""
+        return 4

@@ -1,0 +1,106 @@
+"""What the poison does to predictions: gain (L1), efficacy (L2, L7), and the poisoned predictor."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._typing import Law, Scalar
+from kpoison._validation import boundary
+from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
+from kpoison.poison import Poison
+from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge.posterior import effective_ridge
+
+__all__ = ["efficacy", "gain", "predict"]
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def predict(
+    clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
+) -> Float[Array, "..."]:
+    """The ridge predictor at x: the clean one, or the one trained on clean data and poison.
+
+    Args:
+        clean: the fitted clean posterior.
+        x: shape (q, d), or (d,) for one point.
+        ridge: λ > 0 of the mean loss; ρ = nλ with n = n_c, or n_c + Σm with a poison.
+        poison: clones or a cluster; None for the clean predictor.
+
+    Returns:
+        Shape (q,), or (q, C) where y had C outputs; without the first axis for one point.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    Note that `predict(..., poison) − predict(...)` is *not* the efficacy: the clean side has ρ = n_c λ there.
+    """
+    x = jnp.asarray(x)
+    points = as_points(clean, x)
+    if poison is None:
+        terms = [clean.at(effective_ridge(len(clean.X), 0.0, ridge, clean.X.dtype)).mean_expansion()]
+    else:
+        effect = poison_effect(clean, poison, ridge, "exact")
+        terms = [effect.reference.mean_expansion(), effect.change()]  # pyright: ignore[reportAttributeAccessIssue]
+    values = sum(term.map(term, points) for term in terms)
+    return like_targets(clean, x, jnp.asarray(values))
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, "..."]:
+    """Poison gain S(m; λ) = m / (ρ + m k̃(ζ, ζ)), ρ = (n_c + m)λ (L1).
+
+    The poison's dual coefficient is s = S·(y_t − f_c(ζ)).  `law="isolated"` is the paper's m / (nλ + m k(ζ, ζ)).
+
+    Args:
+        clean: the fitted clean posterior.
+        poison: clones or a cluster.
+        ridge: λ > 0 of the mean loss.
+        law: "exact" or "isolated".
+
+    Returns:
+        A scalar for clones; for a cluster of p locations the gain matrix (ρI + M k̃(Z, Z))⁻¹ M, shape (p, p).
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[5.0]]), jnp.array([1.0]))
+    >>> poison = kp.Poison(jnp.array([0.0]), label=-1.0, count=3)
+    >>> round(float(kp.gain(clean, poison, ridge=0.5, law="isolated")), 4)  # 3 / (4·0.5 + 3·1)
+    0.6
+    """
+    matrix = poison_effect(clean, poison, ridge, law).gain
+    return matrix[0, 0] if poison.location.ndim == clean.X.ndim - 1 else matrix
+
+
+def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> KernelExpansion:
+    """Δf as a function of x: a kernel expansion over the poison's locations and the clean data."""
+    return poison_effect(clean, poison, ridge, law).change()
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def efficacy(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+) -> Float[Array, "..."]:
+    """Efficacy Δf(x) = f(x) − f_c(x) = k̃(x, Z) s, both sides at ρ = (n_c + Σm)λ (L2; L7 for a cluster).
+
+    Args:
+        clean: the fitted clean posterior.
+        poison: clones or a cluster.
+        x: probes, shape (q, d), or (d,) for one.
+        ridge: λ > 0 of the mean loss.
+        law: "exact" or "isolated".
+
+    Returns:
+        Shape (q,), or (q, C) where y had C outputs; without the first axis for one probe.  In the units of y.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    x = jnp.asarray(x)
+    delta = change(clean, poison, ridge, law)
+    return like_targets(clean, x, delta.map(delta, as_points(clean, x)))

@@ -1,0 +1,146 @@
+"""What the poison does to input curvature: the rank-one spike (L3) and its law against efficacy (L4–L6)."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._typing import Law, Scalar
+from kpoison._validation import boundary
+from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
+from kpoison.laws.efficacy import change
+from kpoison.poison import Poison
+from kpoison.ridge import KernelExpansion, Posterior
+
+__all__ = [
+    "coupling_floor",
+    "coupling_ratio",
+    "efficacy_gradient",
+    "spike",
+    "spike_components",
+    "spike_efficacy_ratio",
+]
+
+
+def _squared_norm(gradients: Array) -> Array:
+    """Σ over the point axes, which follow (q, C)."""
+    return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def efficacy_gradient(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+) -> Float[Array, "..."]:
+    """∇Δf(x) = s ∇_x k̃(x, ζ): the direction in which the poison bends the predictor (L3).
+
+    For an isolated stationary kernel it points along ±(x − ζ).  Arguments and errors as in `efficacy`.
+
+    Returns:
+        Shape (q, d), or (q, C, d) where y had C outputs; without the first axis for one probe.
+    """
+    x = jnp.asarray(x)
+    delta = change(clean, poison, ridge, law)
+    gradients = delta.map(delta.gradient, as_points(clean, x))
+    return like_targets(clean, x, gradients, trailing=gradients.ndim - 2)
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def spike(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+) -> Float[Array, "..."]:
+    """Spike Λ(x) = ‖∇Δf(x)‖², the poison's eigenvalue in the Gauss–Newton input Hessian (L3).
+
+    At a cusp of the kernel the symmetric part of the gradient is meant (see `Kernel.smoothness`).
+    Arguments and errors as in `efficacy`.
+
+    Returns:
+        Shape (q,), or (q, C) where y had C outputs (one spike for each; their sum is the eigenvalue of JᵀJ for
+        clones); without the first axis for one probe.  In units of y² per input².
+    """
+    x = jnp.asarray(x)
+    delta = change(clean, poison, ridge, law)
+    return like_targets(clean, x, _squared_norm(delta.map(delta.gradient, as_points(clean, x))))
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def spike_components(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The spike split into its part along the ray of x and the part tangential to the sphere (L5).
+
+    Dot-product kernels scale with ‖x‖, so only the tangential part can vanish as x → ζ; here it keeps its digits
+    however small it is beside the radial one.  Arguments and errors as in `efficacy`.
+
+    Returns:
+        (radial, tangential), each shaped as `spike`, adding up to it.
+
+    Raises:
+        ValueError: also for a kernel that is not rotation-invariant, and at x = 0.
+    """
+    if not clean.kernel.rotation_invariant:
+        raise ValueError(
+            f"kernel must be rotation-invariant to split the spike, got {type(clean.kernel).__name__} "
+            "(for a Custom kernel say rotation_invariant=True)"
+        )
+    x = jnp.asarray(x)
+    delta = change(clean, poison, ridge, law)
+    radial, tangential = delta.map(delta.radial_and_tangential_gradient, as_points(clean, x))
+    return like_targets(clean, x, radial**2), like_targets(clean, x, _squared_norm(tangential))
+
+
+def _covariance_ratio(covariance: KernelExpansion, points: Array) -> Array:
+    """‖∇_x k̃(x, ζ)‖²/k̃(x, ζ)² at each point, shape (q, 1)."""
+    return _squared_norm(covariance.map(covariance.gradient, points)) / covariance.map(covariance, points) ** 2
+
+
+def _only_location(clean: Posterior, poison: Poison) -> None:
+    if poison.location.ndim != clean.X.ndim - 1:
+        raise ValueError(
+            f"poison must be clones at one location, shape {clean.X.shape[1:]}, got a cluster of shape "
+            f"{poison.location.shape}: the spike–efficacy ratio depends on the labels there"
+        )
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def spike_efficacy_ratio(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+) -> Float[Array, "..."]:
+    """q(x, ζ) = ‖∇_x k̃(x, ζ)‖²/k̃(x, ζ)² of the spike–efficacy law Λ = q·(Δf)² (L4).
+
+    Independent of the label; m and λ enter only through ρ.  `law="isolated"` gives ‖∇k‖²/k² (L5).  Arguments and
+    errors as in `efficacy`; the poison must be clones at one location.
+
+    Returns:
+        Shape (q,), or () for one probe.  In units of 1/input².
+    """
+    x = jnp.asarray(x)
+    _only_location(clean, poison)
+    (covariance,) = poison_effect(clean, poison, ridge, law).covariances()
+    ratio = _covariance_ratio(covariance, as_points(clean, x))[:, 0]
+    return ratio[0] if x.ndim == clean.X.ndim - 1 else ratio
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def coupling_floor(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, ""]:
+    """q(ζ, ζ) = ‖∇_x k̃(x, ζ)|_{x=ζ}‖²/k̃(ζ, ζ)²: the value that q does not fall below as x → ζ (L6).
+
+    Clean data near ζ keep it above 0 even for kernels with a near-clone regime.  Arguments as in `gain`; the poison
+    must be clones at one location.  In units of 1/input².
+    """
+    return spike_efficacy_ratio(clean, poison, poison.location, ridge, law)
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def coupling_ratio(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
+    """q_exact(x, ζ)/q_isolated(x, ζ): how far coupling to the clean data lifts the spike at fixed efficacy (L6).
+
+    1 where the paper's isolation assumption holds; grows without bound as x → ζ otherwise.  Arguments and errors as
+    in `efficacy`; infinite where the isolated ratio vanishes (x = ζ for a smooth stationary kernel).
+    """
+    exact = spike_efficacy_ratio(clean, poison, x, ridge, "exact")
+    return exact / spike_efficacy_ratio(clean, poison, x, ridge, "isolated")

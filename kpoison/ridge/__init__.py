@@ -1,0 +1,17 @@
+"""The kernel ridge posterior and its solvers."""
+
+from kpoison.ridge.expansion import KernelExpansion
+from kpoison.ridge.posterior import IllConditionedWarning, Posterior, PosteriorAtRidge, Prior, fit
+from kpoison.ridge.solvers import Cholesky, Solver, Spectral
+
+__all__ = [
+    "Cholesky",
+    "IllConditionedWarning",
+    "KernelExpansion",
+    "Posterior",
+    "PosteriorAtRidge",
+    "Prior",
+    "Solver",
+    "Spectral",
+    "fit",
+]
