@@ -15,6 +15,7 @@ from kpoison.kernels.base import Custom, Kernel, Product, Scaled, Sum
 from kpoison.kernels.dot_product import Linear, Polynomial
 from kpoison.kernels.neural import NNGP, NTK
 from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic
+from kpoison.kernels.stax import from_stax
 
 __all__ = [
     "GELU",
@@ -40,4 +41,5 @@ __all__ = [
     "Sin",
     "Sum",
     "activation_names",
+    "from_stax",
 ]

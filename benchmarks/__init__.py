@@ -1,0 +1,1 @@
+"""Measurements of what kpoison claims about accuracy, speed and memory."""

@@ -1,0 +1,173 @@
+"""Fully connected networks in NTK parameterisation: the finite-width partner of each `NTK` kernel."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from kpoison._typing import Scalar
+from kpoison._validation import check_integer, check_positive
+from kpoison.kernels.activations import Activation, LeakyReLU, as_activation
+from kpoison.kernels.neural import NeuralKernel
+
+__all__ = ["Architecture", "Network", "Parameters"]
+
+
+class Parameters(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        weights: one (fan_out, fan_in) array per dense layer.
+        biases: one (fan_out,) array per dense layer; empty where bias_std is the number 0, so that no parameter
+            without an effect is carried.
+    """
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+
+
+class Architecture(eqx.Module):
+    """A fully connected network before its parameters are drawn.
+
+    Every dense layer is weight_std/√fan_in · W x + bias_std · b with standard normal W and b (Jacot et al. 2018), as in
+    neural-tangents' ``stax.serial(Dense(width, weight_std, bias_std), Relu(), ..., Dense(C, weight_std, bias_std))``
+    with ``parameterization="ntk"``.
+
+    Args:
+        width: neurons in each hidden layer, an integer >= 1.
+        hidden_layers: number of hidden layers, an integer >= 1.
+        activation: as for `NTK`: a name, an `Activation` or an elementwise function.
+        weight_std: standard deviation of the weights, > 0.
+        bias_std: standard deviation of the biases, >= 0.
+        rounding: half-width, times √width, of the interval about 0 in which a parabola replaces the kink of (leaky)
+            ReLU; 0 for the exact kink. Other activations ignore it.
+
+    Why rounding: at the minimum of a ReLU network's loss some neurons rest exactly on their kink at a training point,
+    where the gradient jumps, so that no gradient norm can certify convergence (it stalls near 2e-3 of its initial
+    value). Training moves pre-activations by O(1/√width); with a kink rounded over a few percent of that, the
+    gradient vanishes at a point that is stationary in Clarke's sense to that resolution. Outputs differ from those
+    of the exact kink by about 1e-5 at width 4096 and at most 1e-3 at width 32, where their spread over seeds is 0.02
+    and 0.2.
+    """
+
+    width: int = eqx.field(static=True)
+    hidden_layers: int = eqx.field(static=True, default=1)
+    activation: Activation = eqx.field(converter=as_activation, default="relu")  # pyright: ignore
+    weight_std: Scalar = 2**0.5
+    bias_std: Scalar = 0.0
+    rounding: float = eqx.field(static=True, default=0.03)
+
+    def __init__(
+        self,
+        width: int,
+        hidden_layers: int = 1,
+        activation: "str | Activation | Callable[[Array], Array]" = "relu",
+        weight_std: Scalar = 2**0.5,
+        bias_std: Scalar = 0.0,
+        rounding: float = 0.03,
+    ):
+        check_integer("width", width, 1)
+        check_integer("hidden_layers", hidden_layers, 1)
+        check_positive("weight_std", weight_std)
+        check_positive("bias_std", bias_std, zero=True)
+        check_positive("rounding", rounding, zero=True)
+        self.width = width
+        self.hidden_layers = hidden_layers
+        self.activation = as_activation(activation)
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.rounding = float(rounding)
+
+    @classmethod
+    def matching(cls, kernel: NeuralKernel, width: int, *, rounding: float = 0.03) -> "Architecture":
+        """The architecture whose neural tangent kernel tends to that of `kernel`'s network as the width grows.
+
+        Raises:
+            TypeError: for a kernel that is no `NTK` or `NNGP`.
+        """
+        if not isinstance(kernel, NeuralKernel):
+            raise TypeError(f"kernel must be an NTK or an NNGP, got {type(kernel).__name__}")
+        return cls(width, kernel.hidden_layers, kernel.activation, kernel.weight_std, kernel.bias_std, rounding)
+
+    def initialise(self, key: PRNGKeyArray, inputs: int, outputs: int | None = None, dtype=None) -> "Network":
+        """Draw the parameters.
+
+        Args:
+            key: a JAX random key.
+            inputs: input dimension d, an integer >= 1.
+            outputs: number of outputs C, an integer >= 1; None for a scalar output.
+            dtype: of the parameters and of everything computed with them; by default JAX's default float.
+        """
+        check_integer("inputs", inputs, 1)
+        if outputs is not None:
+            check_integer("outputs", outputs, 1)
+        dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+        sizes = [inputs, *[self.width] * self.hidden_layers, outputs or 1]
+        layers = len(sizes) - 1
+        keys = jax.random.split(key, (2, layers))
+        weights = tuple(jax.random.normal(keys[0, i], (sizes[i + 1], sizes[i]), dtype) for i in range(layers))
+        biases = ()
+        if not isinstance(self.bias_std, (int, float)) or self.bias_std > 0:
+            biases = tuple(jax.random.normal(keys[1, i], (sizes[i + 1],), dtype) for i in range(layers))
+        return Network(Parameters(weights, biases), self, outputs is None)
+
+    def activate(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The activation, elementwise, with its kink rounded."""
+        if not isinstance(self.activation, LeakyReLU) or self.rounding == 0:
+            return self.activation(u)
+        half = self.rounding / self.width**0.5
+        slope = jnp.asarray(self.activation.slope, u.dtype)
+        # The mean of ReLU over an interval of this half-width.
+        ramp = jnp.where(jnp.abs(u) < half, (u + half) ** 2 / (4 * half), jax.nn.relu(u))
+        return slope * u + (1 - slope) * ramp
+
+
+class Network(eqx.Module):
+    """A fully connected network in NTK parameterisation; call it on a single point.
+
+    Attributes:
+        parameters: what is trained.
+        architecture: everything else.
+        scalar: whether the output is a number instead of a vector (C,).
+    """
+
+    parameters: Parameters
+    architecture: Architecture
+    scalar: bool = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, "..."]:
+        """f(x) at one point (d,): shape () or (C,)."""
+        return self.outputs(x[None])[0]
+
+    def outputs(self, X: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+        """f at n points: shape (n,) or (n, C)."""
+        architecture = self.architecture
+        weights, biases = self.parameters
+        hidden = X.astype(self.dtype)
+        for layer, weight in enumerate(weights):
+            if layer > 0:
+                hidden = architecture.activate(hidden)
+            scale = jnp.asarray(architecture.weight_std, self.dtype) / weight.shape[1] ** 0.5
+            # "highest": accelerators round float32 factors to 10 bits by default.
+            hidden = scale * jnp.matmul(hidden, weight.T, precision="highest")
+            if biases:
+                hidden = hidden + (jnp.asarray(architecture.bias_std, self.dtype) * biases[layer])[None]
+        return hidden[:, 0] if self.scalar else hidden
+
+    @property
+    def dtype(self):
+        """Dtype of the parameters."""
+        return self.parameters.weights[0].dtype
+
+    @property
+    def inputs(self) -> int:
+        """Input dimension d."""
+        return self.parameters.weights[0].shape[1]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """() or (C,)."""
+        return () if self.scalar else (self.parameters.weights[-1].shape[0],)

@@ -1,0 +1,191 @@
+"""Training of a centred network to the ridge optimum, with its convergence checked."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
+
+from kpoison._typing import Scalar
+from kpoison._validation import (
+    check_finite,
+    check_floating,
+    check_integer,
+    check_points,
+    check_positive,
+    is_concrete,
+)
+from kpoison.networks.architecture import Network, Parameters
+
+__all__ = ["Trained", "Training", "UnconvergedError", "train"]
+
+
+class UnconvergedError(RuntimeError):
+    """A training run ended before its gradient vanished; its result is no data point."""
+
+
+class Training(eqx.Module):
+    """L-BFGS with a zoom line search, run until the gradient has vanished.
+
+    Args:
+        tolerance: a run has converged when ‖gradient‖ <= tolerance · ‖gradient at θ0‖; by default 1e-8 in float64 and
+            1e-4 in float32, where rounding allows no less.
+        max_steps: a run is given up after so many steps.
+        memory: number of past steps that L-BFGS remembers, each costing two copies of the parameters.
+    """
+
+    tolerance: float | None = eqx.field(static=True, default=None)
+    max_steps: int = eqx.field(static=True, default=5000)
+    memory: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        if self.tolerance is not None:
+            check_positive("tolerance", self.tolerance)
+        check_integer("max_steps", self.max_steps, 1)
+        check_integer("memory", self.memory, 1)
+
+    def relative_tolerance(self, dtype) -> float:
+        """The tolerance for this dtype."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-8 if jnp.finfo(dtype).bits >= 64 else 1e-4
+
+
+class Trained(eqx.Module):
+    """A trained, centred network; call it on a single point for g(x) = f(θ)(x) − f(θ0)(x).
+
+    Attributes:
+        initial, final: the network at θ0 and at θ.
+        steps: L-BFGS steps taken.
+        gradient_norm: ‖gradient‖ at θ relative to that at θ0.
+        converged: whether it is within the tolerance.
+    """
+
+    initial: Network
+    final: Network
+    steps: Int[Array, ""]
+    gradient_norm: Float[Array, ""]
+    converged: Bool[Array, ""]
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, "..."]:
+        """g(x) at one point (d,): shape () or (C,)."""
+        return self.final(x) - self.initial(x)
+
+    def outputs(self, X: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+        """g at n points: shape (n,) or (n, C)."""
+        return self.final.outputs(X) - self.initial.outputs(X)
+
+
+def train(
+    network: Network,
+    X: Float[ArrayLike, "..."],
+    y: Float[ArrayLike, "..."],
+    ridge: Scalar,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    total: Scalar | None = None,
+    training: Training = Training(),  # noqa: B008 - immutable
+    throw: bool = True,
+) -> Trained:
+    """Train the centred network g(θ) = f(θ) − f(θ0) from θ0 to the ridge optimum.
+
+    Minimises (1/2n) Σ_i w_i ‖g(x_i) − y_i‖² + (λ/2) ‖θ − θ0‖², whose solution tends to the NTK ridge predictor at
+    ρ = nλ as the width grows (statement N1; Jacot et al. 2018, Lee et al. 2019).
+
+    Args:
+        network: the initial network θ0; calculations are done in the dtype of its parameters.
+        X: training points (n, d).
+        y: targets (n,) for a scalar output, else (n, C).
+        ridge: λ > 0 of the mean-loss convention.
+        weights: multiplicities w (n,), real and >= 0, by default 1; m clones are one point of weight m.
+        total: n > 0, by default Σ w; a clean reference at the poisoned ρ = nλ has the poisoned n.
+        training: the method.
+        throw: raise where the run has not converged; otherwise see `converged` on the result.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+        UnconvergedError: the gradient has not vanished (under a trace: `equinox.error_if`).
+    """
+    X = check_points("X", X, 1).astype(network.dtype)
+    if X.shape[1] != network.inputs:
+        raise ValueError(f"X must have shape (n, {network.inputs}), as the network's inputs, got {X.shape}")
+    y = check_floating("y", y).astype(network.dtype)
+    check_shape("y", y, (len(X), *network.output_shape), "one target per point of X and output of the network")
+    check_finite("y", y)
+    check_positive("ridge", ridge)
+    weights = jnp.ones(len(X), network.dtype) if weights is None else weights
+    check_positive("weights", weights, zero=True, scalar=False)
+    check_shape("weights", weights, (len(X),), "one weight per point of X")
+    weights = jnp.asarray(weights, network.dtype)
+    total = jnp.sum(weights) if total is None else total
+    check_positive("total, the sum of weights," if total is None else "total", total)
+    ridge, total = jnp.asarray(ridge, network.dtype), jnp.asarray(total, network.dtype)
+    result = _train(network, X, y, weights, total, ridge, training)
+    return converged_only(result, training) if throw else result
+
+
+def converged_only(result, training: Training):
+    """`result`, a `Trained` or an `Ensemble`, where all of its runs have converged."""
+    converged, norm, steps = result.converged, result.gradient_norm, result.steps
+    tolerance = training.relative_tolerance(norm.dtype)
+    advice = "Raise max_steps or tolerance; an activation with a kink cannot converge unless the kink is rounded."
+    if not is_concrete(converged):
+        message = f"Training has not converged to a relative gradient norm of {tolerance:.1e}. {advice}"
+        return eqx.error_if(result, ~jnp.all(converged), message)
+    if not bool(jnp.all(converged)):
+        raise UnconvergedError(
+            f"{int(jnp.sum(~converged))} of {converged.size} training runs have not converged: the largest relative "
+            f"gradient norm is {float(jnp.max(norm)):.2e} where {tolerance:.1e} was asked for, after "
+            f"{int(jnp.max(steps))} of at most {training.max_steps} steps. {advice}"
+        )
+    return result
+
+
+def check_shape(name: str, value, shape: tuple[int, ...], why: str) -> None:
+    """Refuse an array of another shape."""
+    if jnp.shape(value) != shape:
+        raise ValueError(f"{name} must have shape {shape} ({why}), got {jnp.shape(value)}")
+
+
+@eqx.filter_jit
+def _train(
+    network: Network, X: Array, y: Array, weights: Array, total: Array, ridge: Array, training: Training
+) -> Trained:
+    start = network.parameters
+    weights = (weights / total).reshape(-1, *[1] * (y.ndim - 1))
+    target = network.outputs(X) + y
+
+    def moved(shift: Parameters) -> Network:
+        return eqx.tree_at(lambda net: net.parameters, network, jax.tree.map(jnp.add, start, shift))
+
+    def objective(shift: Parameters) -> Array:
+        residual = moved(shift).outputs(X) - target
+        return 0.5 * (jnp.sum(weights * residual**2) + ridge * optax.tree.norm(shift, squared=True))
+
+    shift, steps, gradient_norm = _minimise(objective, jax.tree.map(jnp.zeros_like, start), training)
+    converged = gradient_norm <= training.relative_tolerance(network.dtype)
+    return Trained(network, moved(shift), steps, gradient_norm, converged)
+
+
+def _minimise(objective, start, training: Training):
+    """Minimiser, steps taken, and gradient norm relative to that at the start."""
+    optimiser = optax.lbfgs(memory_size=training.memory)
+    value, gradient = jax.value_and_grad(objective)(start)
+    first_norm = optax.tree.norm(gradient)
+    tolerance = training.relative_tolerance(first_norm.dtype)
+
+    def step(carry):
+        position, state, count, value, gradient = carry
+        update, state = optimiser.update(gradient, state, position, value=value, grad=gradient, value_fn=objective)
+        # The line search has left value and gradient at its end point in the state.
+        value, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
+        return optax.apply_updates(position, update), state, count + 1, value, gradient
+
+    def unfinished(carry):
+        _, _, count, _, gradient = carry
+        return (count < training.max_steps) & (optax.tree.norm(gradient) > tolerance * first_norm)
+
+    first = (start, optimiser.init(start), jnp.zeros((), jnp.int32), value, gradient)
+    position, _, count, _, gradient = lax.while_loop(unfinished, step, first)
+    return position, count, optax.tree.norm(gradient) / jnp.where(first_norm > 0, first_norm, 1)

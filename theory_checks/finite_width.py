@@ -1,0 +1,158 @@
+"""Finite-width networks trained with and without the poison, at several widths and seeds (N1, N2)."""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax import Array
+
+import kpoison as kp
+from kpoison import networks
+from theory_checks.record import Comparison, Series, compare
+
+if TYPE_CHECKING:
+    from theory_checks.setting import Setting
+
+__all__ = ["FiniteWidth", "Networks", "compare_with_networks", "rmse_slope"]
+
+_FALSE_ALARM = 1e-3  # probability that sampling alone fails one comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """What the trained networks gave, for W widths, S seeds and q probes.
+
+    Attributes:
+        widths: shape (W,).
+        clean: f_c at the probes, shape (W, S, q).
+        efficacy: Δf, shape (W, S, q).
+        gradient: ∇Δf, shape (W, S, q, d).
+    """
+
+    widths: np.ndarray
+    clean: np.ndarray
+    efficacy: np.ndarray
+    gradient: np.ndarray
+
+    @property
+    def spike(self) -> np.ndarray:
+        """‖∇Δf‖², shape (W, S, q)."""
+        return np.sum(self.gradient**2, axis=-1)
+
+
+class FiniteWidth:
+    """Networks matching a setting's NTK, on a few of its clean points and the same poison.
+
+    The probes are ζ itself, then ζ + r u on a grid; trainings are done when first asked for and kept.
+    """
+
+    r_over_l = np.array([0.01, 0.1, 0.3, 1.0])
+
+    def __init__(self, setting: "Setting"):
+        quick = setting.scale == "quick"
+        kernel = setting.kernel
+        assert isinstance(kernel, kp.kernels.NTK)
+        if quick:  # two hidden layers cost width² per step; the statement is the same for one
+            kernel = kp.kernels.NTK(1, kernel.activation, kernel.weight_std, kernel.bias_std)
+        number = min(32, len(setting.X))
+        self.setting = dataclasses.replace(
+            setting,
+            kernel=kernel,
+            data=f"{setting.data}, {number} points",
+            X=setting.X[:number],
+            y=setting.y[:number],
+            ridge=1e-2,
+            counts=(2, 8, 32),
+        )
+        self.widths = (64, 128, 256, 512, 1024) if quick else (128, 256, 512, 1024, 2048)
+        self.seeds = 16 if quick else 32
+        self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))
+
+    def arguments(self) -> dict:
+        """What identifies the networks in a report."""
+        return {
+            "network_hidden_layers": self.setting.kernel.hidden_layers,  # pyright: ignore
+            "network_widths": list(self.widths),
+            "network_seeds": self.seeds,
+            "network_ridge": self.setting.ridge,
+            "network_n_c": len(self.setting.X),
+        }
+
+    @functools.cache  # noqa: B019 - the object lives as long as the run
+    def clones(self, count: int) -> Networks:
+        """Trained without and with `count` clones of ζ."""
+        return self.train(self.setting.location, self.setting.label, count, self.probes)
+
+    def train(self, location: Array, label, count, probes: Array) -> Networks:
+        """Trained without and with any poison; one compiled program per width."""
+        found = []
+        for index, width in enumerate(self.widths):
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(self.setting.seed), index), self.seeds)
+            architecture = networks.Architecture.matching(self.setting.kernel, width)  # pyright: ignore
+            result = networks.ensemble(
+                architecture,
+                keys,
+                self.setting.X,
+                self.setting.y,
+                location,
+                jnp.asarray(label, float),
+                jnp.asarray(count, float),
+                self.setting.ridge,
+                probes,
+            )
+            found.append([np.asarray(a) for a in (result.clean, result.efficacy, result.gradient)])
+        clean, efficacy, gradient = (np.stack(part) for part in zip(*found, strict=True))
+        return Networks(np.array(self.widths), clean, efficacy, gradient)
+
+
+def compare_with_networks(quantity: str, law: np.ndarray, samples: np.ndarray, widths: np.ndarray) -> Comparison:
+    """The law (q,) against the infinite-width limit of samples (W, S, q).
+
+    The mean over seeds is law + O(1/width), so the limit is the intercept of a weighted line in 1/width.  The
+    tolerance is its standard error times the Student quantile at which sampling alone fails one comparison in a
+    thousand.
+    """
+    law = np.atleast_1d(law)
+    seeds = samples.shape[1]
+    mean = samples.mean(axis=1)
+    weight = seeds / samples.var(axis=1, ddof=1)
+    x = (1 / np.asarray(widths, float))[:, None]
+    total = weight.sum(axis=0)
+    centre = (weight * x).sum(axis=0) / total
+    spread = (weight * (x - centre) ** 2).sum(axis=0)
+    slope = (weight * (x - centre) * mean).sum(axis=0) / spread
+    limit = (weight * mean).sum(axis=0) / total - slope * centre
+    error = np.sqrt(1 / total + centre**2 / spread)
+    quantile = scipy.stats.t.ppf(1 - _FALSE_ALARM / (2 * law.size), df=seeds - 1)
+    return compare(
+        quantity,
+        "finite width",
+        law,
+        limit,
+        quantile * error,
+        f"standard error of the limit of width → ∞ over {seeds} seeds, times {quantile:.1f} "
+        f"(sampling alone fails this once in {1 / _FALSE_ALARM:.0f})",
+    )
+
+
+def rmse_slope(law: np.ndarray, samples: np.ndarray, widths: np.ndarray, confidence: float) -> networks.PowerLaw:
+    """Power law in width of the root-mean-square error over seeds and probes."""
+    squares = ((samples - law) ** 2).mean(axis=2)
+    rmse = np.sqrt(squares.mean(axis=1))
+    spread = np.mean(squares.var(axis=1, ddof=1) / squares.mean(axis=1) ** 2)
+    return networks.fit_power_law(widths, rmse, 0.5 * np.sqrt(spread / samples.shape[1]) * rmse, confidence=confidence)
+
+
+def error_bars(label: str, x: np.ndarray, samples: np.ndarray) -> Series:
+    """Mean and standard error over seeds of samples (S, q), for a figure."""
+    return Series(
+        label,
+        "errorbar",
+        np.asarray(x).tolist(),
+        samples.mean(axis=0).tolist(),
+        (samples.std(axis=0, ddof=1) / np.sqrt(len(samples))).tolist(),
+    )

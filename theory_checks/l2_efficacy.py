@@ -1,0 +1,116 @@
+"""L2: Δf(x) = s k̃(x, ζ) for every x; linear in m at first, then saturating."""
+
+import numpy as np
+
+from theory_checks.finite_width import compare_with_networks, error_bars
+from theory_checks.record import Panel, Record, Series, compare
+from theory_checks.refit import ROUNDING
+from theory_checks.setting import Laws, Setting
+
+__all__ = ["check"]
+
+_R_OVER_L = np.concatenate([[0.0], np.logspace(-6, 0.5, 12)])
+_UNBOUNDED = 1e12
+
+
+def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
+    """Efficacy at probes from on top of ζ to far away, at the clean points, and its two limits in m."""
+    clean, ridge, X = setting.clean, setting.ridge, setting.X
+    probes = setting.probes(_R_OVER_L)
+    comparisons, by_count = [], []
+    for count in setting.counts:
+        poison = setting.poison(count)
+        refit = setting.refitter.change(ridge, setting.location, setting.label, count, probes)
+        law = np.asarray(laws.efficacy(clean, poison, probes, ridge))
+        by_count.append((law, refit.efficacy))
+        comparisons.append(
+            compare(
+                f"efficacy Δf(x0) for r/ℓ from 0 to 3, m = {count}",
+                "refit",
+                law,
+                refit.efficacy,
+                refit.efficacy_rounding,
+                ROUNDING,
+            )
+        )
+    # The same number of points, so that no further program is compiled.
+    elsewhere = X[: len(_R_OVER_L)]
+    count = setting.middle_count
+    refit = setting.refitter.change(ridge, setting.location, setting.label, count, elsewhere)
+    law = laws.efficacy(clean, setting.poison(count), elsewhere, ridge)
+    comparisons.append(
+        compare("efficacy Δf at clean points", "refit", law, refit.efficacy, refit.efficacy_rounding, ROUNDING)
+    )
+    comparisons.append(_saturation(setting, laws, probes))
+    counts = [float(m) for m in setting.counts]
+    at = len(_R_OVER_L) // 2
+    r_over_l = _R_OVER_L[1:].tolist()
+    panels = [
+        Panel(
+            f"Efficacy against m, r/ℓ = {_R_OVER_L[at]:.1e}",
+            "multiplicity m",
+            "|Δf(x0)|",
+            [
+                Series("law", "line", counts, [abs(float(law[at])) for law, _ in by_count]),
+                Series("refit", "dots", counts, [abs(float(refit[at])) for _, refit in by_count]),
+            ],
+        ),
+        Panel(
+            f"Efficacy against distance, m = {count}",
+            "r/ℓ",
+            "|Δf(x0)|",
+            [
+                Series("law", "line", r_over_l, np.abs(by_count[len(counts) // 2][0][1:]).tolist()),
+                Series("refit", "dots", r_over_l, np.abs(by_count[len(counts) // 2][1][1:]).tolist()),
+            ],
+        ),
+    ]
+    if setting.networks is not None:
+        networks, small = setting.networks, setting.networks.setting
+        count = small.middle_count
+        trained = networks.clones(count)
+        law = np.asarray(laws.efficacy(small.clean, small.poison(count), networks.probes, small.ridge))
+        comparisons.append(compare_with_networks("efficacy Δf(x0)", law, trained.efficacy, networks.widths))
+        panels.append(
+            Panel(
+                f"Networks of width {networks.widths[-1]}, m = {count}",
+                "r/ℓ",
+                "|Δf(x0)|",
+                [
+                    Series("law", "line", networks.r_over_l.tolist(), np.abs(law[1:]).tolist()),
+                    error_bars("networks", networks.r_over_l, np.abs(trained.efficacy[-1, :, 1:])),
+                ],
+            )
+        )
+    return Record(
+        "L2",
+        "Efficacy of the clone poison",
+        "Δf(x) = S(m; λ)(y_t − f_c(ζ)) k̃(x, ζ) at every x, from linear response to saturation.",
+        setting.kernel_name,
+        setting.data,
+        comparisons,
+        [
+            "with ρ = (n_c + m)λ the limit m → ∞ is y_t k(x, ζ)/(k(ζ, ζ) + λ): the ridge grows with m, the clean data "
+            "are forgotten, and the saturation at fixed ρ, k̃(x, ζ)(y_t − f_c(ζ))/k̃(ζ, ζ), is passed on the way"
+        ],
+        panels,
+        setting.arguments(),
+    )
+
+
+def _saturation(setting: Setting, laws: Laws, probes):
+    """m → ∞ at fixed λ: only the poison is left, y_t k(x, ζ)/(k(ζ, ζ) + λ)."""
+    law = np.asarray(laws.efficacy(setting.clean, setting.poison(_UNBOUNDED), probes, setting.ridge))
+    cross = np.asarray(setting.kernel.pairwise(probes, setting.location[None]))[:, 0]
+    own = float(setting.kernel.evaluate(setting.location, setting.location))
+    limit = setting.label * cross / (own + setting.ridge)
+    # What is neglected is f_c and k̃ − k, of relative size n_c k/(mλ).
+    neglected = len(setting.X) * max(own, 1.0) / (_UNBOUNDED * setting.ridge)
+    return compare(
+        "efficacy in the limit m → ∞",
+        "closed form",
+        law,
+        limit,
+        10 * neglected * np.max(np.abs(limit)),
+        f"terms of order n_c k/(mλ) at m = {_UNBOUNDED:.0e}",
+    )

@@ -1,0 +1,140 @@
+"""L3: the poison adds a rank-one spike ‖∇Δf‖² to the Gauss–Newton part of the input Hessian."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import kpoison as kp
+from theory_checks.finite_width import compare_with_networks, error_bars
+from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.refit import ROUNDING, Change
+from theory_checks.setting import Laws, Setting
+
+__all__ = ["check"]
+
+_R_OVER_L = np.concatenate([[0.0], np.logspace(-6, 0.5, 12)])
+_CLASSES = 3
+
+
+def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
+    """Spike and its direction against the gradients of two refits; JᵀJ and the Fisher matrix for C outputs."""
+    clean, ridge, count = setting.clean, setting.ridge, setting.middle_count
+    poison, probes = setting.poison(count), setting.probes(_R_OVER_L)
+    refit = setting.refitter.change(ridge, setting.location, setting.label, count, probes)
+    spike = np.asarray(laws.spike(clean, poison, probes, ridge))
+    gradient = np.asarray(laws.efficacy_gradient(clean, poison, probes, ridge))
+    comparisons = [
+        compare("spike Λ(x0) for r/ℓ from 0 to 3", "refit", spike, refit.spike, refit.spike_rounding, ROUNDING),
+        compare(
+            "∇Δf(x0), all components",
+            "refit",
+            gradient,
+            refit.gradient,
+            refit.gradient_rounding[:, None],
+            ROUNDING,
+        ),
+        _spectrum(spike, refit),
+        _many_outputs(setting, laws, probes[-4:]),
+        _fisher(),
+    ]
+    along = np.abs(gradient @ np.asarray(setting.direction)) / np.linalg.norm(gradient, axis=1)
+    findings = [
+        f"alignment |⟨∇Δf, u⟩|/‖∇Δf‖ of the spike with the direction from ζ: {along[-4]:.3f} at "
+        f"r/ℓ = {_R_OVER_L[-4]:.2g}, {along[1]:.3f} at r/ℓ = {_R_OVER_L[1]:.0e}; the isolated law of a stationary "
+        "kernel has 1 everywhere, coupling to the clean data turns it"
+    ]
+    r_over_l = _R_OVER_L[1:].tolist()
+    isolated = np.asarray(laws.spike(clean, poison, probes, ridge, law="isolated"))[1:]
+    series = [
+        Series("law, exact", "line", r_over_l, spike[1:].tolist()),
+        Series("refit", "dots", r_over_l, refit.spike[1:].tolist()),
+    ]
+    if np.all(isolated > 0):
+        series.insert(1, Series("law, isolated", "dashed", r_over_l, isolated.tolist()))
+    panels = [Panel(f"Spike against distance, m = {count}", "r/ℓ", "Λ(x0)", series)]
+    if setting.networks is not None:
+        networks, small = setting.networks, setting.networks.setting
+        count = small.middle_count
+        trained = networks.clones(count)
+        law = np.asarray(laws.spike(small.clean, small.poison(count), networks.probes, small.ridge))
+        comparisons.append(compare_with_networks("spike Λ(x0)", law, trained.spike, networks.widths))
+        panels.append(
+            Panel(
+                f"Networks of width {networks.widths[-1]}, m = {count}",
+                "r/ℓ",
+                "Λ(x0)",
+                [
+                    Series("law", "line", networks.r_over_l.tolist(), law[1:].tolist()),
+                    error_bars("networks", networks.r_over_l, trained.spike[-1, :, 1:]),
+                ],
+            )
+        )
+    return Record(
+        "L3",
+        "Rank-one spike",
+        "The poison's part of the Gauss–Newton input Hessian is rank one, with eigenvalue Λ = ‖s ∇_x k̃(x0, ζ)‖².",
+        setting.kernel_name,
+        setting.data,
+        comparisons,
+        findings,
+        panels,
+        setting.arguments(),
+    )
+
+
+def _spectrum(spike: np.ndarray, refit: Change) -> Comparison:
+    """Eigenvalues of ∇Δf ∇Δfᵀ by refit, as a matrix: the spike, and zeros."""
+    gradient = refit.gradient[-1]
+    eigenvalues = np.linalg.eigvalsh(np.outer(gradient, gradient))
+    law = np.zeros_like(eigenvalues)
+    law[-1] = spike[-1]
+    return compare(
+        "spectrum of the poison's Gauss–Newton part: one Λ, then zeros",
+        "refit",
+        law,
+        eigenvalues,
+        refit.spike_rounding[-1] + 10 * np.finfo(float).eps * refit.spike[-1],
+        ROUNDING,
+    )
+
+
+def _many_outputs(setting: Setting, laws: Laws, probes) -> Comparison:
+    """For C outputs the poison's JᵀJ is rank one too, with eigenvalue Σ_c Λ_c."""
+    generator = np.random.default_rng(setting.seed)
+    targets = jnp.asarray(np.eye(_CLASSES)[generator.integers(_CLASSES, size=len(setting.X))])
+    label = jnp.asarray(np.eye(_CLASSES)[0])
+    clean = kp.fit(setting.kernel, setting.X, targets)
+    poison = kp.Poison(setting.location, label, setting.middle_count)
+    spikes = np.asarray(laws.spike(clean, poison, probes, setting.ridge)).sum(axis=1)
+    jacobian = np.asarray(kp.efficacy_gradient(clean, poison, probes, setting.ridge))
+    spectra = np.linalg.eigvalsh(np.einsum("qci,qcj->qij", jacobian, jacobian))
+    law = np.zeros_like(spectra)
+    law[:, -1] = spikes
+    scale = 100 * np.finfo(float).eps * spikes[:, None]
+    return compare(
+        f"spectrum of JᵀJ for {_CLASSES} outputs: ΣΛ, then zeros",
+        "closed form",
+        law,
+        spectra,
+        scale,
+        "100 roundings of the largest eigenvalue",
+    )
+
+
+def _fisher() -> Comparison:
+    """Softmax cross-entropy: Jᵀ(diag p − ppᵀ)J is the mean of squared label gradients, the input Fisher matrix."""
+    generator = np.random.default_rng(0)
+    jacobian = jnp.asarray(generator.standard_normal((4, 6)))
+    logits = jnp.asarray(generator.standard_normal(4))
+    p = jax.nn.softmax(logits)
+    gauss_newton = jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian
+    scores = jax.jacobian(jax.nn.log_softmax)(logits) @ jacobian
+    fisher = jnp.einsum("c,ci,cj->ij", p, scores, scores)
+    return compare(
+        "softmax Gauss–Newton Jᵀ(diag p − ppᵀ)J against the input Fisher matrix",
+        "closed form",
+        gauss_newton,
+        fisher,
+        100 * np.finfo(float).eps * float(jnp.max(jnp.abs(fisher))),
+        "100 roundings",
+    )

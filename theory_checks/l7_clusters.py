@@ -1,0 +1,99 @@
+"""L7: clusters of poisons are exact too; the clone law is their limit."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import kpoison as kp
+from theory_checks.finite_width import compare_with_networks
+from theory_checks.record import Panel, Record, Series, compare
+from theory_checks.refit import ROUNDING
+from theory_checks.setting import Laws, Setting
+
+__all__ = ["check"]
+
+_R_OVER_L = np.concatenate([[0.0], np.logspace(-6, 0.5, 12)])
+_RADII = np.logspace(-4, -3, 5)
+_TWICE_DIFFERENTIABLE = 2
+
+
+def _cluster(setting: Setting, radius: float, *, centred: bool) -> jnp.ndarray:
+    """Four locations about ζ at radius·ℓ; centred: two opposite pairs."""
+    generator = np.random.default_rng(setting.seed + 1)
+    offsets = generator.standard_normal((4, setting.X.shape[1]))
+    if centred:
+        offsets[2:] = -offsets[:2]
+    offsets /= np.linalg.norm(offsets, axis=1, keepdims=True)
+    return setting.location + radius * setting.length_scale * jnp.asarray(offsets)
+
+
+def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
+    """A cluster with its own labels and counts against refits; the clone law's error in the radius."""
+    clean, ridge, probes = setting.clean, setting.ridge, setting.probes(_R_OVER_L)
+    locations = _cluster(setting, 0.3, centred=False)
+    labels, counts = setting.label * np.array([1.0, 0.5, 1.0, -0.25]), np.array([5, 1, 2, 3])
+    poison = kp.Poison(locations, labels, counts)
+    refit = setting.refitter.change(ridge, locations, labels, counts, probes)
+    law = np.asarray(laws.efficacy(clean, poison, probes, ridge))
+    spike = np.asarray(laws.spike(clean, poison, probes, ridge))
+    comparisons = [
+        compare("efficacy of a cluster", "refit", law, refit.efficacy, refit.efficacy_rounding, ROUNDING),
+        compare("spike of a cluster", "refit", spike, refit.spike, refit.spike_rounding, ROUNDING),
+    ]
+    smooth = setting.kernel.smoothness >= _TWICE_DIFFERENTIABLE
+    curves, findings = [], []
+    for centred in (False, True):
+        errors = []
+        for radius in _RADII:
+            cluster = kp.Poison(_cluster(setting, radius, centred=centred), setting.label, 2.0)
+            clones = setting.poison(8)
+            pair = [np.asarray(laws.efficacy(clean, p, probes, ridge)) for p in (cluster, clones)]
+            # Over all probes: the first derivative may happen to be small at one of them.
+            errors.append(float(np.linalg.norm(pair[0] - pair[1])))
+        kind = "centred" if centred else "not centred"
+        slope = float(np.polyfit(np.log(_RADII), np.log(errors), 1)[0])
+        curves.append(Series(f"clone law, cluster {kind}", "dots", _RADII.tolist(), errors))
+        expected = 2.0 if centred else 1.0
+        if smooth or not centred:
+            comparisons.append(
+                compare(
+                    f"exponent of the clone law's error in the radius, {kind}",
+                    "exponent",
+                    [slope],
+                    [expected],
+                    [0.05],
+                    "next order: radius/ℓ <= 1e-3, times the ratio of successive derivatives",
+                )
+            )
+        else:
+            findings.append(
+                f"centred cluster, kernel with a cusp: the clone law's error falls like radius^{slope:.2f}, not radius²"
+            )
+    panels = [
+        Panel(
+            "Cluster of four poisons",
+            "r/ℓ",
+            "|Δf(x0)|",
+            [
+                Series("law", "line", _R_OVER_L[1:].tolist(), np.abs(law[1:]).tolist()),
+                Series("refit", "dots", _R_OVER_L[1:].tolist(), np.abs(refit.efficacy[1:]).tolist()),
+            ],
+        ),
+        Panel("Clone law for a cluster of radius ε", "ε/ℓ", "error of Δf over the probes", curves),
+    ]
+    if setting.networks is not None:
+        networks, small = setting.networks, setting.networks.setting
+        poison = kp.Poison(locations, labels, counts)
+        law = np.asarray(laws.efficacy(small.clean, poison, networks.probes, small.ridge))
+        trained = networks.train(locations, labels, counts, networks.probes)
+        comparisons.append(compare_with_networks("efficacy of a cluster", law, trained.efficacy, networks.widths))
+    return Record(
+        "L7",
+        "Clusters",
+        "Δf(x) = k̃(x, Z)(k̃(Z, Z) + diag(ρ/m_j))⁻¹(y_t − f_c(Z)); the clone law errs by O(ε), O(ε²) when centred.",
+        setting.kernel_name,
+        setting.data,
+        comparisons,
+        findings,
+        panels,
+        setting.arguments(),
+    )

@@ -1,0 +1,151 @@
+"""What a check returns: comparisons with their tolerances, a verdict, and the figure that shows them."""
+
+import dataclasses
+import enum
+import platform
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import kpoison
+
+__all__ = ["Comparison", "Panel", "Record", "Series", "Verdict", "compare", "environment"]
+
+Against = Literal["refit", "finite width", "closed form", "exponent", "slope"]
+
+
+class Verdict(enum.StrEnum):
+    """Whether the law held within its tolerances."""
+
+    HOLDS = "holds"
+    FAILS = "FAILS"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One quantity by the law and by an independent route.
+
+    Attributes:
+        quantity: what was compared, with its symbol.
+        against: the independent route.
+        law, reference: the values, equally long.
+        tolerance: largest |law − reference| that rounding or sampling explains, one per value.
+        reason: where the tolerance comes from.
+    """
+
+    quantity: str
+    against: Against
+    law: list[float]
+    reference: list[float]
+    tolerance: list[float]
+    reason: str
+
+    @property
+    def worst_ratio(self) -> float:
+        """Largest |law − reference|/tolerance; the comparison passes where it is at most 1."""
+        error = np.abs(np.subtract(self.law, self.reference))
+        tolerance = np.asarray(self.tolerance)
+        ratio = np.where(error == 0, 0.0, error / np.where(tolerance > 0, tolerance, np.finfo(float).tiny))
+        return float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
+
+    @property
+    def worst_relative_error(self) -> float:
+        """Largest |law − reference| over the largest |reference|."""
+        scale = np.max(np.abs(self.reference))
+        return float(np.max(np.abs(np.subtract(self.law, self.reference))) / (scale if scale > 0 else 1.0))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every value agrees within its tolerance."""
+        return self.worst_ratio <= 1
+
+
+def compare(quantity: str, against: Against, law: Any, reference: Any, tolerance: Any, reason: str) -> Comparison:
+    """A `Comparison` of arrays of any equal shape, with a tolerance that broadcasts to it."""
+    law, reference = np.asarray(law, float), np.asarray(reference, float)
+    if law.shape != reference.shape:
+        raise ValueError(f"{quantity}: law has shape {law.shape}, reference {reference.shape}")
+    flat = (np.ravel(a).tolist() for a in (law, reference, np.broadcast_to(np.asarray(tolerance, float), law.shape)))
+    return Comparison(quantity, against, *flat, reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One curve: the law as a line, a refit as dots, finite width with error bars."""
+
+    label: str
+    kind: Literal["line", "dots", "errorbar", "dashed"]
+    x: list[float]
+    y: list[float]
+    error: list[float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One set of axes."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    series: Sequence[Series]
+    xscale: Literal["linear", "log"] = "log"
+    yscale: Literal["linear", "log"] = "log"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The outcome of one statement's check on one kernel and data set.
+
+    Attributes:
+        statement: number in the theory, such as "L1".
+        title: its name.
+        claim: what it says, in one sentence.
+        kernel, data: on what it was checked.
+        comparisons: every number that was compared.
+        findings: truths that are results rather than failures, and what was not compared and why.
+        panels: the figure.
+        arguments: what is needed to repeat the check.
+        seconds: wall time.
+    """
+
+    statement: str
+    title: str
+    claim: str
+    kernel: str
+    data: str
+    comparisons: list[Comparison]
+    findings: list[str]
+    panels: list[Panel]
+    arguments: dict[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """The statement holds where something was compared and every comparison passed."""
+        return Verdict.HOLDS if self.comparisons and all(c.passed for c in self.comparisons) else Verdict.FAILS
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as plain JSON values."""
+        plain = dataclasses.asdict(self)
+        for comparison, written in zip(self.comparisons, plain["comparisons"], strict=True):
+            written.update(
+                worst_ratio=comparison.worst_ratio,
+                worst_relative_error=comparison.worst_relative_error,
+                passed=comparison.passed,
+            )
+        return plain | {"verdict": str(self.verdict)}
+
+
+def environment() -> dict[str, str]:
+    """Versions, device and precision, for the report."""
+    return {
+        "kpoison": kpoison.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": str(jax.devices()[0].device_kind),
+        "dtype": "float64" if jax.config.jax_enable_x64 else "float32",
+    }

@@ -1,0 +1,94 @@
+"""Runs the checks: which statements, on which kernels and data."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+from tqdm import tqdm
+
+from theory_checks import (
+    l1_gain,
+    l2_efficacy,
+    l3_rank_one_spike,
+    l4_spike_efficacy,
+    l5_near_clone,
+    l6_coupling_floor,
+    l7_clusters,
+    n1_finite_width,
+)
+from theory_checks.record import Record
+from theory_checks.setting import KERNELS, Data, Laws, Scale, Setting, make_setting
+
+__all__ = ["CHECKS", "run"]
+
+CHECKS: dict[str, Callable[[Setting, Laws], Record | None]] = {
+    "L1": l1_gain.check,
+    "L2": l2_efficacy.check,
+    "L3": l3_rank_one_spike.check,
+    "L4": l4_spike_efficacy.check,
+    "L5": l5_near_clone.check,
+    "L6": l6_coupling_floor.check,
+    "L7": l7_clusters.check,
+    "N1": n1_finite_width.check,
+}
+"""Every statement's check, by its number."""
+
+_EVERY_STATEMENT = ("rbf", "laplace", "ntk-relu", "ntk-erf")
+_NEAR_CLONE_ONLY = tuple(name for name in KERNELS if name not in _EVERY_STATEMENT)
+
+
+def _plan(only: Sequence[str], kernels: Sequence[str], scale: Scale) -> list[tuple[str, list[str]]]:
+    """Kernels, each with its statements; by default the quick run checks only L5, which is about them, on all."""
+    if kernels:
+        return [(kernel, list(only)) for kernel in kernels]
+    if scale == "full":
+        return [(kernel, list(only)) for kernel in KERNELS]
+    plan = [(kernel, list(only)) for kernel in _EVERY_STATEMENT]
+    return plan + [(kernel, ["L5"]) for kernel in _NEAR_CLONE_ONLY if "L5" in only]
+
+
+def run(
+    only: Sequence[str] = (),
+    kernels: Sequence[str] = (),
+    data: Data = "synthetic",
+    *,
+    scale: Scale = "quick",
+    data_dir: str | None = None,
+    seed: int = 0,
+) -> Iterator[Record]:
+    """Check statements one after the other.
+
+    Args:
+        only: statements such as ("L3", "L5"); by default all.
+        kernels: names from `setting.KERNELS`; by default a representative choice, with "full" all.
+        data: "synthetic", "digits" (embedded) or "mnist" (from `data_dir` or KPOISON_DATA).
+        scale: "quick" or "full".
+        data_dir: folder with the official MNIST files.
+        seed: of everything random.
+
+    Yields:
+        A record per statement and kernel that it applies to, as it finishes.
+
+    Raises:
+        ValueError: for unknown names, or without double precision, which verification needs.
+    """
+    for name, values, known in (("only", only, CHECKS), ("kernels", kernels, KERNELS)):
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(unknown)}")
+    if not jax.config.jax_enable_x64:
+        raise ValueError('verification needs double precision: jax.config.update("jax_enable_x64", True)')
+    plan = _plan(only or list(CHECKS), kernels, scale)
+    total = sum(len(statements) for _, statements in plan)
+    with tqdm(total=total, disable=not sys.stderr.isatty(), unit="check", leave=False) as bar:
+        for kernel, statements in plan:
+            setting = make_setting(kernel, data, scale=scale, data_dir=data_dir, seed=seed)
+            for statement in statements:
+                bar.set_description(f"{statement} {kernel}")
+                start = time.perf_counter()
+                record = CHECKS[statement](setting, Laws())
+                bar.update()
+                if record is not None:
+                    yield dataclasses.replace(record, seconds=time.perf_counter() - start)

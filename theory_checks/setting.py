@@ -1,0 +1,166 @@
+"""On what a statement is checked: kernel, clean data, poison, ridge; all from a few names and a seed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import kpoison as kp
+from kpoison import datasets
+from theory_checks.finite_width import FiniteWidth
+from theory_checks.refit import Refitter
+
+__all__ = ["KERNELS", "Data", "Laws", "Scale", "Setting", "make_setting"]
+
+Data = Literal["synthetic", "digits", "mnist"]
+Scale = Literal["quick", "full"]
+
+KERNELS: dict[str, Callable[[float], kp.kernels.Kernel]] = {
+    "rbf": kp.kernels.RBF,
+    "laplace": kp.kernels.Laplace,
+    "matern32": kp.kernels.Matern32,
+    "matern52": kp.kernels.Matern52,
+    "rational-quadratic": lambda length_scale: kp.kernels.RationalQuadratic(length_scale, alpha=1.0),
+    "linear": lambda _: kp.kernels.Linear(),
+    "ntk-relu": lambda _: kp.kernels.NTK(2, activation="relu", weight_std=2**0.5, bias_std=0.1),
+    "ntk-erf": lambda _: kp.kernels.NTK(2, activation="erf", weight_std=1.5, bias_std=0.1),
+    "nngp-relu": lambda _: kp.kernels.NNGP(2, activation="relu", weight_std=2**0.5, bias_std=0.1),
+}
+"""Kernels by the name that `--kernel` takes, as functions of a length scale (which neural kernels do not have)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Laws:
+    """The laws under test; a test passes wrong ones to see the checks fail."""
+
+    gain: Callable[..., Array] = kp.gain
+    efficacy: Callable[..., Array] = kp.efficacy
+    efficacy_gradient: Callable[..., Array] = kp.efficacy_gradient
+    spike: Callable[..., Array] = kp.spike
+    spike_components: Callable[..., tuple[Array, Array]] = kp.spike_components
+    spike_efficacy_ratio: Callable[..., Array] = kp.spike_efficacy_ratio
+    coupling_floor: Callable[..., Array] = kp.coupling_floor
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A clean problem and a poison.
+
+    Attributes:
+        kernel_name, kernel: the kernel.
+        data: name of the data set.
+        X, y: clean inputs (n_c, d) and targets (n_c,).
+        location, label: ζ (d,) and y_t.
+        direction: u (d,), a unit vector; probes are x0 = ζ + r u.
+        length_scale: unit of r: the kernel's, or ‖ζ‖ for kernels that have none.
+        ridge: λ.
+        counts: multiplicities m to check.
+        scale: "quick" or "full".
+        seed: of everything random.
+    """
+
+    kernel_name: str
+    kernel: kp.kernels.Kernel
+    data: str
+    X: Array
+    y: Array
+    location: Array
+    label: float
+    direction: Array
+    length_scale: float
+    ridge: float
+    counts: tuple[int, ...]
+    scale: Scale
+    seed: int
+
+    @functools.cached_property
+    def clean(self) -> kp.Posterior:
+        """The clean posterior."""
+        return kp.fit(self.kernel, self.X, self.y)
+
+    @functools.cached_property
+    def refitter(self) -> Refitter:
+        """Brute-force refits of this problem."""
+        return Refitter(self.kernel, self.X, self.y)
+
+    @functools.cached_property
+    def networks(self) -> FiniteWidth | None:
+        """Finite networks of this problem's NTK; None for other kernels."""
+        return FiniteWidth(self) if isinstance(self.kernel, kp.kernels.NTK) else None
+
+    @property
+    def middle_count(self) -> int:
+        """A multiplicity between linear response and saturation."""
+        return self.counts[len(self.counts) // 2]
+
+    def poison(self, count: float) -> kp.Poison:
+        """`count` clones at ζ."""
+        return kp.Poison(self.location, self.label, count)
+
+    def probes(self, r_over_l: np.ndarray) -> Array:
+        """x0 = ζ + r u, shape (q, d)."""
+        r = jnp.asarray(r_over_l) * self.length_scale
+        return self.location[None, :] + r[:, None] * self.direction[None, :]
+
+    def arguments(self) -> dict:
+        """What identifies the setting in a report."""
+        return {
+            "kernel": self.kernel_name,
+            "data": self.data,
+            "n_c": self.X.shape[0],
+            "d": self.X.shape[1],
+            "ridge": self.ridge,
+            "label": self.label,
+            "length_scale": self.length_scale,
+            "counts": list(self.counts),
+            "scale": self.scale,
+            "seed": self.seed,
+        }
+
+
+def make_setting(
+    kernel: str, data: Data = "synthetic", *, scale: Scale = "quick", data_dir: str | None = None, seed: int = 0
+) -> Setting:
+    """The standard setting for a kernel and a data set.
+
+    Synthetic data are standard normal in d = 10 with a smooth noisy target; images are 1,000 digits with target +1
+    for even and −1 for odd, standardised, and the poison is a held-out image with the opposite label.
+    """
+    generator = np.random.default_rng(seed)
+    if data == "synthetic":
+        number, d = (200 if scale == "quick" else 1000), 10
+        inputs = generator.standard_normal((number + 1, d))
+        signal = np.tanh(inputs @ generator.standard_normal(d) / np.sqrt(d))
+        targets = signal + 0.1 * generator.standard_normal(number + 1)
+    else:
+        images = datasets.load_digits() if data == "digits" else datasets.load_mnist(data_dir)
+        chosen = datasets.balanced_subset(images, 1010, seed=seed)
+        inputs = datasets.standardise(chosen.inputs)[:1001]
+        targets = np.where(chosen.labels % 2 == 0, 1.0, -1.0)[:1001]
+    X, y = jnp.asarray(inputs[:-1]), jnp.asarray(targets[:-1])
+    location = jnp.asarray(inputs[-1])
+    direction = generator.standard_normal(X.shape[1])
+    direction /= np.linalg.norm(direction)
+    sample = inputs[generator.permutation(len(inputs))[:200]]
+    distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
+    median = float(np.median(distances[np.triu_indices(len(sample), 1)]))
+    made = KERNELS[kernel](median)
+    return Setting(
+        kernel_name=kernel,
+        kernel=made,
+        data=data,
+        X=X,
+        y=y,
+        location=location,
+        label=-1.0 if targets[-1] > 0 else 1.0,
+        direction=jnp.asarray(direction),
+        length_scale=float(getattr(made, "length_scale", np.linalg.norm(inputs[-1]))),
+        ridge=1e-3,
+        counts=(1, 3, 10, 30, 100) if scale == "quick" else (1, 2, 4, 8, 16, 32, 64, 128, 256),
+        scale=scale,
+        seed=seed,
+    )
