@@ -5,7 +5,6 @@ import functools
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from jax import Array
@@ -68,7 +67,7 @@ class FiniteWidth:
             ridge=1e-2,
             counts=(2, 8, 32),
         )
-        self.widths = (64, 128, 256, 512, 1024) if quick else (128, 256, 512, 1024, 2048)
+        self.widths = np.array([128, 256, 512, 1024] if quick else [128, 256, 512, 1024, 2048])
         self.seeds = 16 if quick else 32
         self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))
 
@@ -76,7 +75,7 @@ class FiniteWidth:
         """What identifies the networks in a report."""
         return {
             "network_hidden_layers": self.setting.kernel.hidden_layers,  # pyright: ignore
-            "network_widths": list(self.widths),
+            "network_widths": self.widths.tolist(),
             "network_seeds": self.seeds,
             "network_ridge": self.setting.ridge,
             "network_n_c": len(self.setting.X),
@@ -85,28 +84,18 @@ class FiniteWidth:
     @functools.cache  # noqa: B019 - the object lives as long as the run
     def clones(self, count: int) -> Networks:
         """Trained without and with `count` clones of ζ."""
-        return self.train(self.setting.location, self.setting.label, count, self.probes)
+        return self.train(self.setting.poison(count), self.probes)
 
-    def train(self, location: Array, label, count, probes: Array) -> Networks:
+    def train(self, poison: kp.Poison, probes: Array) -> Networks:
         """Trained without and with any poison; one compiled program per width."""
-        found = []
-        for index, width in enumerate(self.widths):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(self.setting.seed), index), self.seeds)
-            architecture = networks.Architecture.matching(self.setting.kernel, width)  # pyright: ignore
-            result = networks.ensemble(
-                architecture,
-                keys,
-                self.setting.X,
-                self.setting.y,
-                location,
-                jnp.asarray(label, float),
-                jnp.asarray(count, float),
-                self.setting.ridge,
-                probes,
-            )
+        found, setting = [], self.setting
+        for index, width in enumerate(self.widths.tolist()):
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(setting.seed), index), self.seeds)
+            architecture = networks.Architecture.matching(setting.kernel, width)  # pyright: ignore
+            result = networks.ensemble(architecture, keys, setting.X, setting.y, poison, setting.ridge, probes)
             found.append([np.asarray(a) for a in (result.clean, result.efficacy, result.gradient)])
         clean, efficacy, gradient = (np.stack(part) for part in zip(*found, strict=True))
-        return Networks(np.array(self.widths), clean, efficacy, gradient)
+        return Networks(self.widths, clean, efficacy, gradient)
 
 
 def compare_with_networks(quantity: str, law: np.ndarray, samples: np.ndarray, widths: np.ndarray) -> Comparison:
@@ -120,7 +109,7 @@ def compare_with_networks(quantity: str, law: np.ndarray, samples: np.ndarray, w
     seeds = samples.shape[1]
     mean = samples.mean(axis=1)
     weight = seeds / samples.var(axis=1, ddof=1)
-    x = (1 / np.asarray(widths, float))[:, None]
+    x = (1 / widths)[:, None]
     total = weight.sum(axis=0)
     centre = (weight * x).sum(axis=0) / total
     spread = (weight * (x - centre) ** 2).sum(axis=0)

@@ -84,7 +84,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         networks, small = setting.networks, setting.networks.setting
         poison = kp.Poison(locations, labels, counts)
         law = np.asarray(laws.efficacy(small.clean, poison, networks.probes, small.ridge))
-        trained = networks.train(locations, labels, counts, networks.probes)
+        trained = networks.train(poison, networks.probes)
         comparisons.append(compare_with_networks("efficacy of a cluster", law, trained.efficacy, networks.widths))
     return Record(
         "L7",

@@ -25,7 +25,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         "Λ": (np.asarray(laws.spike(small.clean, poison, probes, small.ridge)), trained.spike[:, :, 1:]),
     }
     comparisons, findings, series = [], [], []
-    widths = np.asarray(networks.widths, float)
+    widths = networks.widths
     for symbol, (law, samples) in quantities.items():
         fit = rmse_slope(law, samples, networks.widths, _CONFIDENCE)
         lower, upper = fit.interval

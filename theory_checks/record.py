@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import kpoison
@@ -67,8 +68,10 @@ def compare(quantity: str, against: Against, law: Any, reference: Any, tolerance
     law, reference = np.asarray(law, float), np.asarray(reference, float)
     if law.shape != reference.shape:
         raise ValueError(f"{quantity}: law has shape {law.shape}, reference {reference.shape}")
-    flat = (np.ravel(a).tolist() for a in (law, reference, np.broadcast_to(np.asarray(tolerance, float), law.shape)))
-    return Comparison(quantity, against, *flat, reason)
+    tolerance = np.broadcast_to(np.asarray(tolerance, float), law.shape)
+    return Comparison(
+        quantity, against, law.ravel().tolist(), reference.ravel().tolist(), tolerance.ravel().tolist(), reason
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,5 +150,5 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": str(jax.devices()[0].device_kind),
-        "dtype": "float64" if jax.config.jax_enable_x64 else "float32",
+        "dtype": str(jnp.result_type(float)),
     }
