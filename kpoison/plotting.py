@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
+from cycler import cycler
 from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 
@@ -13,9 +14,9 @@ __all__ = ["COLOURS", "dashed", "dots", "errorbars", "line", "style"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette: distinct in every common form of colour blindness, and by lightness in grey."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.grid": True,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,

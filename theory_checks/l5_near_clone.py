@@ -51,7 +51,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     poison, name = setting.poison(count), setting.kernel_name
     probes = setting.probes(_R_OVER_L)
     # The distance that the floating-point probe really has.
-    r = np.linalg.norm(np.asarray(probes - setting.location), axis=1)
+    r = np.linalg.norm(np.asarray(probes) - np.asarray(setting.location), axis=1)
     isolated = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge, law="isolated"))
     exact = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge))
     refit = setting.refitter.change(ridge, setting.location, setting.label, count, probes)
@@ -134,7 +134,7 @@ def _exponent(setting: Setting, laws: Laws) -> Comparison:
     else:
         poison = setting.poison(setting.middle_count)
         ratio = np.asarray(laws.spike_efficacy_ratio(setting.clean, poison, probes, setting.ridge, law="isolated"))
-    r = np.linalg.norm(np.asarray(probes - setting.location), axis=1)
+    r = np.linalg.norm(np.asarray(probes) - np.asarray(setting.location), axis=1)
     slope = np.polyfit(np.log(r), np.log(ratio), 1)[0]
     # Coordinates of order 1 resolve a displacement of 1e-9 to about 1e-7, which turns the direction of x0 − ζ.
     return compare(
@@ -150,7 +150,7 @@ def _exponent(setting: Setting, laws: Laws) -> Comparison:
 def _far_from_clean_data(setting: Setting, laws: Laws) -> Comparison:
     """The isolated law against refits where its assumption holds: a poison 60 length scales from the clean data."""
     location = setting.location + 60 * setting.length_scale * setting.direction
-    probes = setting.probes(_R_OVER_L) + (location - setting.location)
+    probes = setting.probes(_R_OVER_L) + (location - setting.location)[None]
     count = setting.middle_count
     refit = setting.refitter.change(setting.ridge, location, setting.label, count, probes)
     poison = kp.Poison(location, setting.label, count)

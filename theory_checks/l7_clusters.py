@@ -23,7 +23,7 @@ def _cluster(setting: Setting, radius: float, *, centred: bool) -> jnp.ndarray:
     if centred:
         offsets[2:] = -offsets[:2]
     offsets /= np.linalg.norm(offsets, axis=1, keepdims=True)
-    return setting.location + radius * setting.length_scale * jnp.asarray(offsets)
+    return setting.location[None] + radius * setting.length_scale * jnp.asarray(offsets)
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008

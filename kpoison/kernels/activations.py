@@ -103,7 +103,7 @@ class Activation(eqx.Module, Generic[State]):
 
     @property
     @abc.abstractmethod
-    def smoothness(self) -> tuple[float, float]:
+    def smoothness(self) -> tuple[int | float, int | float]:
         """How often E[φφ] and E[φ'φ'] are continuously differentiable at coincident points."""
 
 
@@ -147,7 +147,7 @@ class SmoothActivation(Activation[Covariance]):
         return jax.jvp(dual_in_covariance, (covariance,), (jnp.ones_like(covariance),))[1]
 
     @property
-    def smoothness(self) -> tuple[float, float]:
+    def smoothness(self) -> tuple[int | float, int | float]:
         """Infinite."""
         return math.inf, math.inf
 
@@ -392,7 +392,7 @@ class LeakyReLU(Activation[Wedge]):
         return slope + 0.5 * (1 - slope) ** 2 * angle(state.antidefect, state.defect) / jnp.pi
 
     @property
-    def smoothness(self) -> tuple[float, float]:
+    def smoothness(self) -> tuple[int | float, int | float]:
         """E[φφ] has two derivatives where points coincide, E[φ'φ'] none."""
         return 2, 0
 
@@ -405,7 +405,7 @@ def _snap(value: Array, to_zero: Array) -> Array:
 class ReLU(LeakyReLU):
     """φ(u) = max(u, 0)."""
 
-    slope: float = eqx.field(static=True, default=0.0)
+    slope: Float[ArrayLike, ""] = eqx.field(static=True, default=0.0)
 
 
 _BY_NAME: dict[str, Callable[[], Activation]] = {

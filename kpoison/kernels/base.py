@@ -41,7 +41,7 @@ class Kernel(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """How often x ↦ k(x, z) is continuously differentiable at x = z (`math.inf`: always)."""
 
     @property
@@ -135,7 +135,7 @@ class _Pair(Kernel):
             )
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """That of the less smooth of the two."""
         return min(self.first.smoothness, self.second.smoothness)
 
@@ -192,7 +192,7 @@ class Scaled(Kernel):
         return jnp.asarray(self.scale, X1.dtype) * self.kernel.gram(X1, X2)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """That of the kernel."""
         return self.kernel.smoothness
 
@@ -223,7 +223,7 @@ class Custom(Kernel):
     """
 
     function: Callable[[Array, Array], Array] = eqx.field(static=True)
-    _smoothness: float = eqx.field(static=True)
+    _smoothness: int | float = eqx.field(static=True)
     _rotation_invariant: bool = eqx.field(static=True)
     _point_ndim: int = eqx.field(static=True)
 
@@ -231,7 +231,7 @@ class Custom(Kernel):
         self,
         function: Callable[[Array, Array], Array],
         *,
-        smoothness: float = math.inf,
+        smoothness: int | float = math.inf,
         rotation_invariant: bool = False,
         point_ndim: int = 1,
     ):
@@ -250,7 +250,7 @@ class Custom(Kernel):
         return value
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """As given."""
         return self._smoothness
 

@@ -24,7 +24,7 @@ class Linear(Kernel):
         return matrix_product(X1, X2.T)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """Infinite."""
         return math.inf
 

@@ -86,7 +86,7 @@ class NNGP(NeuralKernel):
         return state.covariance
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """2 for ReLU and leaky ReLU, infinite for smooth activations."""
         return self.activation.smoothness[0]
 
@@ -115,6 +115,6 @@ class NTK(NeuralKernel):
         return tangent
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """0 for ReLU and leaky ReLU, infinite for smooth activations."""
         return min(self.activation.smoothness)

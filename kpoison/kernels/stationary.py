@@ -45,8 +45,8 @@ class Stationary(Kernel):
         # The rounding error grows with ‖x‖², so distances are taken about the data's own centre.
         centre = jnp.mean(X2, axis=0)
         length_scale = jnp.asarray(self.length_scale, X1.dtype)
-        X2 = (X2 - centre) / length_scale
-        X1 = X2 if symmetric else (X1 - centre) / length_scale
+        X2 = (X2 - centre[None]) / length_scale
+        X1 = X2 if symmetric else (X1 - centre[None]) / length_scale
         squares1, squares2 = jnp.sum(X1 * X1, axis=1), jnp.sum(X2 * X2, axis=1)
         scale = squares1[:, None] + squares2[None, :]
         squares = scale - 2 * matrix_product(X1, X2.T)
@@ -75,7 +75,7 @@ class RBF(Stationary):
         return jnp.exp(-0.5 * u)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """Infinite."""
         return math.inf
 
@@ -99,7 +99,7 @@ class RationalQuadratic(Stationary):
         return jnp.exp(-alpha * jnp.log1p(u / (2 * alpha)))
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """Infinite."""
         return math.inf
 
@@ -147,7 +147,7 @@ class Laplace(Stationary):
         return _matern12(u)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """0: continuous, not differentiable."""
         return 0
 
@@ -160,7 +160,7 @@ class Matern32(Stationary):
         return _matern32(3 * u)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """2."""
         return 2
 
@@ -173,6 +173,6 @@ class Matern52(Stationary):
         return _matern52(5 * u)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """4."""
         return 4

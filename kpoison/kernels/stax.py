@@ -20,7 +20,7 @@ class StaxKernel(Kernel):
     kernel_fn: Callable[..., Any] = eqx.field(static=True)
     get: str = eqx.field(static=True)
     _point_ndim: int = eqx.field(static=True)
-    _smoothness: float = eqx.field(static=True)
+    _smoothness: int | float = eqx.field(static=True)
 
     def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
         """kernel_fn on two single points, in neural-tangents' own precision near the diagonal."""
@@ -34,7 +34,7 @@ class StaxKernel(Kernel):
         return jnp.asarray(gram, X1.dtype)
 
     @property
-    def smoothness(self) -> float:
+    def smoothness(self) -> int | float:
         """As given to `from_stax`."""
         return self._smoothness
 
@@ -49,7 +49,7 @@ def from_stax(
     get: Literal["ntk", "nngp"] = "ntk",
     *,
     point_ndim: int = 1,
-    smoothness: float = 0,
+    smoothness: int | float = 0,
 ) -> StaxKernel:
     """The kernel of any neural-tangents architecture.
 

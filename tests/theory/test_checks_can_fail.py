@@ -1,0 +1,122 @@
+"""Every check holds for the right law and fails for a law that is wrong by 5 %, or in its exponent."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kpoison as kp
+from theory_checks.record import Verdict
+from theory_checks.runner import CHECKS
+from theory_checks.setting import Laws, Setting, make_setting
+
+
+def small(kernel: str, networks: bool = False) -> Setting:
+    setting = make_setting(kernel)
+    setting = dataclasses.replace(setting, X=setting.X[:30], y=setting.y[:30], counts=(1, 3, 8))
+    if not networks:
+        setting.__dict__["networks"] = None
+    return setting
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Setting]:
+    return {kernel: small(kernel) for kernel in ("rbf", "laplace", "ntk-erf")}
+
+
+def scaled(name: str, factor: float = 1.05) -> Laws:
+    """Laws of which one is wrong by a factor."""
+    right = getattr(kp, name)
+
+    def wrong(*args, **kwargs):
+        value = right(*args, **kwargs)
+        return tuple(factor * part for part in value) if isinstance(value, tuple) else factor * value
+
+    return dataclasses.replace(Laws(), **{name: wrong})
+
+
+def wrong_exponent_in_efficacy(clean, poison, x, ridge, law="exact"):
+    """Λ = q |Δf|^2.1."""
+    ratio = kp.spike_efficacy_ratio(clean, poison, x, ridge, law)
+    return ratio * jnp.abs(kp.efficacy(clean, poison, x, ridge, law)) ** 2.1
+
+
+def wrong_exponent_in_distance(clean, poison, x, ridge, law="exact"):
+    """q(r) r^0.1."""
+    r = jnp.linalg.norm(x - poison.location[None], axis=-1)
+    return kp.spike_efficacy_ratio(clean, poison, x, ridge, law) * r**0.1
+
+
+def wrong_exponent_across_the_sphere(clean, poison, x, ridge, law="exact"):
+    """Tangential part times r^0.1."""
+    radial, tangential = kp.spike_components(clean, poison, x, ridge, law)
+    return radial, tangential * jnp.linalg.norm(x - poison.location[None], axis=-1) ** 0.1
+
+
+@pytest.mark.parametrize("statement", [s for s in CHECKS if s.startswith("L")])
+@pytest.mark.parametrize("kernel", ["rbf", "laplace"])
+def test_holds_for_the_right_law(settings, statement, kernel):
+    record = CHECKS[statement](settings[kernel], Laws())
+    assert record is not None
+    failed = [c for c in record.comparisons if not c.passed]
+    assert record.verdict is Verdict.HOLDS, failed
+    # A tolerance a million times the error would not be one.
+    assert any(c.worst_ratio > 1e-8 for c in record.comparisons)
+
+
+WRONG = [
+    ("L1", "rbf", scaled("gain")),
+    ("L2", "rbf", scaled("efficacy")),
+    ("L3", "rbf", scaled("spike")),
+    ("L3", "rbf", scaled("efficacy_gradient")),
+    ("L4", "rbf", scaled("spike")),
+    ("L4", "rbf", scaled("spike_efficacy_ratio")),
+    ("L4", "rbf", dataclasses.replace(Laws(), spike=wrong_exponent_in_efficacy)),
+    ("L5", "rbf", scaled("spike_efficacy_ratio")),
+    ("L5", "rbf", scaled("spike")),
+    ("L5", "rbf", dataclasses.replace(Laws(), spike_efficacy_ratio=wrong_exponent_in_distance)),
+    ("L5", "laplace", dataclasses.replace(Laws(), spike_efficacy_ratio=wrong_exponent_in_distance)),
+    ("L5", "ntk-erf", dataclasses.replace(Laws(), spike_components=wrong_exponent_across_the_sphere)),
+    ("L6", "rbf", scaled("coupling_floor")),
+    ("L7", "rbf", scaled("efficacy")),
+    ("L7", "rbf", scaled("spike")),
+]
+
+
+@pytest.mark.parametrize(("statement", "kernel", "laws"), WRONG)
+def test_fails_for_a_wrong_law(settings, statement, kernel, laws):
+    record = CHECKS[statement](settings[kernel], laws)
+    assert record is not None
+    assert record.verdict is Verdict.FAILS
+
+
+def test_finite_width_does_not_apply_to_kernels_without_a_network(settings):
+    assert CHECKS["N1"](settings["rbf"], Laws()) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["ntk-erf", "ntk-relu"])
+def test_finite_width_holds_and_can_fail(kernel):
+    setting = small(kernel, networks=True)
+    right = CHECKS["N1"](setting, Laws())
+    assert right is not None
+    assert right.verdict is Verdict.HOLDS, right.findings
+    for name in ("efficacy", "spike"):
+        wrong = CHECKS["N1"](setting, scaled(name, 1.05))
+        assert wrong is not None
+        assert wrong.verdict is Verdict.FAILS, (name, wrong.findings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", [s for s in CHECKS if s.startswith("L")])
+def test_finite_networks_agree(statement):
+    setting = make_setting("ntk-erf")
+    record = CHECKS[statement](setting, Laws())
+    assert record is not None
+    compared = [c for c in record.comparisons if c.against == "finite width"]
+    assert compared
+    assert all(c.passed for c in compared), compared
+    # The networks can tell a law that is wrong by 20 % (the refit tells one wrong by 1e-10).
+    resolution = max(np.max(np.array(c.tolerance) / np.max(np.abs(c.reference))) for c in compared)
+    assert resolution < 0.2
