@@ -85,10 +85,11 @@ def check_positive(name: str, value: Any, *, zero: bool = False, scalar: bool = 
             raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {value}")
 
 
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a Python integer >= `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def check_integer(name: str, value: Any, least: int) -> int:
+    """The value as a Python integer; refuse what is no integer >= `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
 
 
 def check_name(name: str, value: Any, known: Sequence[str]) -> None:

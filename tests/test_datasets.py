@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kpoison import datasets
 from kpoison.datasets import (
     ImageDataset,
     balanced_subset,
     binary_problem,
+    files,
     load_cifar10,
     load_cifar100,
     load_digits,
@@ -37,12 +37,8 @@ def real_data(folder):
 
 def idx(array):
     big = array.dtype.newbyteorder(">")
-    code = next(code for code, known in datasets.IDX_DTYPES.items() if np.dtype(known) == big)
-    return (
-        bytes([0, 0, code, array.ndim])
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.astype(big).tobytes()
-    )
+    code = next(code for code, known in files.IDX_DTYPES.items() if np.dtype(known) == big)
+    return bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(big).tobytes()
 
 
 PIXELS = RNG.integers(0, 256, (7, 28, 28), dtype=np.uint8)
@@ -98,12 +94,12 @@ def test_subset_by_indices_and_by_mask():
 
 
 @given(
-    code=st.sampled_from(sorted(datasets.IDX_DTYPES)),
+    code=st.sampled_from(sorted(files.IDX_DTYPES)),
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     packed=st.booleans(),
 )
 def test_idx_round_trip(tmp_path_factory, code, shape, packed):
-    array = (100 * RNG.standard_normal(shape)).astype(np.dtype(datasets.IDX_DTYPES[code]).newbyteorder("="))
+    array = (100 * RNG.standard_normal(shape)).astype(np.dtype(files.IDX_DTYPES[code]).newbyteorder("="))
     path = tmp_path_factory.mktemp("idx") / "array"
     path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
     back = read_idx(path)
@@ -303,9 +299,7 @@ def test_balanced_subset(sizes, count, seed):
     data = toy(sizes)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
     if any(share > size for share, size in zip(shares, sizes, strict=True)):
-        with pytest.raises(
-            ValueError, match=rf"count={count} .* images of class \d \([a-e]\), but .* holds \d"
-        ):
+        with pytest.raises(ValueError, match=rf"count={count} .* images of class \d \([a-e]\), but .* holds \d"):
             balanced_subset(data, count, seed=seed)
         return
     drawn = balanced_subset(data, count, seed=seed)
@@ -368,9 +362,7 @@ def test_standardise(dtype):
     np.testing.assert_allclose(np.mean(np.sum(whole**2, axis=1)), 6, rtol=tolerance)
     np.testing.assert_allclose(each.std(0)[1:], 1, rtol=tolerance)
     between, after = X[0] - X[1], whole[0] - whole[1]
-    np.testing.assert_allclose(
-        after * np.linalg.norm(between), between * np.linalg.norm(after), atol=100 * tolerance
-    )
+    np.testing.assert_allclose(after * np.linalg.norm(between), between * np.linalg.norm(after), atol=100 * tolerance)
 
 
 @pytest.mark.parametrize("per_feature", [False, True])
@@ -388,9 +380,7 @@ def test_unit_sphere():
     X = np.vstack([RNG.standard_normal((5, 3)), [[1e-200, 0, 0]], [[0, 1e200, 1e200]]])
     scaled = unit_sphere(X)
     np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), np.sqrt(3), rtol=1e-15)
-    np.testing.assert_allclose(
-        scaled[:5] * np.linalg.norm(X[:5], axis=1)[:, None], np.sqrt(3) * X[:5], rtol=1e-14
-    )
+    np.testing.assert_allclose(scaled[:5] * np.linalg.norm(X[:5], axis=1)[:, None], np.sqrt(3) * X[:5], rtol=1e-14)
     assert unit_sphere(X[:5].astype(np.float32)).dtype == np.float32
 
 
@@ -427,10 +417,10 @@ BAD = {
         r"which .*\(12,\).* got bool of shape \(11,\)",
     ),
     "subset by floats": (call(ImageDataset.subset, toy(), np.array([1.0])), "which .* float64"),
-    "split": (lambda: load_mnist(".", "valid"), "split must be one of train, test, got 'valid'"),
+    "split": (lambda: load_mnist(".", "valid"), "split must be one of 'train', 'test', got 'valid'"),
     "split of cifar10": (lambda: load_cifar10(".", "valid"), "split must be"),
     "split of cifar100": (lambda: load_cifar100(".", "valid"), "split must be"),
-    "labels of cifar100": (lambda: load_cifar100(".", labels="all"), "labels must be one of coarse, fine"),
+    "labels of cifar100": (lambda: load_cifar100(".", labels="all"), "labels must be one of 'coarse', 'fine'"),
     "dtype of digits": (lambda: load_digits(np.int32), "dtype must be floating, got int32"),
     "dtype of mnist": (lambda: load_mnist(".", dtype="uint8"), "dtype must be floating, got uint8"),
     "dtype of cifar10": (lambda: load_cifar10(".", dtype=complex), "dtype must be floating, got complex128"),
