@@ -5,6 +5,7 @@ import functools
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from jax import Array
@@ -16,7 +17,10 @@ from theory_checks.record import Comparison, Series, compare
 if TYPE_CHECKING:
     from theory_checks.setting import Setting
 
-__all__ = ["FiniteWidth", "Networks", "compare_with_networks", "rmse_slope"]
+__all__ = ["CLUSTER", "FiniteWidth", "Networks", "compare_with_networks", "error_bars", "rmse_slope"]
+
+CLUSTER = 4
+"""Number of locations of a cluster of poisons."""
 
 _FALSE_ALARM = 1e-3  # probability that sampling alone fails one comparison
 
@@ -58,17 +62,21 @@ class FiniteWidth:
         if quick:  # two hidden layers cost width² per step; the statement is the same for one
             kernel = kp.kernels.NTK(1, kernel.activation, kernel.weight_std, kernel.bias_std)
         number = min(32, len(setting.X))
+        X, location, direction = _in_their_span(setting.X[:number], setting.location, setting.direction)
         self.setting = dataclasses.replace(
             setting,
             kernel=kernel,
             data=f"{setting.data}, {number} points",
-            X=setting.X[:number],
+            X=X,
             y=setting.y[:number],
+            location=location,
+            direction=direction,
+            length_scale=float(jnp.linalg.norm(location)),
             ridge=1e-2,
             counts=(2, 8, 32),
         )
-        self.widths = np.array([128, 256, 512, 1024] if quick else [128, 256, 512, 1024, 2048])
-        self.seeds = 16 if quick else 32
+        self.widths = np.array([128, 512, 2048] if quick else [128, 256, 512, 1024, 2048])
+        self.seeds = 48 if quick else 64
         self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))
 
     def arguments(self) -> dict:
@@ -84,7 +92,10 @@ class FiniteWidth:
     @functools.cache  # noqa: B019 - the object lives as long as the run
     def clones(self, count: int) -> Networks:
         """Trained without and with `count` clones of ζ."""
-        return self.train(self.setting.poison(count), self.probes)
+        # As a cluster of CLUSTER locations of which one counts: then clones and clusters are one compiled program.
+        setting = self.setting
+        counts = jnp.zeros(CLUSTER).at[0].set(count)
+        return self.train(kp.Poison(jnp.tile(setting.location, (CLUSTER, 1)), setting.label, counts), self.probes)
 
     def train(self, poison: kp.Poison, probes: Array) -> Networks:
         """Trained without and with any poison; one compiled program per width."""
@@ -96,6 +107,20 @@ class FiniteWidth:
             found.append([np.asarray(a) for a in (result.clean, result.efficacy, result.gradient)])
         clean, efficacy, gradient = (np.stack(part) for part in zip(*found, strict=True))
         return Networks(self.widths, clean, efficacy, gradient)
+
+
+def _in_their_span(X: Array, location: Array, direction: Array) -> tuple[Array, Array, Array]:
+    """The same points in coordinates of the space they span, scaled so that x·z/d and with it every NTK is unchanged.
+
+    Training costs width · d; images have hundreds of coordinates, a few dozen points span only as many.
+    """
+    points = jnp.concatenate([X, location[None], direction[None]])
+    number, d = points.shape
+    if d <= number:
+        return X, location, direction
+    basis = jnp.linalg.qr(points.T)[0]
+    points = points @ basis * (number / d) ** 0.5
+    return points[:-2], points[-2], points[-1] / jnp.linalg.norm(points[-1])
 
 
 def compare_with_networks(quantity: str, law: np.ndarray, samples: np.ndarray, widths: np.ndarray) -> Comparison:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
-from theory_checks.finite_width import compare_with_networks
+from theory_checks.finite_width import CLUSTER, compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
 from theory_checks.setting import Laws, Setting
@@ -17,11 +17,11 @@ _TWICE_DIFFERENTIABLE = 2
 
 
 def _cluster(setting: Setting, radius: float, *, centred: bool) -> jnp.ndarray:
-    """Four locations about ζ at radius·ℓ; centred: two opposite pairs."""
+    """Locations about ζ at radius·ℓ; centred: opposite pairs."""
     generator = np.random.default_rng(setting.seed + 1)
-    offsets = generator.standard_normal((4, setting.X.shape[1]))
+    offsets = generator.standard_normal((CLUSTER, setting.X.shape[1]))
     if centred:
-        offsets[2:] = -offsets[:2]
+        offsets[CLUSTER // 2 :] = -offsets[: CLUSTER // 2]
     offsets /= np.linalg.norm(offsets, axis=1, keepdims=True)
     return setting.location[None] + radius * setting.length_scale * jnp.asarray(offsets)
 
@@ -45,7 +45,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         errors = []
         for radius in _RADII:
             cluster = kp.Poison(_cluster(setting, radius, centred=centred), setting.label, 2.0)
-            clones = setting.poison(8)
+            clones = setting.poison(2 * CLUSTER)
             pair = [np.asarray(laws.efficacy(clean, p, probes, ridge)) for p in (cluster, clones)]
             # Over all probes: the first derivative may happen to be small at one of them.
             errors.append(float(np.linalg.norm(pair[0] - pair[1])))
@@ -70,7 +70,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
     panels = [
         Panel(
-            "Cluster of four poisons",
+            f"Cluster of {CLUSTER} poisons",
             "r/ℓ",
             "|Δf(x0)|",
             [
@@ -82,10 +82,21 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     ]
     if setting.networks is not None:
         networks, small = setting.networks, setting.networks.setting
-        poison = kp.Poison(locations, labels, counts)
+        poison = kp.Poison(_cluster(small, 0.3, centred=False), labels, counts)
         law = np.asarray(laws.efficacy(small.clean, poison, networks.probes, small.ridge))
         trained = networks.train(poison, networks.probes)
         comparisons.append(compare_with_networks("efficacy of a cluster", law, trained.efficacy, networks.widths))
+        panels.append(
+            Panel(
+                f"Networks of width {networks.widths[-1]}",
+                "r/ℓ",
+                "|Δf(x0)|",
+                [
+                    Series("law", "line", networks.r_over_l.tolist(), np.abs(law[1:]).tolist()),
+                    error_bars("networks", networks.r_over_l, np.abs(trained.efficacy[-1, :, 1:])),
+                ],
+            )
+        )
     return Record(
         "L7",
         "Clusters",

@@ -1,15 +1,16 @@
 """Clean and poisoned training from the same initialisation, over many seeds."""
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from kpoison._typing import Scalar
 from kpoison._validation import (
+    boundary,
     check_finite,
     check_floating,
     check_integer,
@@ -59,6 +60,11 @@ class _Problem(NamedTuple):
     ridge: Array
 
 
+def _check_reference(arguments: dict[str, Any]) -> None:
+    check_name("reference", arguments["reference"], get_args(Reference))
+
+
+@boundary(_check_reference)
 def train_pair(
     network: Network,
     X: Float[ArrayLike, "..."],
@@ -98,9 +104,10 @@ def train_pair(
     return run(problem.clean_weights, problem.clean_total), run(problem.weights, problem.total)
 
 
+@boundary(_check_reference)
 def ensemble(
     architecture: Architecture,
-    keys: PRNGKeyArray,
+    keys: Key[Array, "..."],
     X: Float[ArrayLike, "..."],
     y: Float[ArrayLike, "..."],
     poison: Poison,
@@ -151,7 +158,7 @@ def _ensemble(
     X, y = problem.X, problem.y
     outputs = None if y.ndim == 1 else y.shape[1]
 
-    def one_seed(key: Array) -> Ensemble:
+    def one_seed(key: Array) -> tuple[Array, ...]:
         network = architecture.initialise(key, X.shape[1], outputs, X.dtype)
 
         def one_run(run):
@@ -165,13 +172,12 @@ def _ensemble(
         totals = jnp.stack([problem.clean_total, problem.total])
         values, gradients, *status = lax.map(one_run, (weights, totals))
         gradient = gradients[1] - gradients[0]
-        return Ensemble(values[0], values[1] - values[0], gradient, jnp.sum(gradient**2, axis=-1), *status)
+        return values[0], values[1] - values[0], gradient, jnp.sum(gradient**2, axis=-1), *status
 
-    return lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None)
+    return Ensemble(*lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None))
 
 
 def _problem(X, y, poison: Poison, ridge, reference: str, dtype) -> _Problem:
-    check_name("reference", reference, get_args(Reference))
     check_positive("ridge", ridge)
     X = check_points("X", X, 1).astype(dtype)
     y = check_floating("y", y).astype(dtype)
