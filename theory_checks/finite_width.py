@@ -72,11 +72,13 @@ class FiniteWidth:
             location=location,
             direction=direction,
             length_scale=float(jnp.linalg.norm(location)),
-            ridge=1e-2,
-            counts=(2, 8, 32),
+            ridge=1e-1,
+            counts=(2, 16) if quick else (2, 8, 32),
         )
-        self.widths = np.array([128, 512, 2048] if quick else [128, 256, 512, 1024, 2048])
-        self.seeds = 48 if quick else 64
+        # The quick tolerance leaves errors of about 1e-5, a hundredth of the standard errors.
+        self.training = networks.Training(tolerance=1e-6 if quick else None)
+        self.widths = np.array([512, 2048, 8192] if quick else [256, 512, 1024, 2048])
+        self.seeds = 32
         self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))
 
     def arguments(self) -> dict:
@@ -87,6 +89,7 @@ class FiniteWidth:
             "network_seeds": self.seeds,
             "network_ridge": self.setting.ridge,
             "network_n_c": len(self.setting.X),
+            "network_tolerance": self.training.tolerance,
         }
 
     @functools.cache  # noqa: B019 - the object lives as long as the run
@@ -103,7 +106,9 @@ class FiniteWidth:
         for index, width in enumerate(self.widths.tolist()):
             keys = jax.random.split(jax.random.fold_in(jax.random.key(setting.seed), index), self.seeds)
             architecture = networks.Architecture.matching(setting.kernel, width)  # pyright: ignore
-            result = networks.ensemble(architecture, keys, setting.X, setting.y, poison, setting.ridge, probes)
+            result = networks.ensemble(
+                architecture, keys, setting.X, setting.y, poison, setting.ridge, probes, training=self.training
+            )
             found.append([np.asarray(a) for a in (result.clean, result.efficacy, result.gradient)])
         clean, efficacy, gradient = (np.stack(part) for part in zip(*found, strict=True))
         return Networks(self.widths, clean, efficacy, gradient)
