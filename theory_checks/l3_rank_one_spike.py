@@ -57,7 +57,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         count = small.middle_count
         trained = networks.clones(count)
         law = np.asarray(laws.spike(small.clean, small.poison(count), networks.probes, small.ridge))
-        comparisons.append(compare_with_networks("spike Λ(x0)", law, trained.spike, networks.widths))
+        comparisons.append(
+            compare_with_networks("spike Λ(x0)", law, trained.spike, networks.widths, kinks=networks.kinks)
+        )
         panels.append(
             Panel(
                 f"Networks of width {networks.widths[-1]}, m = {count}",

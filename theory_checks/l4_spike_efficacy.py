@@ -85,7 +85,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         samples = np.stack(ratios, axis=-1)
         counts = np.array(small.counts, float)
-        comparisons.append(compare_with_networks("q = Λ/Δf² at r = ℓ", np.array(law), samples, networks.widths))
+        comparisons.append(
+            compare_with_networks("q = Λ/Δf² at r = ℓ", np.array(law), samples, networks.widths, kinks=networks.kinks)
+        )
         panels.append(
             Panel(
                 f"Networks of width {networks.widths[-1]}, r = ℓ",

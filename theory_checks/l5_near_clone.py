@@ -92,7 +92,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         trained = networks.clones(count)
         law = np.asarray(laws.spike_efficacy_ratio(small.clean, small.poison(count), networks.probes[1:], small.ridge))
         samples = trained.spike[:, :, 1:] / trained.efficacy[:, :, 1:] ** 2
-        comparisons.append(compare_with_networks("q = Λ/Δf²", law, samples, networks.widths))
+        comparisons.append(compare_with_networks("q = Λ/Δf²", law, samples, networks.widths, kinks=networks.kinks))
         panels.append(
             Panel(
                 f"Networks of width {networks.widths[-1]}, m = {count}",
