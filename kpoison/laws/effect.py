@@ -59,11 +59,13 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
     )
     reference = clean.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
     covariance = reference.covariance(locations)
-    system = rho * jnp.eye(len(counts), dtype=dtype) + counts[:, None] * covariance
+    # Rows scaled to a unit diagonal: elimination would lose the small counts beside the large ones.
+    scale = (rho + counts * jnp.diagonal(covariance))[:, None]
+    system = (rho * jnp.eye(len(counts), dtype=dtype) + counts[:, None] * covariance) / scale
     if len(counts) == 1:  # a general solve would cost the clone law an LU factorisation
-        gain = counts[:, None] / system
+        gain = counts[:, None] / scale
     else:
-        gain = jnp.linalg.solve(system, jnp.diag(counts))
+        gain = jnp.linalg.solve(system, jnp.diag(counts) / scale)
     gain = checked_result(
         gain,
         [

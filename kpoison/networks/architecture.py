@@ -57,7 +57,7 @@ class Architecture(eqx.Module):
     activation: Activation = eqx.field(converter=as_activation, default="relu")  # pyright: ignore
     weight_std: Scalar = 2**0.5
     bias_std: Scalar = 0.0
-    rounding: float = eqx.field(static=True, default=0.03)
+    rounding: int | float = eqx.field(static=True, default=0.03)
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Architecture(eqx.Module):
         activation: "str | Activation | Callable[[Array], Array]" = "relu",
         weight_std: Scalar = 2**0.5,
         bias_std: Scalar = 0.0,
-        rounding: float = 0.03,
+        rounding: int | float = 0.03,
     ):
         check_integer("width", width, 1)
         check_integer("hidden_layers", hidden_layers, 1)
@@ -78,10 +78,10 @@ class Architecture(eqx.Module):
         self.activation = as_activation(activation)
         self.weight_std = weight_std
         self.bias_std = bias_std
-        self.rounding = float(rounding)
+        self.rounding = rounding
 
     @classmethod
-    def matching(cls, kernel: NeuralKernel, width: int, *, rounding: float = 0.03) -> "Architecture":
+    def matching(cls, kernel: NeuralKernel, width: int, *, rounding: int | float = 0.03) -> "Architecture":
         """The architecture whose neural tangent kernel tends to that of `kernel`'s network as the width grows.
 
         Raises:

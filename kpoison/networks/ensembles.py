@@ -19,7 +19,7 @@ from kpoison._validation import (
     check_positive,
 )
 from kpoison.networks.architecture import Architecture, Network
-from kpoison.networks.training import Trained, Training, converged_only, train
+from kpoison.networks.training import Trained, Training, converged_only, minimise, train
 from kpoison.poison import Poison
 
 __all__ = ["Ensemble", "Reference", "ensemble", "train_pair"]
@@ -147,13 +147,19 @@ def ensemble(
     X = check_points("X", X, 1)
     x = check_points("x", x, 1, like=X)
     problem = _problem(X, y, poison, ridge, reference, X.dtype)
-    result = _ensemble(architecture, keys, problem, x, training, batch_size)
+    result = _ensemble(architecture, keys, problem, x, training.limits(X.dtype), training.memory, batch_size)
     return converged_only(result, training) if throw else result
 
 
 @eqx.filter_jit
 def _ensemble(
-    architecture: Architecture, keys: Array, problem: _Problem, x: Array, training: Training, batch_size: int
+    architecture: Architecture,
+    keys: Array,
+    problem: _Problem,
+    x: Array,
+    limits: tuple[Array, Array],
+    memory: int,
+    batch_size: int,
 ) -> Ensemble:
     X, y = problem.X, problem.y
     outputs = None if y.ndim == 1 else y.shape[1]
@@ -163,7 +169,7 @@ def _ensemble(
 
         def one_run(run):
             weights, total = run
-            result = train(network, X, y, problem.ridge, weights=weights, total=total, training=training, throw=False)
+            result = minimise(network, X, y, weights, total, problem.ridge, limits, memory)
             values, gradients = jax.vmap(lambda point: (result(point), jax.jacrev(result)(point)))(x)
             return values, gradients, result.steps, result.gradient_norm, result.converged
 

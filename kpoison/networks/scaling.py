@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Num, PRNGKeyArray
 
 from kpoison._validation import check_finite, check_integer, check_name, check_positive
 from kpoison.networks.architecture import Architecture
-from kpoison.networks.ensembles import ensemble
+from kpoison.networks.ensembles import Ensemble, ensemble
 from kpoison.networks.training import check_shape
 
 __all__ = ["PowerLaw", "WidthErrors", "fit_power_law", "width_errors"]
@@ -97,13 +97,21 @@ def width_errors(
     for name, law in laws.items():
         check_name("laws", name, ("clean", "efficacy", "gradient", "spike"))
         check_finite(f"laws[{name!r}]", law)
+
+    def run(index: int, **options: Any) -> Ensemble:
+        keys = jax.random.split(jax.random.fold_in(key, index), numbers[index])
+        return ensemble(architectures[index], keys, *problem, **options)
+
+    # Shapes first: a mistake should not come to light after minutes of training.
+    expected = jax.eval_shape(lambda: run(0, **options | {"throw": False}))
+    for name, law in laws.items():
+        shape = getattr(expected, name).shape[1:]
+        check_shape(f"laws[{name!r}]", law, shape, "as in the ensemble, without the axis of the seeds")
     found: dict[str, list[np.ndarray]] = {name: [] for name in laws}
-    for index, (architecture, number) in enumerate(zip(architectures, numbers, strict=True)):
-        result = ensemble(architecture, jax.random.split(jax.random.fold_in(key, index), number), *problem, **options)
-        for name, law in laws.items():
-            values = np.asarray(getattr(result, name))
-            check_shape(f"laws[{name!r}]", law, values.shape[1:], "as in the ensemble, without the axis of the seeds")
-            found[name].append(values)
+    for index, architecture in enumerate(architectures):
+        result = run(index, **options)
+        for name in laws:
+            found[name].append(np.asarray(getattr(result, name)))
         if progress is not None:
             progress(architecture.width)
     return {name: _errors(widths, found[name], np.asarray(law)) for name, law in laws.items()}

@@ -35,7 +35,7 @@ class Training(eqx.Module):
         memory: number of past steps that L-BFGS remembers, each costing two copies of the parameters.
     """
 
-    tolerance: float | None = eqx.field(static=True, default=None)
+    tolerance: int | float | None = eqx.field(static=True, default=None)
     max_steps: int = eqx.field(static=True, default=5000)
     memory: int = eqx.field(static=True, default=10)
 
@@ -50,6 +50,10 @@ class Training(eqx.Module):
         if self.tolerance is not None:
             return self.tolerance
         return 1e-8 if jnp.finfo(dtype).bits >= 64 else 1e-5
+
+    def limits(self, dtype) -> tuple[Array, Array]:
+        """Tolerance and max_steps as arrays, so that changing them compiles nothing anew."""
+        return jnp.asarray(self.relative_tolerance(dtype), dtype), jnp.asarray(self.max_steps, jnp.int32)
 
 
 class Trained(eqx.Module):
@@ -118,10 +122,13 @@ def train(
     check_positive("weights", weights, zero=True, scalar=False)
     check_shape("weights", weights, (len(X),), "one weight per point of X")
     weights = jnp.asarray(weights, network.dtype)
-    total = jnp.sum(weights) if total is None else total
-    check_positive("total, the sum of weights," if total is None else "total", total)
+    if total is None:
+        total = jnp.sum(weights)
+        check_positive("the sum of weights", total)
+    check_positive("total", total)
     ridge, total = jnp.asarray(ridge, network.dtype), jnp.asarray(total, network.dtype)
-    result = _train(network, X, y, weights, total, ridge, training)
+    limits = training.limits(network.dtype)
+    result = eqx.filter_jit(minimise)(network, X, y, weights, total, ridge, limits, training.memory)
     return converged_only(result, training) if throw else result
 
 
@@ -148,10 +155,17 @@ def check_shape(name: str, value, shape: tuple[int, ...], why: str) -> None:
         raise ValueError(f"{name} must have shape {shape} ({why}), got {jnp.shape(value)}")
 
 
-@eqx.filter_jit
-def _train(
-    network: Network, X: Array, y: Array, weights: Array, total: Array, ridge: Array, training: Training
+def minimise(
+    network: Network,
+    X: Array,
+    y: Array,
+    weights: Array,
+    total: Array,
+    ridge: Array,
+    limits: tuple[Array, Array],
+    memory: int,
 ) -> Trained:
+    """`train` without its checks: every argument an array of the network's dtype, limits from `Training`."""
     start = network.parameters
     weights = (weights / total).reshape(-1, *[1] * (y.ndim - 1))
     target = network.outputs(X) + y
@@ -163,32 +177,27 @@ def _train(
         residual = moved(shift).outputs(X) - target
         return 0.5 * (jnp.sum(weights * residual**2) + ridge * optax.tree.norm(shift, squared=True))
 
+    tolerance, max_steps = limits
+    optimiser = optax.lbfgs(memory_size=memory)
+    shift = jax.tree.map(jnp.zeros_like, start)
+    value, gradient = jax.value_and_grad(objective)(shift)
     # Without a target to fit the start is the minimum, and its gradient rounding noise.
     nothing = jnp.all(weights * y == 0)
-    shift, steps, gradient_norm = _minimise(objective, jax.tree.map(jnp.zeros_like, start), nothing, training)
-    converged = gradient_norm <= training.relative_tolerance(network.dtype)
-    return Trained(network, moved(shift), steps, gradient_norm, converged)
-
-
-def _minimise(objective, start, start_is_minimum: Array, training: Training):
-    """Minimiser, steps taken, and gradient norm relative to that at the start."""
-    optimiser = optax.lbfgs(memory_size=training.memory)
-    value, gradient = jax.value_and_grad(objective)(start)
-    gradient = jax.tree.map(lambda leaf: jnp.where(start_is_minimum, 0, leaf), gradient)
+    gradient = jax.tree.map(lambda leaf: jnp.where(nothing, 0, leaf), gradient)
     first_norm = optax.tree.norm(gradient)
-    tolerance = training.relative_tolerance(first_norm.dtype)
 
     def step(carry):
-        position, state, count, value, gradient = carry
-        update, state = optimiser.update(gradient, state, position, value=value, grad=gradient, value_fn=objective)
+        shift, state, count, value, gradient = carry
+        update, state = optimiser.update(gradient, state, shift, value=value, grad=gradient, value_fn=objective)
         # The line search has left value and gradient at its end point in the state.
         value, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
-        return optax.apply_updates(position, update), state, count + 1, value, gradient
+        return optax.apply_updates(shift, update), state, count + 1, value, gradient
 
     def unfinished(carry):
         _, _, count, _, gradient = carry
-        return (count < training.max_steps) & (optax.tree.norm(gradient) > tolerance * first_norm)
+        return (count < max_steps) & (optax.tree.norm(gradient) > tolerance * first_norm)
 
-    first = (start, optimiser.init(start), jnp.zeros((), jnp.int32), value, gradient)
-    position, _, count, _, gradient = lax.while_loop(unfinished, step, first)
-    return position, count, optax.tree.norm(gradient) / jnp.where(first_norm > 0, first_norm, 1)
+    first = (shift, optimiser.init(shift), jnp.zeros((), jnp.int32), value, gradient)
+    shift, _, steps, _, gradient = lax.while_loop(unfinished, step, first)
+    gradient_norm = optax.tree.norm(gradient) / jnp.where(first_norm > 0, first_norm, 1)
+    return Trained(network, moved(shift), steps, gradient_norm, gradient_norm <= tolerance)

@@ -1,0 +1,26 @@
+"""The README's examples run, in order, as they stand."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_examples_run():
+    namespace: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        *body, last = block.strip().split("\n")
+        exec("\n".join(body), namespace)
+        result = eval(last.split("  #")[0], namespace)
+        for part in result if isinstance(result, tuple) else (result,):
+            assert jnp.all(jnp.isfinite(part))
+
+
+def test_names_the_commands_that_ci_runs():
+    ci = (README.parent / ".ci" / "run").read_text(encoding="utf-8")
+    assert "uv run pytest" in ci
+    assert "uv run pytest" in README.read_text(encoding="utf-8")
