@@ -3,8 +3,11 @@
 import io
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kpoison import plotting
 from theory_checks.record import Panel, Record
@@ -31,12 +34,22 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
             case "errorbar":
                 plotting.errorbars(ax, series.x, series.y, series.error or [], series.label, colour)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
-    low, high = ax.get_ylim()
-    if panel.yscale == "log" and high / low < 10:  # less than a decade: a log axis would have no labelled ticks
-        ax.set_yscale("linear")
-        ax.set_ylim(bottom=0)
+    for axis, scale in ((ax.xaxis, panel.xscale), (ax.yaxis, panel.yscale)):
+        if scale == "log":
+            _label_narrow_axis(axis)
     ax.legend()
     return ax
+
+
+def _label_narrow_axis(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis of few decades, whose default labels are sparse or overlap."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    if decades < 3:
+        steps = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if decades < 0.7 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def draw(record: Record) -> bytes:
