@@ -17,7 +17,15 @@ from theory_checks.record import Comparison, Series, compare
 if TYPE_CHECKING:
     from theory_checks.setting import Setting
 
-__all__ = ["CLUSTER", "FiniteWidth", "Networks", "compare_with_networks", "error_bars", "rmse_slope"]
+__all__ = [
+    "CLUSTER",
+    "FiniteWidth",
+    "Networks",
+    "compare_with_networks",
+    "error_bars",
+    "rmse_slope",
+    "without_next_order",
+]
 
 CLUSTER = 4
 """Number of locations of a cluster of poisons."""
@@ -173,8 +181,20 @@ def compare_with_networks(
     )
 
 
+def without_next_order(law: np.ndarray, samples: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Samples (W, S, q) less the b/width that fits their means best, the law (q,) being their limit.
+
+    An error width^−1/2 has a next order 1/width; for the spike, a squared norm, it is a bias that grows with the
+    dimension and would bend the power law.  A wrong law leaves a constant error, which b/width cannot absorb.
+    """
+    x = (1 / widths)[:, None]
+    weight = 1 / samples.var(axis=1, ddof=1)
+    b = (weight * x * (samples.mean(axis=1) - law)).sum(axis=0) / (weight * x**2).sum(axis=0)
+    return samples - (b * x)[:, None]
+
+
 def rmse_slope(law: np.ndarray, samples: np.ndarray, widths: np.ndarray, confidence: float) -> networks.PowerLaw:
-    """Power law in width of the root-mean-square error over seeds and probes."""
+    """Power law in width of the root-mean-square error of samples (W, S, q) over seeds and probes."""
     squares = ((samples - law) ** 2).mean(axis=2)
     rmse = np.sqrt(squares.mean(axis=1))
     spread = np.mean(squares.var(axis=1, ddof=1) / squares.mean(axis=1) ** 2)

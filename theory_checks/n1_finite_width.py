@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from theory_checks.finite_width import rmse_slope
+from theory_checks.finite_width import rmse_slope, without_next_order
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 
@@ -27,11 +27,12 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     comparisons, findings, series = [], [], []
     widths = networks.widths
     for symbol, (law, samples) in quantities.items():
-        fit = rmse_slope(law, samples, networks.widths, _CONFIDENCE)
+        plain = rmse_slope(law, samples, widths, _CONFIDENCE)
+        fit = rmse_slope(law, without_next_order(law, samples, widths), widths, _CONFIDENCE)
         lower, upper = fit.interval
         comparisons.append(
             compare(
-                f"slope in width of the error of {symbol}",
+                f"slope in width of the error of {symbol}, its next order 1/width taken out",
                 "slope",
                 [-0.5],
                 [fit.slope],
@@ -40,8 +41,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             )
         )
         findings.append(
-            f"error of {symbol} ∝ width^{fit.slope:.3f}, {_CONFIDENCE:.0%} interval [{lower:.3f}, {upper:.3f}], "
-            f"χ² = {fit.chi_squared:.1f} at {fit.degrees_of_freedom} degrees of freedom"
+            f"error of {symbol} ∝ width^{fit.slope:.3f}, {_CONFIDENCE:.0%} interval [{lower:.3f}, {upper:.3f}]; with "
+            f"its next order left in, width^{plain.slope:.3f} [{plain.interval[0]:.3f}, {plain.interval[1]:.3f}]"
         )
         rmse = np.sqrt(((samples - law) ** 2).mean(axis=(1, 2)))
         reach = rmse * np.sqrt(1 / (2 * networks.seeds))
