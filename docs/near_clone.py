@@ -1,4 +1,4 @@
-"""Draws the picture of the README: which kernels have a near-clone regime, and what coupling to clean data does to it."""
+"""Draws the README's picture: which kernels have a near-clone regime, and what coupling to clean data does to it."""
 
 from pathlib import Path
 

@@ -18,6 +18,7 @@ import numpy as np
 __all__ = [
     "boundary",
     "check_finite",
+    "check_finite_scalar",
     "check_floating",
     "check_integer",
     "check_name",
@@ -85,6 +86,14 @@ def check_positive(name: str, value: Any, *, zero: bool = False, scalar: bool = 
             raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {value}")
 
 
+def check_finite_scalar(name: str, value: Any) -> None:
+    """Refuse what is not one finite real number."""
+    check_real(name, value)
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be a single number, got shape {np.shape(value)}")
+    check_finite(name, value)
+
+
 def check_integer(name: str, value: Any, least: int) -> int:
     """The value as a Python integer; refuse what is no integer >= `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
@@ -102,10 +111,15 @@ def check_floating(name: str, value: Any) -> jax.Array:
     """The value as a JAX array of a floating dtype."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name} must be an array: {error}") from None
         dtype = value.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be a floating-point array, got dtype {dtype}")
+    if jnp.finfo(dtype).bits < 32:
+        raise TypeError(f"{name} must be float32 or float64, in which its Gram matrix can be solved, got dtype {dtype}")
     return jnp.asarray(value)
 
 

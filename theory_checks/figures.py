@@ -14,7 +14,7 @@ from theory_checks.record import Panel, Record
 
 __all__ = ["draw", "draw_panel"]
 
-_SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5)}
+_SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1)}
 
 
 def draw_panel(ax: Axes, panel: Panel) -> Axes:

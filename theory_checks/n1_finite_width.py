@@ -20,45 +20,55 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     count = small.middle_count
     trained, poison = networks.clones(count), small.poison(count)
     probes = networks.probes[1:]
+    # Arrays (q, components) by law, (W, S, q, components) by networks, and the expected slope; None: only reported.
+    gradient_slope, spike_slope = (-0.25, None) if networks.kinks else (-0.5, -0.5)
     quantities = {
-        "Δf": (np.asarray(laws.efficacy(small.clean, poison, probes, small.ridge)), trained.efficacy[:, :, 1:]),
-        "Λ": (np.asarray(laws.spike(small.clean, poison, probes, small.ridge)), trained.spike[:, :, 1:]),
+        "Δf": (laws.efficacy, trained.efficacy[:, :, 1:], -0.5),
+        "∇Δf": (laws.efficacy_gradient, trained.gradient[:, :, 1:], gradient_slope),
+        "Λ": (laws.spike, trained.spike[:, :, 1:], spike_slope),
     }
     comparisons, findings, series = [], [], []
     widths = networks.widths
-    for symbol, (law, samples) in quantities.items():
+    for symbol, (quantity, samples, expected) in quantities.items():
+        law = np.asarray(quantity(small.clean, poison, probes, small.ridge)).ravel()
+        samples = samples.reshape(*samples.shape[:2], -1)
         plain = rmse_slope(law, samples, widths, _CONFIDENCE)
-        fit = rmse_slope(law, without_next_order(law, samples, widths), widths, _CONFIDENCE)
+        # The next order of a ReLU network's gradient is no 1/width, see `compare_with_networks`.
+        fit = plain
+        if not networks.kinks:
+            fit = rmse_slope(law, without_next_order(law, samples, widths), widths, _CONFIDENCE)
         lower, upper = fit.interval
-        comparisons.append(
-            compare(
-                f"slope in width of the error of {symbol}, its next order 1/width taken out",
-                "slope",
-                [-0.5],
-                [fit.slope],
-                [(upper - lower) / 2],
-                f"{_CONFIDENCE:.0%} confidence interval over {networks.seeds} seeds",
+        if expected is not None:
+            comparisons.append(
+                compare(
+                    f"slope in width of the error of {symbol}" + ("" if networks.kinks else ", less its next order"),
+                    "slope",
+                    [expected],
+                    [fit.slope],
+                    [(upper - lower) / 2],
+                    f"{_CONFIDENCE:.0%} confidence interval over {networks.seeds} seeds",
+                )
             )
-        )
         findings.append(
-            f"error of {symbol} ∝ width^{fit.slope:.3f}, {_CONFIDENCE:.0%} interval [{lower:.3f}, {upper:.3f}]; with "
-            f"its next order left in, width^{plain.slope:.3f} [{plain.interval[0]:.3f}, {plain.interval[1]:.3f}]"
+            f"error of {symbol} ∝ width^{fit.slope:.3f}, {_CONFIDENCE:.0%} interval [{lower:.3f}, {upper:.3f}]; without "
+            f"any correction width^{plain.slope:.3f} [{plain.interval[0]:.3f}, {plain.interval[1]:.3f}]"
         )
         rmse = np.sqrt(((samples - law) ** 2).mean(axis=(1, 2)))
         reach = rmse * np.sqrt(1 / (2 * networks.seeds))
-        series += [
-            Series(f"rmse of {symbol}", "errorbar", widths.tolist(), rmse.tolist(), reach.tolist()),
-            Series(
-                f"{symbol}: slope −1/2",
-                "dashed",
-                widths.tolist(),
-                (rmse[-1] * (widths / widths[-1]) ** -0.5).tolist(),
-            ),
-        ]
+        series.append(Series(f"rmse of {symbol}", "errorbar", widths.tolist(), rmse.tolist(), reach.tolist()))
+        if expected is not None:
+            guide = rmse[-1] * (widths / widths[-1]) ** expected
+            series.append(Series(f"{symbol}: slope {expected:g}", "dashed", widths.tolist(), guide.tolist()))
+    if networks.kinks:
+        findings.append(
+            "ReLU: ∇Δf errs like width^(−1/4), since O(√width) neurons are trained across their kink at the probe and "
+            "each adds O(1/√width) to the gradient; Λ = ‖∇Δf‖² then crosses over between −1/4 and −1/2 and is not judged"
+        )
     return Record(
         "N1",
         "Finite width",
-        "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2).",
+        "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), that of a "
+        "ReLU network's input gradient like width^(−1/4).",
         setting.kernel_name,
         small.data,
         comparisons,

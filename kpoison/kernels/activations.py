@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from kpoison._validation import check_name
+from kpoison._validation import check_finite_scalar, check_name
 from kpoison.kernels._cusp import angle, arc_excess, cusp_sqrt
 from kpoison.kernels.base import matrix_product
 
@@ -304,6 +304,9 @@ class LeakyReLU(Activation[Wedge]):
 
     slope: Float[ArrayLike, ""] = 0.01
 
+    def __check_init__(self):
+        check_finite_scalar("slope", self.slope)
+
     def __call__(self, u: Array) -> Array:
         """max(u, 0) + slope·min(u, 0)."""
         return jnp.where(u > 0, u, jnp.asarray(self.slope, u.dtype) * u)
@@ -348,8 +351,9 @@ class LeakyReLU(Activation[Wedge]):
             covariance = jnp.where(jnp.eye(len(X1), dtype=bool), norm_x * norm_x, covariance)
         resolution = 8 * jnp.finfo(X1.dtype).eps * product
         defect, antidefect = product - covariance, product + covariance
-        defect = jnp.where(defect > resolution, defect, 0)
-        antidefect = jnp.where(antidefect > resolution, antidefect, 0)
+        # Compared so that NaN stays NaN.
+        defect = jnp.where(defect <= resolution, 0, defect)
+        antidefect = jnp.where(antidefect <= resolution, 0, antidefect)
         return Wedge(norm_x, norm_z, norm_x - norm_z, covariance, defect, antidefect)
 
     def layer(self, state: Wedge, weight_variance: Array, bias_variance: Array) -> Wedge:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from kpoison._validation import check_points, check_positive
+from kpoison._validation import check_integer, check_points, check_positive
 
 __all__ = [
     "Custom",
@@ -21,6 +21,9 @@ __all__ = [
     "symmetric_gram",
     "with_array_parameters",
 ]
+
+
+_COORDINATES_AT_ONCE = 2**22
 
 
 def matrix_product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
@@ -85,7 +88,12 @@ class Kernel(eqx.Module):
 
     def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """The same matrix from `evaluate` on every pair: exact near coincident points, O(n1 n2 d) flops."""
-        return jax.vmap(lambda x: jax.vmap(lambda z: self.evaluate(x, z))(X2))(X1)
+
+        def row(x):
+            return jax.vmap(lambda z: self.evaluate(x, z))(X2)
+
+        rows = max(1, _COORDINATES_AT_ONCE // X2.size)
+        return jax.vmap(row)(X1) if len(X1) <= rows else jax.lax.map(row, X1, batch_size=rows)
 
     def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
         """k(x, x) at each point."""
@@ -122,6 +130,11 @@ def _cross_gram(kernel: Kernel, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2
     return kernel.gram(X1, X2)
 
 
+def _check_kernel(name: str, value: object) -> None:
+    if not isinstance(value, Kernel):
+        raise TypeError(f"{name} must be a kpoison.kernels.Kernel, got {type(value).__name__}")
+
+
 class _Pair(Kernel):
     """Two kernels on the same points."""
 
@@ -129,6 +142,8 @@ class _Pair(Kernel):
     second: Kernel
 
     def __check_init__(self):
+        _check_kernel("first", self.first)
+        _check_kernel("second", self.second)
         if self.first.point_ndim != self.second.point_ndim:
             raise ValueError(
                 f"kernels on points of {self.first.point_ndim} and {self.second.point_ndim} axes cannot be combined"
@@ -181,6 +196,7 @@ class Scaled(Kernel):
     scale: Float[ArrayLike, ""]
 
     def __check_init__(self):
+        _check_kernel("kernel", self.kernel)
         check_positive("scale", self.scale)
 
     def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
@@ -237,6 +253,8 @@ class Custom(Kernel):
     ):
         if not callable(function):
             raise TypeError(f"function must be callable as function(x, z), got {type(function).__name__}")
+        check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
+        check_integer("point_ndim", point_ndim, 1)
         self.function = function
         self._smoothness = smoothness
         self._rotation_invariant = rotation_invariant

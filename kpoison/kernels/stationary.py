@@ -50,10 +50,11 @@ class Stationary(Kernel):
         squares1, squares2 = jnp.sum(X1 * X1, axis=1), jnp.sum(X2 * X2, axis=1)
         scale = squares1[:, None] + squares2[None, :]
         squares = scale - 2 * matrix_product(X1, X2.T)
-        resolved = squares > 8 * jnp.finfo(X1.dtype).eps * scale
+        # Compared so that NaN stays NaN.
+        unresolved = squares <= 8 * jnp.finfo(X1.dtype).eps * scale
         if symmetric:
-            resolved &= ~jnp.eye(len(X1), dtype=bool)
-        return jnp.where(resolved, squares, 0)
+            unresolved |= jnp.eye(len(X1), dtype=bool) & jnp.isfinite(squares)
+        return jnp.where(unresolved, 0, squares)
 
     @property
     def rotation_invariant(self) -> bool:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._typing import Law, Scalar
-from kpoison._validation import check_name, check_points, check_positive, checked_result
+from kpoison._validation import check_floating, check_name, check_points, check_positive, checked_result
 from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
@@ -98,7 +98,7 @@ def check_law_arguments(arguments: dict[str, Any]) -> None:
     if "law" in arguments:
         check_name("law", arguments["law"], get_args(Law))
     if "x" in arguments:
-        x = arguments["x"]
+        x = check_floating("x", arguments["x"])
         single = jnp.ndim(x) == clean.X.ndim - 1
         points = check_points("x", x[None] if single else x, clean.kernel.point_ndim, like=clean.X)
         arguments["x"] = points[0] if single else points

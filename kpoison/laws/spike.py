@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Law, Scalar
-from kpoison._validation import boundary
+from kpoison._validation import boundary, checked_result, is_concrete
 from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
 from kpoison.laws.efficacy import change
 from kpoison.poison import Poison
@@ -63,7 +63,26 @@ def spike(
     return like_targets(clean, x, _squared_norm(delta.map(delta.gradient, as_points(clean, x))))
 
 
-@boundary(check_law_arguments)
+_NO_RAY = "x must not be 0: no ray passes through the origin"
+
+
+def _check_components(arguments: dict) -> None:
+    check_law_arguments(arguments)
+    clean, x = arguments["clean"], arguments["x"]
+    if not clean.kernel.rotation_invariant:
+        raise ValueError(
+            f"kernel must be rotation-invariant to split the spike, got {type(clean.kernel).__name__} "
+            "(for a Custom kernel say rotation_invariant=True)"
+        )
+    if is_concrete(x) and bool(jnp.any(_at_origin(clean, x))):
+        raise ValueError(_NO_RAY)
+
+
+def _at_origin(clean: Posterior, x: Array) -> Array:
+    return jnp.all(as_points(clean, x) == 0, axis=1)
+
+
+@boundary(_check_components)
 @eqx.filter_jit
 def spike_components(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
@@ -79,12 +98,8 @@ def spike_components(
     Raises:
         ValueError: also for a kernel that is not rotation-invariant, and at x = 0.
     """
-    if not clean.kernel.rotation_invariant:
-        raise ValueError(
-            f"kernel must be rotation-invariant to split the spike, got {type(clean.kernel).__name__} "
-            "(for a Custom kernel say rotation_invariant=True)"
-        )
     x = jnp.asarray(x)
+    x = checked_result(x, [(jnp.any(_at_origin(clean, x)), _NO_RAY)])
     delta = change(clean, poison, ridge, law)
     radial, tangential = delta.map(delta.radial_and_tangential_gradient, as_points(clean, x))
     return like_targets(clean, x, radial**2), like_targets(clean, x, _squared_norm(tangential))

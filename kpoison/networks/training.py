@@ -30,7 +30,8 @@ class Training(eqx.Module):
 
     Args:
         tolerance: a run has converged when ‖gradient‖ <= tolerance · ‖gradient at θ0‖; by default 1e-8 in float64 and
-            1e-5 in float32 (floors: about 1e-9 and 1e-6). The error of Δf is then below 1e-6 and 1e-3.
+            1e-5 in float32 (1e-12 and 1e-6 can be reached). For λ >= 1e-3 and targets of order one the error that this
+            leaves in Δf was below 2e-7 and 1e-3.
         max_steps: a run is given up after so many steps.
         memory: number of past steps that L-BFGS remembers, each costing two copies of the parameters.
     """
@@ -128,7 +129,7 @@ def train(
     check_positive("total", total)
     ridge, total = jnp.asarray(ridge, network.dtype), jnp.asarray(total, network.dtype)
     limits = training.limits(network.dtype)
-    result = eqx.filter_jit(minimise)(network, X, y, weights, total, ridge, limits, training.memory)
+    result = _compiled_minimise(network, X, y, weights, total, ridge, limits, training.memory)
     return converged_only(result, training) if throw else result
 
 
@@ -201,3 +202,6 @@ def minimise(
     shift, _, steps, _, gradient = lax.while_loop(unfinished, step, first)
     gradient_norm = optax.tree.norm(gradient) / jnp.where(first_norm > 0, first_norm, 1)
     return Trained(network, moved(shift), steps, gradient_norm, gradient_norm <= tolerance)
+
+
+_compiled_minimise = eqx.filter_jit(minimise)

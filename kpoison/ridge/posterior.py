@@ -1,5 +1,6 @@
 """The kernel ridge posterior: fitted once, then its mean and covariance at any ridge."""
 
+import math
 import warnings
 
 import equinox as eqx
@@ -185,7 +186,8 @@ def fit(
 
     Args:
         kernel: k.
-        X: clean inputs, shape (n_c, d), floating; duplicates are welcome.
+        X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
+            in large data sets see `Kernel.__call__`).
         y: clean targets, shape (n_c,) or (n_c, C).
         solver: `Spectral()` (one eigendecomposition, every ridge) or `Cholesky()` (factorises at each ridge).
 
@@ -208,13 +210,13 @@ def fit(
     gram, factor = _factorise(with_array_parameters(kernel, X.dtype), X, solver)
     constant = jax.lax.stop_gradient(gram)
     lowest, highest = factor.extreme_eigenvalues()
-    rounding = 10 * len(X) * jnp.finfo(gram.dtype).eps * highest
+    rounding = 10 * len(X) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(constant))
     asymmetry = jnp.max(jnp.abs(constant - constant.T))
     name = type(kernel).__name__
     gram = checked_result(
         gram,
         [
-            (~jnp.isfinite(highest), f"kernel {name} has non-finite values on X"),
+            (~jnp.isfinite(rounding + highest), f"kernel {name} has non-finite values on X"),
             (asymmetry > rounding, f"kernel {name} is not symmetric on X: k(x, z) and k(z, x) differ"),
             (lowest < -rounding, f"kernel {name} is not positive semi-definite on X"),
         ],
@@ -222,9 +224,22 @@ def fit(
     return Posterior(with_array_parameters(kernel, X.dtype), X, y, gram, factor)
 
 
+_DIFFERENCES_UP_TO = 2**26
+
+
+def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+    """K(X, X) as `fit` computes it.
+
+    Kernels of finite smoothness feel the digits that a matrix product loses for close pairs; up to 2²⁶ coordinates of
+    differences (n²d) their Gram matrix is computed pair by pair.
+    """
+    exact = kernel.smoothness != math.inf and len(X) * X.size <= _DIFFERENCES_UP_TO
+    return kernel.pairwise(X, X) if exact else kernel.gram(X, X)
+
+
 @eqx.filter_jit
 def _factorise(kernel: Kernel, X: Array, solver: Solver) -> tuple[Array, Factor]:
-    gram = kernel.gram(X, X)
+    gram = gram_matrix(kernel, X)
     return gram, solver.factorise(jax.lax.stop_gradient(gram))
 
 

@@ -78,6 +78,7 @@ class CholeskyFactor(Factor):
     """K itself; A = LLᵀ is computed at each ridge that is asked for."""
 
     gram: Float[Array, "n n"]
+    lowest: Float[Array, ""]
 
     def _lower(self, rho: Float[Array, ""]) -> Float[Array, "n n"]:
         return jnp.linalg.cholesky(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype))
@@ -96,16 +97,23 @@ class CholeskyFactor(Factor):
         return matrix_product(left.T, right)
 
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """0, and the largest row sum of |K|."""
-        return jnp.zeros((), self.gram.dtype), jnp.max(jnp.sum(jnp.abs(self.gram), axis=1))
+        """0 for a positive semi-definite matrix, else −∞, and the largest row sum of |K|."""
+        return self.lowest, _largest_row_sum(self.gram)
 
 
 class Cholesky(Solver):
     """A fresh Cholesky factorisation at each ridge: the least work where there is only one."""
 
     def factorise(self, gram: Float[Array, "n n"]) -> CholeskyFactor:
-        """Keeps the matrix."""
-        return CholeskyFactor(gram)
+        """Keeps the matrix, after one factorisation that tells whether it is positive semi-definite."""
+        shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps * _largest_row_sum(gram)
+        lower = jnp.linalg.cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
+        return CholeskyFactor(gram, jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(gram.dtype))
+
+
+def _largest_row_sum(gram: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Upper bound on |eigenvalues|."""
+    return jnp.max(jnp.sum(jnp.abs(gram), axis=1))
 
 
 @jax.custom_jvp

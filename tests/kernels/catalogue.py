@@ -1,0 +1,62 @@
+"""The kernels that the tests of this folder go through, by name."""
+
+import itertools
+
+import jax.numpy as jnp
+
+from kpoison import kernels as kk
+from kpoison.kernels.neural import NeuralKernel
+
+CLASSICAL: dict[str, kk.Kernel] = {
+    "rbf": kk.RBF(1.3),
+    "laplace": kk.Laplace(1.3),
+    "matern32": kk.Matern32(1.3),
+    "matern52": kk.Matern52(1.3),
+    "rational_quadratic": kk.RationalQuadratic(1.3, 0.7),
+    "linear": kk.Linear(),
+    "polynomial": kk.Polynomial(3, 0.5),
+}
+
+KINKED = ("relu", "leaky_relu")
+SMOOTH = ("erf", "gelu", "sin", "cos")
+ACTIVATIONS: dict[str, kk.Activation] = {
+    "relu": kk.ReLU(),
+    "leaky_relu": kk.LeakyReLU(0.1),
+    "erf": kk.Erf(),
+    "gelu": kk.GELU(),
+    "sin": kk.Sin(),
+    "cos": kk.Cos(),
+}
+
+COMPOSITE: dict[str, kk.Kernel] = {
+    "sum": kk.RBF(1.3) + kk.Polynomial(2, 0.5),
+    "product": kk.Matern52(1.3) * kk.NNGP(1, "erf", 1.4, 0.3),
+    "scaled": 2.5 * kk.Matern32(1.3),
+}
+
+
+def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2,), biases=(0.0, 0.3)):
+    """Kernels of fully connected networks: every combination, by name."""
+    return {
+        f"{kind}-{activation}-{depth}-{'bias' if bias else 'free'}": getattr(kk, kind)(
+            depth, ACTIVATIONS[activation], 1.4, bias
+        )
+        for kind, activation, depth, bias in itertools.product(kinds, activations, depths, biases)
+    }
+
+
+def quadratures() -> dict[str, kk.Kernel]:
+    """Networks whose activation has no closed form; a low degree, where accuracy is not what is tested."""
+    return {
+        kind: getattr(kk, kind[:-5])(1, kk.Quadrature(jnp.tanh, 16), 1.4, 0.3) for kind in ("NTK-tanh", "NNGP-tanh")
+    }
+
+
+def is_kinked(kernel: kk.Kernel) -> bool:
+    """Whether it is the kernel of a (leaky) ReLU network."""
+    return isinstance(kernel, NeuralKernel) and isinstance(kernel.activation, kk.LeakyReLU)
+
+
+def is_cone(kernel: kk.Kernel) -> bool:
+    """Whether it is that of a (leaky) ReLU network without biases: k(cx, z) = c k(x, z), a cone at the origin."""
+    return is_kinked(kernel) and not kernel.bias_std

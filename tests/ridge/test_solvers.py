@@ -1,0 +1,141 @@
+"""Factorisations of a Gram matrix K, and linear algebra with A = K + ρI, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kpoison as kp
+from benchmarks.exactness import EPS
+from kpoison.ridge.solvers import implicit_inverse_product, implicit_solve
+
+RNG = np.random.default_rng(4)
+N = 8
+RHO = 0.05
+SOLVERS = {"spectral": kp.Spectral(), "cholesky": kp.Cholesky()}
+
+
+def gram(case):
+    """Positive semi-definite matrices: well separated, of low rank (duplicates), all zero eigenvalues but one."""
+    root = RNG.normal(size=(N, N))
+    if case == "duplicates":
+        root[N // 2 :] = root[: N // 2]
+    if case == "rank_one":
+        root = np.ones((N, 1))
+    return root @ root.T
+
+
+CASES = {case: gram(case) for case in ("plain", "duplicates", "rank_one")}
+
+
+@pytest.fixture(name="K", params=CASES)
+def matrix(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=SOLVERS)
+def solver(request):
+    return SOLVERS[request.param]
+
+
+def test_solve_and_inverse_product(K, solver):
+    A = K + RHO * np.eye(N)
+    b, c = RNG.normal(size=(N, 3)), RNG.normal(size=(N, 2))
+    factor = solver.factorise(jnp.asarray(K))
+    rounding = 10 * EPS * np.linalg.cond(A)
+    expected = np.linalg.solve(A, b)
+    bound = rounding * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
+    np.testing.assert_allclose(factor.solve(jnp.asarray(RHO), jnp.asarray(b)), expected, rtol=0, atol=bound)
+    found = factor.inverse_product(jnp.asarray(RHO), jnp.asarray(b), jnp.asarray(c))
+    bound = bound * np.linalg.norm(c)
+    np.testing.assert_allclose(found, b.T @ np.linalg.solve(A, c), rtol=0, atol=bound)
+
+
+def test_eigenvalues_are_bounded(K, solver):
+    lowest, highest = solver.factorise(jnp.asarray(K)).extreme_eigenvalues()
+    eigenvalues = np.linalg.eigvalsh(K)
+    slack = N * EPS * eigenvalues[-1]
+    assert lowest <= eigenvalues[0] + slack
+    assert highest >= eigenvalues[-1] - slack
+    # Cholesky's row sums are at most √n times too large, so a warning of it is at most that early.
+    assert highest <= np.sqrt(N) * eigenvalues[-1] + slack
+
+
+def test_every_ridge_from_one_factorisation(K):
+    spectral, cholesky = (solver.factorise(jnp.asarray(K)) for solver in SOLVERS.values())
+    b = jnp.asarray(RNG.normal(size=(N, 1)))
+    for rho in (1e-6, 1e-2, 1e2):
+        A = K + rho * np.eye(N)
+        bound = 2 * 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
+        found, expected = (factor.solve(jnp.asarray(rho), b) for factor in (spectral, cholesky))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+def arguments(K):
+    b, c = RNG.normal(size=(N, 3)), RNG.normal(size=(N, 2))
+    return K, RHO, b, c
+
+
+def tangents():
+    d = RNG.normal(size=(N, N))
+    return d + d.T, 0.7, RNG.normal(size=(N, 3)), RNG.normal(size=(N, 2))
+
+
+def test_derivatives_are_those_of_the_equation(K, solver):
+    # dx = A⁻¹(db − (dK + dρ) x) and d(bᵀA⁻¹c) likewise, by NumPy; forward and reverse.
+    K, rho, b, c = arguments(K)
+    dK, drho, db, dc = tangents()
+    A = K + rho * np.eye(N)
+    dA = dK + drho * np.eye(N)
+    x, z = np.linalg.solve(A, b), np.linalg.solve(A, c)
+    dx = np.linalg.solve(A, db - dA @ x)
+    dproduct = db.T @ z + x.T @ dc - x.T @ dA @ z
+
+    def functions(K, rho, b, c):
+        factor = solver.factorise(jax.lax.stop_gradient(K))
+        return implicit_solve(factor, K, rho, b), implicit_inverse_product(factor, K, rho, b, c)
+
+    primal = tuple(jnp.asarray(a) for a in (K, rho, b, c))
+    tangent = tuple(jnp.asarray(a) for a in (dK, drho, db, dc))
+    _, (found, found_product) = jax.jvp(functions, primal, tangent)
+    inverse = np.linalg.norm(np.linalg.inv(A), 2)
+    # Each of two solves in a row loses 10·eps·cond.
+    bound = (
+        2
+        * 10
+        * EPS
+        * np.linalg.cond(A)
+        * inverse
+        * (np.linalg.norm(db) + np.linalg.norm(dA, 2) * inverse * np.linalg.norm(b))
+    )
+    np.testing.assert_allclose(found, dx, rtol=0, atol=bound)
+    bound = bound * np.linalg.norm(c) + 10 * EPS * np.linalg.cond(A) * np.linalg.norm(x) * np.linalg.norm(dc)
+    np.testing.assert_allclose(found_product, dproduct, rtol=0, atol=bound)
+
+    # Reverse: ⟨w, J t⟩ = ⟨Jᵀ w, t⟩.
+    weights = RNG.normal(size=x.shape), RNG.normal(size=dproduct.shape)
+    _, pullback = jax.vjp(functions, *primal)
+    cotangents = pullback(tuple(jnp.asarray(w) for w in weights))
+    forward = np.sum(weights[0] * found) + np.sum(weights[1] * found_product)
+    backward = sum(np.sum(a * t) for a, t in zip(cotangents, tangent, strict=True))
+    np.testing.assert_allclose(
+        backward, forward, rtol=0, atol=bound * (np.linalg.norm(weights[0]) + np.linalg.norm(weights[1]))
+    )
+
+
+def test_solves_are_vectorised_over_ridges(K, solver):
+    factor = solver.factorise(jnp.asarray(K))
+    b = jnp.asarray(RNG.normal(size=(N, 2)))
+    rhos = jnp.array([0.01, 0.1, 1.0])
+    found = jax.vmap(lambda rho: implicit_solve(factor, jnp.asarray(K), rho, b))(rhos)
+    for rho, one in zip(rhos, found, strict=True):
+        A = K + float(rho) * np.eye(N)
+        bound = 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
+        np.testing.assert_allclose(one, factor.solve(rho, b), rtol=0, atol=bound)
+
+
+def test_solvers_are_values():
+    assert kp.Spectral() == kp.Spectral()
+    assert hash(kp.Cholesky()) == hash(kp.Cholesky())
+    leaves = jax.tree.leaves(kp.fit(kp.kernels.RBF(1.0), np.eye(3), np.ones(3), solver=kp.Cholesky()))
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
