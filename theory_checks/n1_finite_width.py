@@ -29,9 +29,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     }
     comparisons, findings, series = [], [], []
     widths = networks.widths
-    for symbol, (quantity, samples, expected) in quantities.items():
+    for symbol, (quantity, found, expected) in quantities.items():
         law = np.asarray(quantity(small.clean, poison, probes, small.ridge)).ravel()
-        samples = samples.reshape(*samples.shape[:2], -1)
+        samples = found.reshape(*found.shape[:2], -1)
         plain = rmse_slope(law, samples, widths, _CONFIDENCE)
         # The next order of a ReLU network's gradient is no 1/width, see `compare_with_networks`.
         fit = plain
@@ -50,8 +50,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
                 )
             )
         findings.append(
-            f"error of {symbol} ∝ width^{fit.slope:.3f}, {_CONFIDENCE:.0%} interval [{lower:.3f}, {upper:.3f}]; without "
-            f"any correction width^{plain.slope:.3f} [{plain.interval[0]:.3f}, {plain.interval[1]:.3f}]"
+            f"error of {symbol} ∝ width^{fit.slope:.3f}, {_CONFIDENCE:.0%} interval [{lower:.3f}, {upper:.3f}]; "
+            f"without any correction width^{plain.slope:.3f} [{plain.interval[0]:.3f}, {plain.interval[1]:.3f}]"
         )
         rmse = np.sqrt(((samples - law) ** 2).mean(axis=(1, 2)))
         reach = rmse * np.sqrt(1 / (2 * networks.seeds))
@@ -61,14 +61,15 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             series.append(Series(f"{symbol}: slope {expected:g}", "dashed", widths.tolist(), guide.tolist()))
     if networks.kinks:
         findings.append(
-            "ReLU: ∇Δf errs like width^(−1/4), since O(√width) neurons are trained across their kink at the probe and "
-            "each adds O(1/√width) to the gradient; Λ = ‖∇Δf‖² then crosses over between −1/4 and −1/2 and is not judged"
+            "ReLU: ∇Δf errs like width^(−1/4), since O(√width) neurons are trained across their kink at the probe "
+            "and each adds O(1/√width) to the gradient; Λ = ‖∇Δf‖² crosses over between −1/4 and −1/2 and is only "
+            "reported"
         )
     return Record(
         "N1",
         "Finite width",
-        "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), that of a "
-        "ReLU network's input gradient like width^(−1/4).",
+        "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), that of "
+        "a ReLU network's input gradient like width^(−1/4).",
         setting.kernel_name,
         small.data,
         comparisons,

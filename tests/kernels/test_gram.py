@@ -10,17 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpoison import kernels as kk
+from kpoison.kernels import base
 from kpoison.kernels.stationary import Stationary
 
 CUSTOM = {"custom": kk.Custom(lambda x, z: jnp.exp(jnp.sum(x * z)) + jnp.sum(x * z) ** 2)}
-ALL = CLASSICAL | COMPOSITE | networks() | quadratures() | CUSTOM
+ALL = CLASSICAL | COMPOSITE | networks(depths=(1,)) | quadratures() | CUSTOM
 STATIONARY = {name: kernel for name, kernel in CLASSICAL.items() if isinstance(kernel, Stationary)}
 CUSPED = ("laplace", "NTK-relu", "NTK-leaky_relu")
 KINKED = (*CUSPED[1:], "NNGP-relu", "NNGP-leaky_relu")
 
 EPS = float(np.finfo(float).eps)
 RNG = np.random.default_rng(0)
-X1, X2 = jnp.asarray(RNG.normal(size=(6, 3))), jnp.asarray(RNG.normal(size=(5, 3)))
+X1, X2 = jnp.asarray(RNG.normal(size=(6, 3))), jnp.asarray(RNG.normal(size=(6, 3)))  # of one size: compiled once
 WITH_DUPLICATES = X1[jnp.array([0, 1, 2, 1, 3, 1])]
 
 
@@ -38,8 +39,28 @@ def test_gram_is_evaluate_on_all_pairs(name):
     kernel = ALL[name]
     pairs = kernel.pairwise(X1, X2)
     assert np.all(np.abs(kernel(X1, X2) - pairs) < 100 * EPS * size(kernel, X1, X2))
-    assert pairs.shape == kernel(X1, X2).shape == (6, 5)
-    assert float(pairs[1, 2]) == pytest.approx(float(kernel.evaluate(X1[1], X2[2])), rel=100 * EPS)
+    singly = jax.vmap(kernel.evaluate)(X1, X2)
+    np.testing.assert_allclose(np.diag(pairs), singly, rtol=100 * EPS)
+
+
+@pytest.mark.parametrize("name", ["rbf", "polynomial", "NTK-relu-1-bias", "NTK-erf-1-bias", "product", "custom"])
+def test_numbers_of_points_differ(name):
+    kernel = ALL[name]
+    full = kernel(X1, X2)
+    assert kernel(X1, X2[:4]).shape == kernel.pairwise(X1, X2[:4]).shape == (6, 4)
+    np.testing.assert_allclose(kernel(X1[:2], X2), full[:2], rtol=100 * EPS, atol=100 * EPS)
+    np.testing.assert_allclose(kernel(X1, X2[:4]), full[:, :4], rtol=100 * EPS, atol=100 * EPS)
+    np.testing.assert_allclose(kernel(X1, X2), kernel(X2, X1).T, rtol=100 * EPS, atol=100 * EPS)
+
+
+@pytest.mark.parametrize("coordinates", [1, 40, 72])
+def test_pairwise_in_blocks(monkeypatch, coordinates):
+    """Rows at a time, so that many pairs of large images fit into memory; the last block may be smaller."""
+    kernel = kk.Matern32(1.3)
+    whole = kernel.pairwise(X1, X2)
+    monkeypatch.setattr(base, "_COORDINATES_AT_ONCE", coordinates)
+    np.testing.assert_allclose(kernel.pairwise(X1, X2), whole, rtol=10 * EPS)
+    np.testing.assert_allclose(kernel.pairwise(X1[:5], X2), whole[:5], rtol=10 * EPS)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -74,7 +95,7 @@ def test_duplicate_rows_count_as_one_point(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["rbf", "laplace", "matern32", "NTK-relu-2-free", "NTK-relu-2-bias", "NNGP-relu-2-free"]
+    "name", ["rbf", "laplace", "matern32", "NTK-relu-1-free", "NTK-relu-1-bias", "NNGP-relu-1-free"]
 )
 @pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-6, 1e-9])
 def test_the_documented_loss_for_near_pairs(name, distance):
@@ -100,7 +121,7 @@ def test_far_from_the_origin(name, offset):
     np.testing.assert_allclose(kernel(a, b), kernel(X1, X2), rtol=0, atol=10 * EPS * offset)
 
 
-@pytest.mark.parametrize("name", ["rbf", "laplace", "NTK-relu-2-bias", "NTK-erf-2-bias", "polynomial"])
+@pytest.mark.parametrize("name", ["laplace", "NTK-relu-1-bias", "NTK-erf-1-bias"])
 def test_one_point_and_wide_points(name):
     kernel = ALL[name]
     assert kernel(X1[:1]).shape == (1, 1)
@@ -126,7 +147,7 @@ def point_sets(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(points=point_sets(), name=st.sampled_from([*CLASSICAL, *COMPOSITE, *networks(biases=(0.3,))]))
+@given(points=point_sets(), name=st.sampled_from([*CLASSICAL, *COMPOSITE, *networks(depths=(1,), biases=(0.3,))]))
 def test_positive_semi_definite(points, name):
     kernel = ALL[name]
     gram = np.asarray(kernel(points))
@@ -221,39 +242,42 @@ def test_the_kernel_is_that_of_the_activation_it_applies(name):
 # --- Precision -------------------------------------------------------------------------------------------------
 
 
+EPS32 = float(np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_float32(name):
-    """The dtype is kept, and the error is that of the dtype.
-
-    Against the same points in float64: inputs are exact, and a Gram matrix of points in general position loses
-    the same few roundings as in float64.  Measured: at most 15 eps32 of √(k(x, x) k(z, z)).
-    """
+    """The dtype is kept, and for points in general position the error is a few roundings, as in float64."""
     kernel = ALL[name]
-    eps32 = float(np.finfo(np.float32).eps)
-    narrow1, narrow2 = X1.astype(jnp.float32), X2.astype(jnp.float32)
-    wide1, wide2 = narrow1.astype(float), narrow2.astype(float)
-    for narrow, wide in (
-        (kernel(narrow1, narrow2), kernel(wide1, wide2)),
-        (kernel.pairwise(narrow1, narrow2), kernel(wide1, wide2)),
-        (kernel.evaluate(narrow1[0], narrow2[0])[None, None], kernel(wide1, wide2)[:1, :1]),
-    ):
-        assert narrow.dtype == jnp.float32
-        n, m = narrow.shape
-        error = np.abs(np.asarray(narrow, float) - wide) / size(kernel, wide1, wide2)[:n, :m]
-        assert error.max() < 50 * eps32, error.max() / eps32
+    points = X1.astype(jnp.float32), X2.astype(jnp.float32)
+    narrow, wide = kernel(*points), kernel(*(x.astype(float) for x in points))
+    assert narrow.dtype == jnp.float32
+    assert np.all(np.abs(narrow - wide) < 100 * EPS32 * size(kernel, X1, X2))
 
 
-@pytest.mark.parametrize("name", ["rbf", "matern52", "NTK-relu-2-free", "NTK-erf-2-bias", "NNGP-gelu-2-bias"])
-def test_float32_derivatives_near_the_diagonal(name):
-    """At r = 1e-3, where an arc-cosine recursion in float32 has no correct digit left."""
+@pytest.mark.parametrize("name", ["rbf", "matern52", "NTK-relu-1-free", "NTK-erf-1-bias", "NNGP-gelu-1-bias"])
+def test_float32_pairs(name):
+    kernel = ALL[name]
+    narrow = kernel.pairwise(X1.astype(jnp.float32), X2.astype(jnp.float32))
+    assert narrow.dtype == jnp.float32
+    assert np.all(np.abs(narrow - kernel.pairwise(X1, X2)) < 100 * EPS32 * size(kernel, X1, X2))
+
+
+@pytest.mark.parametrize("name", ["matern52", "NTK-relu-1-free"])
+@pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-6])
+def test_float32_derivatives_near_the_diagonal(name, distance):
+    """Where cos θ rounded to float32 has lost the angle, the difference of the points has not."""
     kernel = ALL[name]
     z = X1[0].astype(jnp.float32)
-    x = z + jnp.float32(1e-3) * jnp.array([0.48, 0.36, 0.8], jnp.float32)
-    for derivative in (jax.grad(kernel.evaluate), jax.hessian(kernel.evaluate)):
-        narrow, wide = derivative(x, z), derivative(x.astype(float), z.astype(float))
+    x = z + jnp.float32(distance) * jnp.array([0.48, 0.36, 0.8], jnp.float32)
+
+    @jax.jit
+    def derivatives(x, z):
+        return jax.grad(kernel.evaluate)(x, z), jax.hessian(kernel.evaluate)(x, z)
+
+    for narrow, wide in zip(derivatives(x, z), derivatives(x.astype(float), z.astype(float)), strict=True):
         assert narrow.dtype == jnp.float32
-        scale = max(np.max(np.abs(wide)), 1e-3)
-        assert np.max(np.abs(narrow - wide)) < 1e-4 * scale
+        assert np.max(np.abs(narrow - wide)) < 100 * EPS32 * np.max(np.abs(wide))
 
 
 def test_numbers_of_another_precision_do_not_widen():
@@ -265,25 +289,23 @@ def test_numbers_of_another_precision_do_not_widen():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("name", networks(kinds=("NTK",), activations=("relu", "leaky_relu")))
+@pytest.mark.parametrize("name", ["NTK-relu-1-free", "NNGP-leaky_relu-1-free"])
 def test_bright_and_dim_points(name, dtype):
-    """Images of very different norm: nothing cancels, so nothing may be lost, and certainly nothing be NaN."""
+    """Images of very different norm: nothing cancels, so nothing may be lost: k(cx, z) = c k(x, z)."""
     kernel = ALL[name]
-    x, z = X1[0].astype(dtype), X2[0].astype(dtype)
-    dim = jnp.asarray(10.0 ** np.arange(-9, 1), dtype)
-    values = jax.vmap(lambda scale: kernel.evaluate(scale * x, z))(dim)
-    gradients = jax.vmap(lambda scale: jax.grad(kernel.evaluate)(scale * x, z))(dim)
-    assert np.all(np.isfinite(values))
-    assert np.all(np.isfinite(gradients))
-    if kernel.bias_std == 0:  # k(cx, z) = c k(x, z)
-        expected = np.asarray(dim) * np.asarray(values[-1])
-        np.testing.assert_allclose(values, expected, rtol=100 * float(jnp.finfo(dtype).eps))
+    dim = jnp.asarray([1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 1], dtype)
+    values, gradients = jax.vmap(jax.value_and_grad(kernel.evaluate), (0, None))(
+        dim[:, None] * X1[:1].astype(dtype), X2[0].astype(dtype)
+    )
+    rounding = 100 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(values, np.asarray(dim) * np.asarray(values[-1]), rtol=rounding)
+    np.testing.assert_allclose(gradients, np.stack([gradients[-1]] * 6), rtol=0, atol=rounding * np.max(gradients[-1]))
 
 
 # --- Transformations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["laplace", "rational_quadratic", "product", "NTK-relu-2-bias", "NNGP-gelu-2-bias"])
+@pytest.mark.parametrize("name", ["laplace", "rational_quadratic", "product", "NTK-relu-1-bias", "NNGP-gelu-1-bias"])
 def test_jit_with_the_kernel_as_an_argument(name):
     kernel = ALL[name]
     for jit in (jax.jit, eqx.filter_jit):
@@ -328,7 +350,7 @@ def test_vmap_over_hyper_parameters(make, numbers):
 
 
 def test_vmap_over_points():
-    batch = jnp.stack([X1[:5], X2])
+    batch = jnp.stack([X1, X2])
     for kernel in (kk.RBF(1.3), kk.NTK(1, "relu", 1.4, 0.3)):
         grams = jax.vmap(kernel)(batch)
         for gram, points in zip(grams, batch, strict=True):
@@ -336,7 +358,7 @@ def test_vmap_over_points():
 
 
 @pytest.mark.parametrize(
-    "name", ["rbf", "laplace", "matern32", "rational_quadratic", "NTK-relu-2-bias", "NTK-erf-2-free"]
+    "name", ["rbf", "laplace", "matern32", "rational_quadratic", "NTK-relu-1-bias", "NTK-erf-1-free"]
 )
 def test_non_finite_numbers_under_a_trace_stay_visible(name):
     """No exception can be raised there: NaN in, NaN out, and never the k(x, x) of coincident points."""
