@@ -7,7 +7,7 @@ trace `checked_result` carries the same conditions into the compiled program.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "between_points",
     "boundary",
     "check_finite",
     "check_finite_scalar",
@@ -29,6 +30,7 @@ __all__ = [
     "is_concrete",
 ]
 
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -141,6 +143,19 @@ def check_points(
         points = points.astype(like.dtype)
     check_finite(name, points)
     return points
+
+
+def between_points(evaluate: F) -> F:
+    """Decorator of a kernel's `evaluate`: two single points of one shape, which nothing may broadcast."""
+
+    @functools.wraps(evaluate)
+    def checked(self, x, z):
+        x, z = check_floating("x", x), check_floating("z", z)
+        if x.shape != z.shape:
+            raise ValueError(f"z must have the shape of x, {x.shape}, got {z.shape}")
+        return evaluate(self, x, z)
+
+    return cast(F, checked)
 
 
 def checked_result(result: T, failures: Sequence[tuple[Any, str]]) -> T:

@@ -5,6 +5,7 @@ symmetric part of the derivative (the mean of the two one-sided ones, which is 0
 after that, which is infinite, with an error.  Away from these points they are exact to rounding.
 """
 
+import functools
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -14,39 +15,41 @@ from jaxtyping import Array, Float
 
 __all__ = ["angle", "angle_excess", "arc_excess", "cusp_sqrt"]
 
-_NO_SECOND_DERIVATIVE = (
-    "A second derivative was asked for at a point where the kernel has a cusp (coincident points of a Laplace "
-    "kernel; coincident or collinear points, or the origin, of a ReLU network's kernel). It does not exist "
-    "there: see kernel.smoothness."
+_NO_FURTHER_DERIVATIVE = (
+    "A derivative was asked for at a point where the kernel has none of that order: the second at a cusp "
+    "(coincident points of a Laplace kernel; coincident or collinear points, or the origin, of a ReLU network's "
+    "kernel), the third or fifth at coincident points of a Matérn-3/2 or -5/2 kernel: see kernel.smoothness."
 )
 
 
-@jax.custom_jvp
-def _half_inverse_sqrt(u: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Derivative of `cusp_sqrt`: 1/(2√u), and its symmetric part 0 at u = 0."""
-    positive = u > 0
-    return jnp.where(positive, 0.5 / jnp.sqrt(jnp.where(positive, u, 1)), 0)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _half_power(u: Float[Array, "..."], below: int, derivatives: int) -> Float[Array, "..."]:
+    """u^(½ − below) for u > 0 and 0 at u = 0, where as many derivatives are 0 too and the next is refused."""
+    cusp = u == 0
+    safe = jnp.where(cusp, 1, u)
+    power = jnp.sqrt(safe)
+    for _ in range(below):
+        power = power / safe
+    return jnp.where(cusp, 0, power)
 
 
-@_half_inverse_sqrt.defjvp
-def _half_inverse_sqrt_jvp(primals, tangents):
+@_half_power.defjvp
+def _half_power_jvp(below, derivatives, primals, tangents):
     (u,), (du,) = primals, tangents
-    value = _half_inverse_sqrt(u)
-    # The derivative exists wherever u > 0; at u = 0 it is infinite, and any number would be a silent lie.
-    u = eqx.error_if(u, u == 0, _NO_SECOND_DERIVATIVE)
-    return value, -0.5 * value / u * du
+    value = _half_power(u, below, derivatives)
+    if derivatives == 0:
+        # The derivative exists wherever u > 0; at u = 0 it is infinite, and any number would be a silent lie.
+        u = eqx.error_if(u, u == 0, _NO_FURTHER_DERIVATIVE)
+    return value, (0.5 - below) * _half_power(u, below + 1, max(derivatives - 1, 0)) * du
 
 
-@jax.custom_jvp
-def cusp_sqrt(u: Float[Array, "..."]) -> Float[Array, "..."]:
-    """√u for u >= 0, with derivative 0 at u = 0 and no second derivative there."""
-    return jnp.sqrt(u)
+def cusp_sqrt(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "..."]:
+    """√u for u >= 0, whose derivatives at u = 0 are 0 up to the given order and refused beyond.
 
-
-@cusp_sqrt.defjvp
-def _cusp_sqrt_jvp(primals, tangents):
-    (u,), (du,) = primals, tangents
-    return cusp_sqrt(u), _half_inverse_sqrt(u) * du
+    More than one is right only in a function of u = r² whose terms in √u are of so high an order in r that
+    these derivatives are multiplied by 0 at r = 0.
+    """
+    return _half_power(u, 0, derivatives)
 
 
 @jax.custom_jvp
@@ -65,7 +68,7 @@ def _angle_jvp(primals, tangents):
     (defect, antidefect), (d_defect, d_antidefect) = primals, tangents
     total = defect + antidefect
     numerator = antidefect * d_defect - defect * d_antidefect
-    slope = 2 * _half_inverse_sqrt(defect * antidefect) / jnp.where(total > 0, total, 1)
+    slope = _half_power(defect * antidefect, 1, 0) / jnp.where(total > 0, total, 1)
     return angle(defect, antidefect), slope * numerator
 
 

@@ -15,9 +15,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array
 
-from kpoison._validation import check_finite_scalar, check_name
+from kpoison._typing import Scalar
+from kpoison._validation import check_finite_scalar, check_integer, check_name
 from kpoison.kernels._cusp import angle, arc_excess, cusp_sqrt
 from kpoison.kernels.base import matrix_product
 
@@ -224,18 +225,25 @@ def _derivative(function: Callable) -> Callable:
 
 
 @functools.cache
-def _gauss_hermite(degree: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes (a, b) and weights of E over two independent standard normals; negligible ones left out."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(degree)
-    weights = weights / math.sqrt(2 * math.pi)
+def _gaussian_rule(nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes (a, b) and weights of E over two independent standard normals; negligible ones left out.
+
+    The trapezoidal rule: for φ with singularities at a distance δ from the real axis its error is exp(−2πδ/h),
+    with steps h ∝ 1/nodes, where that of Gauss–Hermite falls like exp(−δ√(8·nodes)) (Trefethen 2022).
+    """
+    # Tails beyond 8.8 hold 1e-18; a coarse rule balances them against exp(−2π²/h²) (entire functions).
+    half_width = min(8.8, math.sqrt(math.pi * nodes))
+    points = half_width * (2 * np.arange(nodes) + 1 - nodes) / nodes
+    weights = np.exp(-0.5 * points**2)
+    weights /= np.sum(weights)
     product = np.outer(weights, weights)
-    first, second = np.nonzero(product > 1e-22)
-    return nodes[first], nodes[second], product[first, second]
+    first, second = np.nonzero(product > 1e-17 * np.max(product))
+    return points[first], points[second], product[first, second]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _gaussian_expectation(f, g, degree, variance_x, variance_z, covariance):
-    """E[f(u) g(v)] by Gauss–Hermite quadrature, elementwise over broadcast arrays.
+def _gaussian_expectation(f, g, nodes, variance_x, variance_z, covariance):
+    """E[f(u) g(v)] by quadrature, elementwise over broadcast arrays.
 
     Its derivatives are again such expectations (Price's theorem), so the square root in u, v is never
     differentiated and coincident points are ordinary points.
@@ -245,46 +253,45 @@ def _gaussian_expectation(f, g, degree, variance_x, variance_z, covariance):
     cosine = jnp.clip(covariance / jnp.where(scale > 0, scale, 1), -1, 1)
     common, opposite = jnp.sqrt(0.5 * (1 + cosine)), jnp.sqrt(0.5 * (1 - cosine))
 
-    def add(total, node):
-        a, b, weight = node
+    def add(total, point):
+        a, b, weight = point
         u = deviation_x * (common * a + opposite * b)
         v = deviation_z * (common * a - opposite * b)
         return total + weight * f(u) * g(v), None
 
-    nodes = tuple(jnp.asarray(part, covariance.dtype) for part in _gauss_hermite(degree))
+    rule = tuple(jnp.asarray(part, covariance.dtype) for part in _gaussian_rule(nodes))
     total = jnp.zeros(jnp.broadcast_shapes(scale.shape, covariance.shape), covariance.dtype)
-    return jax.lax.scan(add, total, nodes)[0]
+    return jax.lax.scan(add, total, rule)[0]
 
 
 @_gaussian_expectation.defjvp
-def _gaussian_expectation_jvp(f, g, degree, primals, tangents):
+def _gaussian_expectation_jvp(f, g, nodes, primals, tangents):
     d_variance_x, d_variance_z, d_covariance = tangents
     df, dg = _derivative(f), _derivative(g)
-    value = _gaussian_expectation(f, g, degree, *primals)
-    slope_x = 0.5 * _gaussian_expectation(_derivative(df), g, degree, *primals)
-    slope_z = 0.5 * _gaussian_expectation(f, _derivative(dg), degree, *primals)
-    slope = _gaussian_expectation(df, dg, degree, *primals)
+    value = _gaussian_expectation(f, g, nodes, *primals)
+    slope_x = 0.5 * _gaussian_expectation(_derivative(df), g, nodes, *primals)
+    slope_z = 0.5 * _gaussian_expectation(f, _derivative(dg), nodes, *primals)
+    slope = _gaussian_expectation(df, dg, nodes, *primals)
     return value, slope_x * d_variance_x + slope_z * d_variance_z + slope * d_covariance
 
 
 class Quadrature(SmoothActivation):
-    """Any smooth activation, by Gauss–Hermite quadrature.
+    """Any smooth activation, by quadrature over the two Gaussians.
 
     Args:
         function: u → φ(u), elementwise and infinitely differentiable by JAX.
-        degree: nodes per axis.  The error falls geometrically for entire functions and more slowly the nearer
-            φ's complex singularities lie to the real axis, measured in standard deviations of u: at degree 64
-            and unit variance 1e-9 to 1e-7 for tanh and its derivatives; raise the degree for a larger weight_std.
+        nodes: per axis.  The error falls geometrically, the more slowly the nearer φ's complex singularities lie
+            to the real axis, measured in standard deviations of u: for tanh and tanh' it is at most 1e-11 with
+            64 nodes at unit variance, 2e-5 with 64 and 1e-13 with 160 at variance 4.
     """
 
     function: Callable[[Array], Array] = eqx.field(static=True)
-    degree: int = eqx.field(static=True, default=64)
+    nodes: int = eqx.field(static=True, default=64)
 
     def __check_init__(self):
         if not callable(self.function):
             raise TypeError(f"function must be callable, got {type(self.function).__name__}")
-        if not isinstance(self.degree, int) or self.degree < 2:
-            raise ValueError(f"degree must be an integer >= 2, got {self.degree!r}")
+        check_integer("nodes", self.nodes, 2)
 
     def __call__(self, u: Array) -> Array:
         """φ(u)."""
@@ -292,7 +299,7 @@ class Quadrature(SmoothActivation):
 
     def dual(self, variance_x: Array, variance_z: Array, covariance: Array) -> Array:
         """E[φ(u)φ(v)]."""
-        return _gaussian_expectation(self.function, self.function, self.degree, variance_x, variance_z, covariance)
+        return _gaussian_expectation(self.function, self.function, self.nodes, variance_x, variance_z, covariance)
 
 
 class LeakyReLU(Activation[Wedge]):
@@ -302,7 +309,7 @@ class LeakyReLU(Activation[Wedge]):
     carries ‖a‖‖b‖(1 − cos θ) instead of cos θ, from which every layer's angle follows without cancellation.
     """
 
-    slope: Float[ArrayLike, ""] = 0.01
+    slope: Scalar = 0.01
 
     def __check_init__(self):
         check_finite_scalar("slope", self.slope)
@@ -314,8 +321,8 @@ class LeakyReLU(Activation[Wedge]):
     def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
         """Wedge of the first layer at two points, from x − z and x + z.
 
-        With a = (√w x, √b) and c likewise for z, the vector a‖c‖ − c‖a‖ is half of
-        (a − c)(‖a‖ + ‖c‖) − (a + c)(‖a‖ − ‖c‖), in which nothing cancels.
+        With a = (√w x, √b), c likewise for z and ‖c‖ <= ‖a‖, the vector a‖c‖ − c‖a‖ is (a − c)‖c‖ − c(‖a‖ − ‖c‖),
+        in which nothing cancels for points that are close, nor for points of very different norm.
         """
         root_w = jnp.sqrt(weight_variance)
         norm_x = cusp_sqrt(weight_variance * jnp.sum(x * x) + bias_variance)
@@ -324,18 +331,20 @@ class LeakyReLU(Activation[Wedge]):
         difference, sum_ = root_w * (x - z), root_w * (x + z)
         vanishing = product == 0
         gap = jnp.sum(difference * sum_) / jnp.where(total > 0, total, 1)
-        apart = difference * total - sum_ * gap
-        along = sum_ * total - difference * gap
-        divisor = 8 * jnp.where(vanishing, 1, product)
-        defect = (jnp.sum(apart * apart) + 4 * bias_variance * gap * gap) / divisor
-        antidefect = (jnp.sum(along * along) + 4 * bias_variance * total * total) / divisor
+        x_is_shorter = norm_x <= norm_z
+        shorter, shorter_norm = root_w * jnp.where(x_is_shorter, x, z), jnp.where(x_is_shorter, norm_x, norm_z)
+        sign = jnp.where(x_is_shorter, -1, 1)
+        apart = sign * difference * shorter_norm - shorter * (sign * gap)
+        along = sum_ * shorter_norm + shorter * (sign * gap)
+        divisor = 2 * jnp.where(vanishing, 1, product)
+        defect = (jnp.sum(apart * apart) + bias_variance * gap * gap) / divisor
+        antidefect = (jnp.sum(along * along) + bias_variance * total * total) / divisor
         covariance = weight_variance * jnp.sum(x * z) + bias_variance
 
         # Exactly collinear points leave only rounding noise, whose direction would decide the derivative.
-        noise = (16 * jnp.finfo(x.dtype).eps) ** 2 / divisor
-        size = total * total
-        defect = _snap(defect, defect <= noise * jnp.sum(difference * difference) * size)
-        antidefect = _snap(antidefect, antidefect <= noise * jnp.sum(sum_ * sum_) * size)
+        noise = (16 * jnp.finfo(x.dtype).eps * shorter_norm) ** 2 / divisor
+        defect = _snap(defect, defect <= noise * jnp.sum(difference * difference))
+        antidefect = _snap(antidefect, antidefect <= noise * jnp.sum(sum_ * sum_))
         # Where a vector vanishes the two defects are 0 with derivatives −dK and dK: a right angle, see `NTK`.
         defect = jnp.where(vanishing, -covariance, defect)
         antidefect = jnp.where(vanishing, covariance, antidefect)
@@ -409,7 +418,7 @@ def _snap(value: Array, to_zero: Array) -> Array:
 class ReLU(LeakyReLU):
     """φ(u) = max(u, 0)."""
 
-    slope: Float[ArrayLike, ""] = eqx.field(static=True, default=0.0)
+    slope: Scalar = eqx.field(static=True, default=0.0)
 
 
 _BY_NAME: dict[str, Callable[[], Activation]] = {

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from kpoison._validation import check_integer, check_points, check_positive
+from kpoison._typing import Scalar
+from kpoison._validation import between_points, check_integer, check_points, check_positive
 
 __all__ = [
     "Custom",
@@ -109,6 +110,9 @@ class Kernel(eqx.Module):
 
     __rmul__ = __mul__
 
+    # NumPy would otherwise multiply every number of an array with the kernel by itself.
+    __array_ufunc__ = None
+
 
 def with_array_parameters(kernel: Kernel, dtype) -> Kernel:
     """The kernel with its numbers as arrays, which compiled functions take as inputs rather than constants."""
@@ -193,7 +197,7 @@ class Scaled(Kernel):
     """scale · k(x, z), scale > 0; written `scale * k`."""
 
     kernel: Kernel
-    scale: Float[ArrayLike, ""]
+    scale: Scalar
 
     def __check_init__(self):
         _check_kernel("kernel", self.kernel)
@@ -260,6 +264,7 @@ class Custom(Kernel):
         self._rotation_invariant = rotation_invariant
         self._point_ndim = point_ndim
 
+    @between_points
     def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
         """function(x, z)."""
         value = jnp.asarray(self.function(x, z))

@@ -4,9 +4,10 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
-from kpoison._validation import check_positive
+from kpoison._typing import Scalar
+from kpoison._validation import between_points, check_positive
 from kpoison.kernels.base import Kernel, matrix_product
 
 __all__ = ["Linear", "Polynomial"]
@@ -15,6 +16,7 @@ __all__ = ["Linear", "Polynomial"]
 class Linear(Kernel):
     """k(x, z) = x·z; infinitely smooth, no near-clone regime (L5)."""
 
+    @between_points
     def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
         """x·z."""
         return jnp.sum(x * z)
@@ -43,7 +45,7 @@ class Polynomial(Linear):
     """
 
     degree: int = eqx.field(static=True)
-    offset: Float[ArrayLike, ""] = 1.0
+    offset: Scalar = 1.0
 
     def __check_init__(self):
         if not isinstance(self.degree, int) or isinstance(self.degree, bool) or self.degree < 1:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
-from kpoison._validation import check_positive
+from kpoison._typing import Scalar
+from kpoison._validation import between_points, check_positive
 from kpoison.kernels.activations import Activation, as_activation
 from kpoison.kernels.base import Kernel
 
@@ -29,15 +30,15 @@ class NeuralKernel(Kernel):
 
     hidden_layers: int = eqx.field(static=True, default=1)
     activation: Activation = eqx.field(converter=as_activation, default="relu")  # pyright: ignore
-    weight_std: Float[ArrayLike, ""] = 2**0.5
-    bias_std: Float[ArrayLike, ""] = 0.0
+    weight_std: Scalar = 2**0.5
+    bias_std: Scalar = 0.0
 
     def __init__(
         self,
         hidden_layers: int = 1,
         activation: "str | Activation | Callable[[Array], Array]" = "relu",
-        weight_std: Float[ArrayLike, ""] = 2**0.5,
-        bias_std: Float[ArrayLike, ""] = 0.0,
+        weight_std: Scalar = 2**0.5,
+        bias_std: Scalar = 0.0,
     ):
         if not isinstance(hidden_layers, int) or isinstance(hidden_layers, bool) or hidden_layers < 1:
             raise ValueError(f"hidden_layers must be an integer >= 1, got {hidden_layers!r}")
@@ -56,6 +57,7 @@ class NeuralKernel(Kernel):
         """The kernel from the state of the first layer."""
         raise NotImplementedError
 
+    @between_points
     def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
         """k(x, z) for two single points."""
         weight_variance, bias_variance = self._variances(x.dtype)

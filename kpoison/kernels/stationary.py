@@ -1,13 +1,15 @@
 """Isotropic stationary kernels: functions of u = ‖x − z‖²/ℓ²."""
 
 import abc
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
-from kpoison._validation import check_positive
+from kpoison._typing import Scalar
+from kpoison._validation import between_points, check_positive
 from kpoison.kernels._cusp import cusp_sqrt
 from kpoison.kernels.base import Kernel, matrix_product
 
@@ -21,7 +23,7 @@ class Stationary(Kernel):
         length_scale: ℓ > 0, in the units of the inputs.
     """
 
-    length_scale: Float[ArrayLike, ""]
+    length_scale: Scalar
 
     def __check_init__(self):
         check_positive("length_scale", self.length_scale)
@@ -30,6 +32,7 @@ class Stationary(Kernel):
     def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """k as a function of u = ‖x − z‖²/ℓ², elementwise, with profile(0) = 1."""
 
+    @between_points
     def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
         """k(x, z) from the difference x − z: exact to rounding however close the points are."""
         scaled = (x - z) / jnp.asarray(self.length_scale, x.dtype)
@@ -89,7 +92,7 @@ class RationalQuadratic(Stationary):
         alpha: shape α > 0; α → ∞ is the RBF kernel.
     """
 
-    alpha: Float[ArrayLike, ""] = 1.0
+    alpha: Scalar = 1.0
 
     def __check_init__(self):
         check_positive("alpha", self.alpha)
@@ -105,23 +108,25 @@ class RationalQuadratic(Stationary):
         return math.inf
 
 
-def _matern12(u: Float[Array, "..."]) -> Float[Array, "..."]:
-    """e^(−t) as a function of u = t²."""
-    return jnp.exp(-cusp_sqrt(u))
-
-
 # In u = t² the Matérn functions form a ladder, each the derivative of the next up to a factor.  Walking it
 # keeps every derivative that exists finite and exact at u = 0, where the chain rule through t = √u has 0·∞.
-@jax.custom_jvp
-def _matern32(u: Float[Array, "..."]) -> Float[Array, "..."]:
+# `derivatives` is how often e^(−t), on the lowest rung, may be differentiated at u = 0: see `cusp_sqrt`.
+def _matern12(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "..."]:
+    """e^(−t) as a function of u = t²."""
+    return jnp.exp(-cusp_sqrt(u, derivatives))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _matern32(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "..."]:
     """(1 + t) e^(−t) as a function of u = t²."""
     t = jnp.sqrt(u)
     return (1 + t) * jnp.exp(-t)
 
 
 @_matern32.defjvp
-def _matern32_jvp(primals, tangents):
-    return _matern32(*primals), -0.5 * _matern12(*primals) * tangents[0]
+def _matern32_jvp(derivatives, primals, tangents):
+    (u,), (du,) = primals, tangents
+    return _matern32(u, derivatives), -0.5 * _matern12(u, derivatives) * du
 
 
 @jax.custom_jvp
@@ -133,7 +138,8 @@ def _matern52(u: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @_matern52.defjvp
 def _matern52_jvp(primals, tangents):
-    return _matern52(*primals), -_matern32(*primals) / 6 * tangents[0]
+    (u,), (du,) = primals, tangents
+    return _matern52(u), -_matern32(u, 2) / 6 * du
 
 
 class Laplace(Stationary):

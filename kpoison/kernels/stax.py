@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kpoison._validation import check_integer, check_name
+from kpoison._validation import between_points, check_integer, check_name
 from kpoison.kernels._neural_tangents import load_neural_tangents
 from kpoison.kernels.base import Kernel
 
@@ -22,6 +22,7 @@ class StaxKernel(Kernel):
     _point_ndim: int = eqx.field(static=True)
     _smoothness: int | float = eqx.field(static=True)
 
+    @between_points
     def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
         """kernel_fn on two single points, in neural-tangents' own precision near the diagonal."""
         return self.kernel_fn(x[None], z[None], self.get)[0, 0].astype(x.dtype)

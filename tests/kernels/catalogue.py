@@ -46,7 +46,7 @@ def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2
 
 
 def quadratures() -> dict[str, kk.Kernel]:
-    """A network whose activation has no closed form; at a low degree, where accuracy is not what is tested."""
+    """A network whose activation has no closed form; with few nodes, where accuracy is not what is tested."""
     return {"NTK-tanh": kk.NTK(1, kk.Quadrature(jnp.tanh, 16), 1.4, 0.3)}
 
 

@@ -105,7 +105,7 @@ def test_hessians_are_finite_and_right(name):
 
 
 def test_quadrature_has_finite_derivatives():
-    """At degree 16 the values are not exact, but the derivatives are those of a smooth function everywhere."""
+    """With 16 nodes the values are not exact, but the derivatives are those of a smooth function everywhere."""
     kernel = quadratures()["NTK-tanh"]
     derivatives = jax.jit(jax.vmap(lambda x, z: (joint_gradient(kernel)(x, z), joint_hessian(kernel)(x, z))))
     gradients, hessians = derivatives(*stacked(PAIRS))
