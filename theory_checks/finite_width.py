@@ -84,7 +84,8 @@ class FiniteWidth:
             counts=(2, 16) if quick else (2, 8, 32),
         )
         # The quick tolerance leaves errors of about 1e-5, a hundredth of the standard errors.
-        self.training = networks.Training(tolerance=1e-6 if quick else None)
+        # Three past steps need no more iterations than ten here, and less memory traffic.
+        self.training = networks.Training(tolerance=1e-6 if quick else None, memory=3)
         self.widths = np.array([1024, 4096, 16384] if quick else [256, 1024, 4096, 16384])
         self.seeds = 32 if quick else 64
         self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))

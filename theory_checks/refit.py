@@ -29,6 +29,12 @@ def _evaluate(kernel: kp.kernels.Kernel, centres: Array, weights: Array, probes:
     return jax.lax.map(at, probes)
 
 
+@eqx.filter_jit
+def _cross(kernel: kp.kernels.Kernel, locations: Array, X: Array) -> tuple[Array, Array]:
+    """k(locations, X) and k(locations, locations), from differences."""
+    return kernel.pairwise(locations, X), kernel.pairwise(locations, locations)
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """A refitted predictor.
@@ -89,8 +95,7 @@ class Refitter:
         """Train on the clean data and `counts` copies of each location, with A = K + total·ridge·I."""
         n, counts = len(self.X), np.asarray(counts, int)
         locations = jnp.atleast_2d(locations)
-        cross = np.asarray(jax.jit(self.kernel.pairwise)(locations, self.X))
-        own = np.asarray(self.kernel.pairwise(locations, locations))
+        cross, own = map(np.asarray, _cross(self.kernel, locations, self.X))
         distinct = np.block([[self.gram, cross.T], [cross, own]])
         rows = np.concatenate([np.arange(n), n + np.repeat(np.arange(len(counts)), counts)])
         targets = np.concatenate([self.y, np.repeat(np.atleast_1d(labels), counts)])
