@@ -7,6 +7,7 @@ from kpoison.laws import (
     efficacy,
     efficacy_gradient,
     gain,
+    m_success,
     predict,
     spike,
     spike_components,
@@ -14,6 +15,7 @@ from kpoison.laws import (
 )
 from kpoison.poison import Poison
 from kpoison.ridge import Cholesky, IllConditionedWarning, Posterior, Spectral, fit
+from kpoison.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -30,8 +32,10 @@ __all__ = [
     "fit",
     "gain",
     "kernels",
+    "m_success",
     "predict",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",
+    "sweep",
 ]

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 __all__ = ["angle", "angle_excess", "arc_excess", "cusp_sqrt"]
 
 _NO_FURTHER_DERIVATIVE = (
-    "A derivative was asked for at a point where the kernel has none of that order: the second at a cusp "
-    "(coincident points of a Laplace kernel; coincident or collinear points, or the origin, of a ReLU network's "
-    "kernel), the third or fifth at coincident points of a Matérn-3/2 or -5/2 kernel: see kernel.smoothness."
+    "A derivative was asked for that does not exist at this point: the second at a cusp (coincident points of a "
+    "Laplace kernel; coincident or collinear points, or the origin, of a ReLU network's kernel), the third or fifth "
+    "at coincident points of a Matérn-3/2 or -5/2 kernel: see kernel.smoothness."
 )
 
 

@@ -96,6 +96,17 @@ class Kernel(eqx.Module):
         rows = max(1, _COORDINATES_AT_ONCE // X2.size)
         return jax.vmap(row)(X1) if len(X1) <= rows else jax.lax.map(row, X1, batch_size=rows)
 
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """Σ_i ∇_x k(x, c_i) basis_i: the gradients of p kernel expansions over the same centres at one point.
+
+        A kernel may use a matrix product about the first centre: the rounding error of each term is then eps times its
+        distance from there, so that terms of x near the first centre keep their digits.
+        """
+        slopes = jax.vmap(lambda centre: jax.grad(self.evaluate)(x, centre))(centres)
+        return matrix_product(basis.T, slopes.reshape(len(centres), -1)).reshape(-1, *x.shape)
+
     def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
         """k(x, x) at each point."""
         return jax.vmap(lambda x: self.evaluate(x, x))(X)

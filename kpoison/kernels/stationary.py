@@ -35,8 +35,19 @@ class Stationary(Kernel):
     @between_points
     def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
         """k(x, z) from the difference x − z: exact to rounding however close the points are."""
-        scaled = (x - z) / jnp.asarray(self.length_scale, x.dtype)
+        scaled = (x - z) * (1 / jnp.asarray(self.length_scale, x.dtype))
         return self.profile(jnp.sum(scaled * scaled))
+
+    def gradient_products(
+        self, x: Float[Array, " d"], centres: Float[Array, "n d"], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p d"]:
+        """Σ_i ∇_x k(x, c_i) basis_i by a matrix product about the first centre."""
+        inverse = 1 / jnp.asarray(self.length_scale, x.dtype)
+        scaled = (x[None] - centres) * inverse
+        slopes = jax.vmap(jax.grad(self.profile))(jnp.sum(scaled * scaled, axis=1)) * (2 * inverse**2)
+        weighted = slopes[None] * basis.T
+        products = matrix_product(weighted, centres - centres[:1])
+        return jnp.sum(weighted, axis=1)[:, None] * (x - centres[0])[None] - products
 
     def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
         """Gram matrix through ‖x − z‖² = ‖x‖² + ‖z‖² − 2 x·z about a common centre."""

@@ -9,6 +9,7 @@ from kpoison.laws.spike import (
     spike_components,
     spike_efficacy_ratio,
 )
+from kpoison.laws.thresholds import m_success
 
 __all__ = [
     "coupling_floor",
@@ -16,6 +17,7 @@ __all__ = [
     "efficacy",
     "efficacy_gradient",
     "gain",
+    "m_success",
     "predict",
     "spike",
     "spike_components",

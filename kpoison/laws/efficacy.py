@@ -42,7 +42,7 @@ def predict(
     else:
         effect = poison_effect(clean, poison, ridge, "exact")
         terms = [effect.reference.mean_expansion(), effect.change()]  # pyright: ignore[reportAttributeAccessIssue]
-    values = sum(term.map(term, points) for term in terms)
+    values = sum(term.values(points) for term in terms)
     return like_targets(clean, x, jnp.asarray(values))
 
 
@@ -102,5 +102,4 @@ def efficacy(
         TypeError, ValueError: naming the argument that does not fit.
     """
     x = jnp.asarray(x)
-    delta = change(clean, poison, ridge, law)
-    return like_targets(clean, x, delta.map(delta, as_points(clean, x)))
+    return like_targets(clean, x, change(clean, poison, ridge, law).values(as_points(clean, x)))

@@ -21,11 +21,6 @@ __all__ = [
 ]
 
 
-def _squared_norm(gradients: Array) -> Array:
-    """Σ over the point axes, which follow (q, C)."""
-    return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
-
-
 @boundary(check_law_arguments)
 @eqx.filter_jit
 def efficacy_gradient(
@@ -40,7 +35,7 @@ def efficacy_gradient(
     """
     x = jnp.asarray(x)
     delta = change(clean, poison, ridge, law)
-    gradients = delta.map(delta.gradient, as_points(clean, x))
+    gradients = delta.gradients(as_points(clean, x))
     return like_targets(clean, x, gradients, trailing=gradients.ndim - 2)
 
 
@@ -60,7 +55,7 @@ def spike(
     """
     x = jnp.asarray(x)
     delta = change(clean, poison, ridge, law)
-    return like_targets(clean, x, _squared_norm(delta.map(delta.gradient, as_points(clean, x))))
+    return like_targets(clean, x, delta.squared_gradient_norms(as_points(clean, x)))
 
 
 _NO_RAY = "x must not be 0: no ray passes through the origin"
@@ -101,13 +96,13 @@ def spike_components(
     x = jnp.asarray(x)
     x = checked_result(x, [(jnp.any(_at_origin(clean, x)), _NO_RAY)])
     delta = change(clean, poison, ridge, law)
-    radial, tangential = delta.map(delta.radial_and_tangential_gradient, as_points(clean, x))
-    return like_targets(clean, x, radial**2), like_targets(clean, x, _squared_norm(tangential))
+    radial, tangential = delta.radial_and_tangential_gradients(as_points(clean, x))
+    return like_targets(clean, x, radial**2), like_targets(clean, x, jnp.sum(tangential**2, axis=2))
 
 
 def _covariance_ratio(covariance: KernelExpansion, points: Array) -> Array:
     """‖∇_x k̃(x, ζ)‖²/k̃(x, ζ)² at each point, shape (q, 1)."""
-    return _squared_norm(covariance.map(covariance.gradient, points)) / covariance.map(covariance, points) ** 2
+    return covariance.squared_gradient_norms(points) / covariance.values(points) ** 2
 
 
 def _only_location(clean: Posterior, poison: Poison) -> None:

@@ -1,5 +1,7 @@
 """Functions of the form f(x) = Σ_i k(x, c_i) w_i: what every ridge predictor and every poison effect is."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from kpoison.kernels.base import Kernel, matrix_product
 
 __all__ = ["KernelExpansion"]
 
-_FLOATS_AT_ONCE = 2**25
+_FLOATS_AT_ONCE = 2**24
 
 
 class KernelExpansion(eqx.Module):
@@ -18,29 +20,75 @@ class KernelExpansion(eqx.Module):
     Attributes:
         kernel: k.
         centres: shape (N, d).
-        weights: shape (N, C).
+        weights: w, shape (N, C); with a basis B, w = B · weights and the shape is (p, C).
+        basis: None, or B, shape (N, p).  What depends on x only is then computed once for any number of weights
+            (under `jax.vmap` over them), and every further set of weights costs p or p² for each point.
     """
 
     kernel: Kernel
     centres: Float[Array, "N ..."]
-    weights: Float[Array, "N C"]
+    weights: Float[Array, "p C"]
+    basis: Float[Array, "N p"] | None = None
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " C"]:
-        """f at one point."""
-        return matrix_product(self.kernel.pairwise(x[None], self.centres), self.weights)[0]
+    def values(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
+        """f at many points."""
+        if self.basis is None:
+            return _each(self._value, X, self.centres.size)
+        return matrix_product(self._basis_values(self.basis, X), self.weights)
 
-    def gradient(self, x: Float[Array, "..."]) -> Float[Array, "C ..."]:
-        """∇f at one point, one row per output."""
-        return jax.jacrev(self)(x)
+    def gradients(self, X: Float[Array, "q ..."]) -> Float[Array, "q C ..."]:
+        """∇f at many points."""
+        return _each(self._gradient, X, self.centres.size)
 
-    def radial_and_tangential_gradient(self, x: Float[Array, " d"]) -> tuple[Float[Array, " C"], Float[Array, "C d"]]:
-        """The derivative along x/‖x‖, shape (C,), and the rest of the gradient, shape (C, d), at one point x ≠ 0.
+    def squared_gradient_norms(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
+        """‖∇f‖² at many points."""
+        if self.basis is None:
+            gradients = self.gradients(X)
+            return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
+        # Of the basis functions' gradients only R of their QR decomposition is needed, ‖∇f‖ = ‖R · weights‖, and not
+        # their Gram matrix, which would cancel.
+        triangles = jax.lax.map(_triangle, self._basis_gradients(self.basis, X))
+        # One point after the other: all at once would keep p numbers for each point and set of weights.
+        return jax.lax.map(lambda triangle: jnp.sum(matrix_product(self.weights.T, triangle.T) ** 2, axis=1), triangles)
+
+    def radial_and_tangential_gradients(
+        self, X: Float[Array, "q d"]
+    ) -> tuple[Float[Array, "q C"], Float[Array, "q C d"]]:
+        """The derivative along x/‖x‖ and the rest of the gradient, at many points x ≠ 0.
 
         For rotation-invariant kernels.  Each kernel is evaluated in a frame whose first axis is x: there the two
         parts are separate coordinates, so a tangential part 1e-9 of the radial one keeps its digits.
         """
+        return _each(self._radial_and_tangential_gradient, X, self.centres.size)
+
+    def _value(self, x: Array) -> Float[Array, " C"]:
+        return matrix_product(self.kernel.pairwise(x[None], self.centres), self._all_weights())[0]
+
+    def _gradient(self, x: Array) -> Float[Array, "C ..."]:
+        slopes = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(x, centre))(self.centres)
+        return matrix_product(self._all_weights().T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
+
+    def _basis_values(self, basis: Array, X: Array) -> Float[Array, "q p"]:
+        """The functions of the basis at many points."""
+
+        def at(x):
+            return matrix_product(self.kernel.pairwise(x[None], self.centres), basis)[0]
+
+        return _each(at, X, self.centres.size)
+
+    def _basis_gradients(self, basis: Array, X: Array) -> Float[Array, "q p D"]:
+        """Their gradients, the axes of a point flattened."""
+
+        def at(x):
+            gradients = self.kernel.gradient_products(x, self.centres, basis)
+            return gradients.reshape(len(gradients), -1)
+
+        return _each(at, X, self.centres.size)
+
+    def _radial_and_tangential_gradient(self, x: Array) -> tuple[Float[Array, " C"], Float[Array, "C d"]]:
         norm = jnp.sqrt(jnp.sum(x * x))
         axis = x / norm
+        weights = self._all_weights()
 
         def parts(centre):
             difference = centre - x
@@ -58,11 +106,30 @@ class KernelExpansion(eqx.Module):
             return slopes[0], slopes[1] * across / jnp.where(apart, distance, 1)
 
         if x.size == 1:
-            return self.gradient(x)[:, 0] * axis[0], jnp.zeros((self.weights.shape[1], 1), x.dtype)
+            return self._gradient(x)[:, 0] * axis[0], jnp.zeros((weights.shape[1], 1), x.dtype)
         radial, tangential = jax.vmap(parts)(self.centres)
-        return matrix_product(radial[None], self.weights)[0], matrix_product(self.weights.T, tangential)
+        return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
 
-    def map(self, function, x: Float[Array, "q ..."]):
-        """`function` (a method of an expansion) at each of many points, in batches that bound the memory."""
-        batch = max(1, _FLOATS_AT_ONCE // max(1, self.centres.size))
-        return jax.vmap(function)(x) if len(x) <= batch else jax.lax.map(function, x, batch_size=batch)
+    def _all_weights(self) -> Float[Array, "N C"]:
+        return self.weights if self.basis is None else matrix_product(self.basis, self.weights)
+
+
+def _triangle(rows: Float[Array, "p D"]) -> Float[Array, "p p"]:
+    """R with RᵀR = rows · rowsᵀ, to the accuracy of a QR decomposition, by modified Gram–Schmidt.
+
+    On a CPU a hundred small LAPACK calls between matrix products cost as much as the products.
+    """
+
+    def eliminate(rest, j):
+        norm = jnp.sqrt(jnp.sum(rest[j] ** 2))
+        direction = rest[j] / jnp.where(norm > 0, norm, 1)
+        coefficients = matrix_product(rest, direction[:, None])
+        return rest - coefficients * direction[None], coefficients[:, 0]
+
+    return jax.lax.scan(eliminate, rows, jnp.arange(len(rows)))[1]
+
+
+def _each(function: Callable, X: Float[Array, "q ..."], floats: int):
+    """`function` at each of many points, in batches that bound the memory, of so many floats each."""
+    batch = max(1, _FLOATS_AT_ONCE // max(1, floats))
+    return jax.vmap(function)(X) if len(X) <= batch else jax.lax.map(function, X, batch_size=batch)

@@ -12,7 +12,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_finite, check_points, check_real, checked_result, is_concrete
 from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
 from kpoison.ridge.expansion import KernelExpansion
-from kpoison.ridge.solvers import Factor, Solver, Spectral, implicit_inverse_product, implicit_solve
+from kpoison.ridge.solvers import Factor, ReducedFactor, Solver, Spectral, implicit_inverse_product, implicit_solve
 
 __all__ = ["IllConditionedWarning", "Posterior", "PosteriorAtRidge", "Prior", "check_conditioning", "fit"]
 
@@ -135,8 +135,14 @@ class PosteriorAtRidge(eqx.Module):
     def covariance_expansion(self, Z: Float[Array, "p ..."], weights: Float[Array, "p C"]) -> KernelExpansion:
         """x ↦ k̃(x, Z) weights."""
         cross = self.kernel.pairwise(self.posterior.X, Z)
-        answer = self._solve(matrix_product(cross, weights))
         centres = jnp.concatenate([Z, self.posterior.X])
+        factor = self.posterior.factor
+        if isinstance(factor, ReducedFactor):
+            basis = jax.scipy.linalg.block_diag(jnp.eye(len(Z), dtype=Z.dtype), factor.eigenvectors)
+            answer = matrix_product(factor.coordinates(self.rho, cross), weights)
+            weights = jnp.concatenate([weights, -answer])
+            return KernelExpansion(self.kernel, centres, weights, basis)
+        answer = self._solve(matrix_product(cross, weights))
         return KernelExpansion(self.kernel, centres, jnp.concatenate([weights, -answer]))
 
 
@@ -207,11 +213,8 @@ def fit(
     1.0
     """
     X, y = jnp.asarray(X), jnp.asarray(y)
-    gram, factor = _factorise(with_array_parameters(kernel, X.dtype), X, solver)
-    constant = jax.lax.stop_gradient(gram)
+    gram, factor, rounding, asymmetry = _factorise(with_array_parameters(kernel, X.dtype), X, solver)
     lowest, highest = factor.extreme_eigenvalues()
-    rounding = 10 * len(X) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(constant))
-    asymmetry = jnp.max(jnp.abs(constant - constant.T))
     name = type(kernel).__name__
     gram = checked_result(
         gram,
@@ -238,9 +241,13 @@ def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]
 
 
 @eqx.filter_jit
-def _factorise(kernel: Kernel, X: Array, solver: Solver) -> tuple[Array, Factor]:
+def _factorise(kernel: Kernel, X: Array, solver: Solver) -> tuple[Array, Factor, Array, Array]:
+    """The Gram matrix, its factorisation, how far rounding may have moved its eigenvalues, and its asymmetry."""
     gram = gram_matrix(kernel, X)
-    return gram, solver.factorise(jax.lax.stop_gradient(gram))
+    constant = jax.lax.stop_gradient(gram)
+    rounding = 10 * len(X) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(constant))
+    asymmetry = jnp.max(jnp.abs(constant - constant.T))
+    return gram, solver.factorise(constant), rounding, asymmetry
 
 
 def effective_ridge(n_c: int, total_count: Array | float, ridge: Scalar, dtype) -> Array:

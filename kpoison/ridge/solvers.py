@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from kpoison.kernels.base import matrix_product
 
-__all__ = ["Cholesky", "CholeskyFactor", "Factor", "Solver", "Spectral", "SpectralFactor"]
+__all__ = ["Cholesky", "CholeskyFactor", "Factor", "ReducedFactor", "Solver", "Spectral", "SpectralFactor"]
 
 
 class Factor(eqx.Module):
@@ -45,8 +45,8 @@ class Solver(eqx.Module):
 class SpectralFactor(Factor):
     """K = Q diag(μ) Qᵀ."""
 
-    eigenvalues: Float[Array, " n"]
-    eigenvectors: Float[Array, "n n"]
+    eigenvalues: Float[Array, " p"]
+    eigenvectors: Float[Array, "n p"]
 
     def solve(self, rho: Float[Array, ""], b: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """Q (μ + ρ)⁻¹ Qᵀb: O(n²) per right-hand side."""
@@ -64,6 +64,21 @@ class SpectralFactor(Factor):
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The smallest and the largest eigenvalue."""
         return self.eigenvalues[0], self.eigenvalues[-1]
+
+
+class ReducedFactor(SpectralFactor):
+    """Eigenpairs (n, p) of K projected onto a space that holds every solution asked for; made by `compress`."""
+
+    lowest: Float[Array, ""]
+    highest: Float[Array, ""]
+
+    def coordinates(self, rho: Float[Array, ""], b: Float[Array, "n k"]) -> Float[Array, "p k"]:
+        """A⁻¹b in the basis of the eigenvectors."""
+        return matrix_product(self.eigenvectors.T, b) / (self.eigenvalues + rho)[:, None]
+
+    def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Those of K."""
+        return self.lowest, self.highest
 
 
 class Spectral(Solver):

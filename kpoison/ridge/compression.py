@@ -1,0 +1,99 @@
+"""The clean posterior restricted to what one poison needs of it, over a whole range of ridges."""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kpoison.kernels.base import matrix_product
+from kpoison.ridge.posterior import Posterior
+from kpoison.ridge.solvers import Factor, ReducedFactor, SpectralFactor
+
+__all__ = ["compress"]
+
+# Between ridges whose logarithms are this far apart the solutions are interpolated to rounding: log-equispaced poles
+# err like exp(−π²/spacing).
+_LOG_SPACING = 0.25
+_PADDED_TO = 4  # so that the compressed posteriors of many ζ share a compiled program
+
+
+def compress(
+    clean: Posterior, right_hand_sides: Float[Array, "n k"], rho: tuple[float, float], *, largest_rank: float = 0.25
+) -> Posterior | None:
+    """The same posterior, valid for these right-hand sides and these ridges only, at O(rank) per solve.
+
+    The vectors (K + ρI)⁻¹b over an interval of ρ span a space of low numerical rank (a rational Krylov space;
+    Beckermann, Townsend 2017).  K is projected onto it (Galerkin), so that the eigenpairs of the small projected
+    matrix take the place of those of K.  Derivatives in ρ hold; those in the kernel, the data or the right-hand sides
+    do not.
+
+    Args:
+        clean: the posterior, concrete.
+        right_hand_sides: b, such as k(X, ζ) and, where f_c(x) is wanted, y.
+        rho: the smallest and the largest ρ.
+        largest_rank: give up where the rank exceeds this part of n.
+
+    Returns:
+        The compressed posterior, or None where its rank is not small or a check between the poles fails.
+    """
+    low, high = rho
+    poles = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
+    if poles.size * right_hand_sides.shape[1] > len(clean.X):
+        return None
+    solutions = _solutions(clean, jnp.asarray(poles, clean.X.dtype), right_hand_sides)
+    basis, rank = _orthonormal_basis(np.asarray(solutions))
+    if rank > largest_rank * len(clean.X):
+        return None
+    factor = _project(clean, jnp.asarray(basis))
+    between = jnp.asarray(np.sqrt(poles[1:] * poles[:-1])[:: max(1, len(poles) // 8)], clean.X.dtype)
+    if not bool(_agrees(clean, factor, between, right_hand_sides)):
+        return None
+    return eqx.tree_at(lambda posterior: posterior.factor, clean, factor)
+
+
+@eqx.filter_jit
+def _solutions(clean: Posterior, rhos: Array, b: Array) -> Float[Array, "n m"]:
+    """(K + ρI)⁻¹b of unit norm, for every ρ and b."""
+    solutions = _at_each(rhos, clean.factor, lambda rho: clean.factor.solve(rho, b))
+    columns = jnp.moveaxis(solutions, 1, 0).reshape(len(clean.X), -1)
+    norms = jnp.linalg.norm(columns, axis=0)
+    return columns / jnp.where(norms > 0, norms, 1)[None]
+
+
+def _orthonormal_basis(columns: np.ndarray) -> tuple[np.ndarray, int]:
+    """An orthonormal basis of the columns, padded with zeros to a multiple of a few, and their numerical rank."""
+    left, singular, _ = np.linalg.svd(columns, full_matrices=False)
+    rank = max(1, int(np.sum(singular > 10 * np.finfo(columns.dtype).eps * singular[0])))
+    basis = np.zeros((len(columns), -(-rank // _PADDED_TO) * _PADDED_TO), columns.dtype)
+    basis[:, :rank] = left[:, :rank]
+    return basis, rank
+
+
+@eqx.filter_jit
+def _project(clean: Posterior, basis: Array) -> ReducedFactor:
+    projected = matrix_product(basis.T, matrix_product(clean.gram, basis))
+    values, vectors = jnp.linalg.eigh(projected)
+    lowest, highest = clean.factor.extreme_eigenvalues()
+    return ReducedFactor(jnp.maximum(values, 0), matrix_product(basis, vectors), lowest, highest)
+
+
+@eqx.filter_jit
+def _agrees(clean: Posterior, factor: ReducedFactor, rhos: Array, b: Array) -> Array:
+    """Whether both solve to rounding."""
+
+    def error_over_rounding(rho):
+        full, reduced = clean.factor.solve(rho, b), factor.solve(rho, b)
+        norms = jnp.linalg.norm(full, axis=0)
+        error = jnp.linalg.norm(full - reduced, axis=0) / jnp.where(norms > 0, norms, 1)
+        return jnp.max(error) / (10 * clean.rounding(rho))
+
+    return jnp.all(_at_each(rhos, clean.factor, error_over_rounding) < 1)
+
+
+def _at_each(rhos: Array, factor: Factor, function: Callable) -> Array:
+    """`function` at each ρ: together where eigenvectors are shared, else one after the other."""
+    return jax.vmap(function)(rhos) if isinstance(factor, SpectralFactor) else jax.lax.map(function, rhos)

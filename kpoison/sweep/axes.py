@@ -1,0 +1,231 @@
+"""The axes of a sweep: from what the user gives to checked values with names and units."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kpoison._validation import check_floating, check_real
+from kpoison.kernels import Kernel
+from kpoison.poison import Poison
+from kpoison.ridge import Posterior
+
+__all__ = ["Axis", "Grid", "make_grid", "parse_axis"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A named axis.
+
+    Attributes:
+        name: of the dimension.
+        values: its coordinate, shape (N,); numbers or strings.
+        description, units: for the attributes of the coordinate.
+        points: what stands behind an index, shape (N, ...), where the coordinate is only one.
+    """
+
+    name: str
+    values: np.ndarray
+    description: str
+    units: str
+    points: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+
+def parse_axis(text: str) -> np.ndarray:
+    """An axis from text: one number, numbers with commas, or START:STOP:NUMBER[:log|:lin].
+
+    Raises:
+        ValueError: saying what is wrong with the text.
+
+    >>> parse_axis("0.01:10:4:log").tolist()
+    [0.01, 0.1, 1.0, 10.0]
+    >>> parse_axis("0:1:3").tolist()
+    [0.0, 0.5, 1.0]
+    >>> parse_axis("1,3,10").tolist()
+    [1.0, 3.0, 10.0]
+    """
+    expected = "a number, numbers with commas, or START:STOP:NUMBER[:log|:lin]"
+    try:
+        if ":" not in text:
+            return np.array([float(part) for part in text.split(",")])
+        start, stop, number, *spacing = text.split(":")
+        ends, count = (float(start), float(stop)), int(number)
+        scale = spacing[0] if spacing else "lin"
+        if len(spacing) > 1 or scale not in ("log", "lin"):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"an axis must be {expected}, got {text!r}") from None
+    if not np.all(np.isfinite(ends)) or count < 1 or (count > 1 and ends[0] >= ends[1]):
+        raise ValueError(f"an axis must rise from START to STOP in at least one step, got {text!r}")
+    if scale == "log":
+        if ends[0] <= 0:
+            raise ValueError(f"a logarithmic axis must start above 0, got {text!r}")
+        values = np.geomspace(*ends, count)
+    else:
+        values = np.linspace(*ends, count)
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """All axes of a sweep, checked.
+
+    Attributes:
+        inner: r_over_l, m and ridge, which one factorisation serves.
+        label: the label axis, or None for the poison's own.
+        outer: what changes the factorisation, the location or the direction; only the axes that were given.
+        kernels: the kernel of every cell of the kernel axes, and its unit of length (None: ‖ζ‖).
+    """
+
+    inner: tuple[Axis, Axis, Axis]
+    label: Axis | None
+    outer: tuple[Axis, ...]
+    kernels: tuple[tuple[Kernel, float | None], ...]
+    locations: np.ndarray
+    directions: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Every dimension in the order of the result, without the outputs."""
+        return (*self.outer, *([] if self.label is None else [self.label]), *self.inner)
+
+
+def _numbers(name: str, values: Any, description: str, units: str, *, zero: bool) -> Axis:
+    """A strictly rising axis of real numbers."""
+    check_real(name, values)
+    array = np.atleast_1d(np.asarray(values, float))
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a number or a list of numbers, not empty, got shape {np.shape(values)}")
+    allowed = array >= 0 if zero else array > 0
+    if not np.all(np.isfinite(array) & allowed):
+        raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {array[~allowed][:3]}")
+    if np.any(np.diff(array) <= 0):
+        raise ValueError(f"{name} must rise strictly: a grid has one place for each value, got {array[:6]}")
+    return Axis(name, array, description, units)
+
+
+def _points(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Points (N, d) from one (d,) or several."""
+    array = np.asarray(check_floating(name, values))
+    if array.shape[-len(shape) :] != shape or array.ndim not in (len(shape), len(shape) + 1) or array.size == 0:
+        raise ValueError(f"{name} must have shape {shape} or (N, {', '.join(map(str, shape))}), got {array.shape}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must be finite")
+    return array.reshape(-1, *shape)
+
+
+def _with_field(kernel: Kernel, field: str, value: Any) -> Kernel:
+    """The kernel, rebuilt (so that it is checked) with another hyper-parameter."""
+    fields = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel) if f.init}
+    if field not in fields:
+        raise ValueError(f"hyperparameters must be fields of {type(kernel).__name__} {sorted(fields)}, got {field!r}")
+    old = fields[field]
+    static = isinstance(old, int) and not isinstance(old, bool)
+    return type(kernel)(**(fields | {field: int(value) if static else float(value)}))
+
+
+def _kernel_axes(
+    clean: Posterior,
+    kernels: Mapping[str, Kernel] | None,
+    hyperparameters: Mapping[str, Any] | None,
+    length_scale: float | None,
+) -> tuple[list[Axis], list[tuple[Kernel, float | None]]]:
+    axes, cells = [], [clean.kernel]
+    if kernels is not None:
+        if not isinstance(kernels, Mapping) or not kernels or not all(isinstance(k, Kernel) for k in kernels.values()):
+            raise TypeError(f"kernels must be a mapping from names to kernels, not empty, got {kernels!r}")
+        axes.append(Axis("kernel", np.array(list(kernels), dtype=object), "kernel", ""))
+        cells = list(kernels.values())
+    for field, values in (hyperparameters or {}).items():
+        axis = _numbers(field, values, f"hyper-parameter {field} of the kernel", "", zero=True)
+        axes.append(axis)
+        # Checked by the kernel itself, with its own message.
+        cells = [_with_field(kernel, field, value) for kernel in cells for value in axis.values]
+    return axes, [(kernel, _unit_of_length(kernel, length_scale)) for kernel in cells]
+
+
+def _unit_of_length(kernel: Kernel, length_scale: float | None) -> float | None:
+    own = getattr(kernel, "length_scale", None)
+    return length_scale if own is None else float(own)
+
+
+def make_grid(
+    clean: Posterior,
+    poison: Poison,
+    *,
+    direction: Any,
+    r_over_l: Any,
+    m: Any,
+    ridge: Any,
+    location: Any,
+    label: Any,
+    kernels: Mapping[str, Kernel] | None,
+    hyperparameters: Mapping[str, Any] | None,
+    length_scale: float | None,
+) -> Grid:
+    """Check everything that spans the grid.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    shape = clean.X.shape[1:]
+    if location is None and poison.location.shape != shape:
+        raise ValueError(
+            f"poison must be clones at one location, shape {shape}, got a cluster of shape {poison.location.shape}; "
+            "several locations are given as location="
+        )
+    if length_scale is not None:
+        _numbers("length_scale", length_scale, "", "", zero=False)
+    inner = (
+        _numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True),
+        _numbers("m", m, "multiplicity of the poison", "training points", zero=True),
+        _numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False),
+    )
+    outer, cells = _kernel_axes(clean, kernels, hyperparameters, length_scale)
+    locations = _points("location", poison.location if location is None else location, shape)
+    directions = _points("direction", direction, shape)
+    norms = np.linalg.norm(directions.reshape(len(directions), -1), axis=1)
+    if np.any(norms == 0):
+        raise ValueError("direction must not be 0")
+    directions = directions / norms.reshape(-1, *[1] * len(shape))
+    for name, given, points in (("location", location, locations), ("direction", direction, directions)):
+        if given is not None and np.ndim(given) == len(shape) + 1:
+            text = {"location": "poison location ζ", "direction": "unit vector u of x0 = ζ + r u"}[name]
+            outer.append(Axis(name, np.arange(len(points)), text, "index", points))
+    label_axis, labels = None, np.asarray(poison.label)[None]
+    if label is not None:
+        check_real("label", label)
+        labels = np.asarray(label, float)
+        if labels.ndim not in (1, 2) or labels.size == 0 or not np.all(np.isfinite(labels)):
+            raise ValueError(f"label must be a list of finite numbers, or of shape (N, C), got shape {labels.shape}")
+        plain = labels.ndim == 1
+        label_axis = Axis(
+            "label", labels if plain else np.arange(len(labels)), "poison label y_t", "y", None if plain else labels
+        )
+    point = jnp.asarray(locations[0], clean.X.dtype)
+    for values in labels:
+        Poison(point, values, 1.0).observations(shape, clean.outputs, clean.X.dtype)
+    names = [axis.name for axis in outer]
+    if len(set(names) | {"r_over_l", "m", "ridge", "label", "output"}) < len(names) + 5:
+        raise ValueError(f"every axis must have a name of its own, got {names}")
+    return Grid(inner, label_axis, tuple(outer), tuple(cells), locations, directions, labels)
+
+
+def kernel_text(kernel: Kernel) -> str:
+    """The kernel with the values of its hyper-parameters."""
+    leaves = jax.tree.map(lambda leaf: float(leaf) if eqx.is_array(leaf) and leaf.ndim == 0 else leaf, kernel)
+    return repr(leaves)
+
+
+def sequence_of_names(axes: Sequence[Axis]) -> tuple[str, ...]:
+    """Their names."""
+    return tuple(axis.name for axis in axes)

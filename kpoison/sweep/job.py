@@ -1,0 +1,354 @@
+"""What a sweep computes, how it is cut into chunks, and where they go."""
+
+import functools
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+import xarray as xr
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from kpoison._typing import Law
+from kpoison.poison import Poison
+from kpoison.ridge import Cholesky, Posterior, Spectral, fit
+from kpoison.ridge.compression import compress
+from kpoison.ridge.posterior import check_conditioning
+from kpoison.ridge.solvers import CholeskyFactor
+from kpoison.sweep.axes import Grid, kernel_text
+from kpoison.sweep.evaluate import evaluate
+from kpoison.sweep.quantities import Quantity
+from kpoison.sweep.storage import (
+    Parts,
+    Pieces,
+    Variable,
+    identity_of,
+    in_memory,
+    open_result,
+    still_to_make,
+    to_file,
+)
+
+__all__ = ["Job"]
+
+_LARGEST_CHUNK = 2**28  # bytes of results at once: enough to fill the machine, small beside its memory
+_COPIES = 4  # of a chunk's results that are alive at once, counting transposes and transfers
+_COORDINATES = 64  # numbers per multiplicity and ridge, or of a gradient per probe: those of a compressed posterior
+
+
+class Job:
+    """One sweep: its grid, cut into chunks, and how a chunk is computed."""
+
+    def __init__(
+        self,
+        clean: Posterior,
+        grid: Grid,
+        quantities: tuple[Quantity, ...],
+        law: Law,
+        mesh: Mesh,
+        metadata: dict[str, Any],
+        memory: int | None,
+    ):
+        self.clean, self.grid, self.quantities, self.law, self.mesh = clean, grid, quantities, law, mesh
+        self.metadata = metadata
+        self.sizes = tuple(len(axis) for axis in grid.inner)
+        shapes = {q.name: self._output_shape(q) for q in quantities}
+        self.outputs = {name: shape for name, shape in shapes.items() if shape}
+        self.cells = list(
+            itertools.product(range(len(grid.kernels)), range(len(grid.locations)), range(len(grid.directions)))
+        )
+        self.plan = self._plan(memory)
+        self._fitted: dict[int, Posterior] = {0: clean} if grid.kernels[0][0] is clean.kernel else {}
+        self._compressed: tuple[tuple[int, int], dict[str, Posterior]] | None = None
+        self._check_conditioning()
+
+    # --- What is computed -------------------------------------------------------------------------------------
+
+    def _output_shape(self, quantity: Quantity) -> tuple[int, ...]:
+        """(C,) for a variable with an axis of outputs, else ()."""
+        clean, grid = self.clean, self.grid
+        if quantity.identity == "law":
+            return clean.y.shape[1:] if quantity.per_output else ()
+        dtype = clean.X.dtype
+
+        def one(x, m, ridge):
+            poison = Poison(jnp.asarray(grid.locations[0], dtype), grid.labels[0], m)
+            return quantity.function(clean, poison, x if "r_over_l" in quantity.axes else None, ridge, self.law)
+
+        number = jax.ShapeDtypeStruct((), dtype)
+        probes = jax.ShapeDtypeStruct((1, *clean.X.shape[1:]), dtype)
+        try:
+            result = jax.eval_shape(one, probes, number, number)
+        except Exception as error:
+            raise ValueError(f"{quantity.name} among quantities cannot be evaluated: {error}") from error
+        shape = getattr(result, "shape", None)
+        leading = 1 if "r_over_l" in quantity.axes else 0
+        if shape is None or len(shape) not in (leading, leading + 1):
+            raise ValueError(f"{quantity.name} among quantities must return a number or (C,) for a probe, got {shape}")
+        return shape[leading:]
+
+    def _check_conditioning(self) -> None:
+        """Refuse ridges too small for the dtype before anything is computed, as far as a kernel is fitted."""
+        if self.law == "exact":
+            for posterior in self._fitted.values():
+                check_conditioning(posterior, jnp.asarray(self._rho_range()[0], posterior.X.dtype))
+
+    def _rho_range(self) -> tuple[float, float]:
+        """Smallest and largest ρ = (n_c + m)λ, with m from 0 as laws without an axis m may need it."""
+        _, counts, ridges = (axis.values for axis in self.grid.inner)
+        n_c = len(self.clean.X)
+        # A law reads m and λ in the dtype of the data: a margin for their rounding.
+        return float((n_c + counts[0]) * ridges[0]) * 0.999, float((n_c + counts[-1]) * ridges[-1]) * 1.001
+
+    def variables(self) -> dict[str, Variable]:
+        """The variables of the result."""
+        grid, found = self.grid, {}
+        leading = [axis.name for axis in grid.axes if axis.name not in ("r_over_l", "m", "ridge")]
+        for quantity in self.quantities:
+            dims = (*leading, *quantity.axes, *(["output"] if quantity.name in self.outputs else []))
+            attributes = {"long_name": quantity.description, "units": quantity.units, "law": str(self.law)}
+            found[quantity.name] = Variable(dims, np.dtype(self.clean.X.dtype), attributes)
+        return found
+
+    def coordinates(self) -> xr.Dataset:
+        """The coordinates with their units, and the manifest."""
+        coordinates: dict[str, Any] = {}
+        for axis in self.grid.axes:
+            attributes = {"long_name": axis.description, "units": axis.units}
+            values = axis.values.astype(str) if axis.values.dtype == object else axis.values
+            coordinates[axis.name] = (axis.name, values, attributes)
+            if axis.points is not None:
+                inner = tuple(f"{axis.name}_axis{i}" for i in range(axis.points.ndim - 1))
+                coordinates[f"{axis.name}_point"] = ((axis.name, *inner), axis.points, attributes)
+        if self.outputs:
+            number = max(shape[0] for shape in self.outputs.values())
+            coordinates["output"] = ("output", np.arange(number), {"long_name": "output of the predictor"})
+        manifest = self.manifest()
+        attributes = {key: value if isinstance(value, int | float) else _text(value) for key, value in manifest.items()}
+        return xr.Dataset(coords=coordinates, attrs=attributes | {"identity": identity_of(manifest)} | _machine())
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything that determines the numbers."""
+        import kpoison
+
+        clean, grid = self.clean, self.grid
+        points = [grid.locations, grid.directions, grid.labels, *(axis.values for axis in grid.inner)]
+        return {
+            "kpoison_version": kpoison.__version__,
+            "jax_version": jax.__version__,
+            "dtype": str(clean.X.dtype),
+            "law": self.law,
+            "quantities": {quantity.name: quantity.identity for quantity in self.quantities},
+            "kernels": [[kernel_text(kernel), unit] for kernel, unit in grid.kernels],
+            "solver": type(clean.factor).__name__.removesuffix("Factor"),
+            "n_c": len(clean.X),
+            "d": int(np.prod(clean.X.shape[1:])),
+            "data_hash": _hash(clean.X, clean.y),
+            "points_hash": _hash(*points),
+            "axes": {axis.name: len(axis) for axis in grid.axes},
+            "metadata": self.metadata,
+        }
+
+    # --- How it is cut ----------------------------------------------------------------------------------------
+
+    def _plan(self, memory: int | None) -> dict[str, int]:
+        """Sizes of the chunks along r_over_l and m."""
+        r, m, ridges = self.sizes
+        available = memory if memory is not None else min(_available_memory() // 4, _COPIES * _LARGEST_CHUNK)
+        labels = len(self.grid.labels)
+        outputs = max([shape[0] for shape in self.outputs.values()], default=1)
+        per_point = self.clean.X.dtype.itemsize * labels * outputs * len(self.quantities) * _COPIES
+        coordinates = _COORDINATES * self.clean.X.dtype.itemsize * labels * outputs
+        gradients = _COORDINATES * self.clean.X.dtype.itemsize * int(np.prod(self.clean.X.shape[1:]))
+        m_chunk = int(np.clip(available / (ridges * (coordinates + per_point)), 1, m))
+        left = available - m_chunk * ridges * coordinates
+        r_chunk = int(np.clip(left / (m_chunk * ridges * per_point + gradients), 1, r))
+        devices = self.mesh.size
+        if r_chunk >= devices:
+            r_chunk -= r_chunk % devices if r_chunk < r else 0
+        return {"r_over_l": r_chunk, "m": m_chunk}
+
+    def chunks(self, plan: Mapping[str, int]) -> list[tuple[tuple[int, int, int], slice, slice]]:
+        """Cell, part of m and part of r_over_l of every chunk, in the order of their index."""
+        r, m, _ = self.sizes
+        return [
+            (cell, slice(i, min(i + plan["m"], m)), slice(j, min(j + plan["r_over_l"], r)))
+            for cell in self.cells
+            for i in range(0, m, plan["m"])
+            for j in range(0, r, plan["r_over_l"])
+        ]
+
+    # --- Where it goes ----------------------------------------------------------------------------------------
+
+    def in_memory(self, bar) -> xr.Dataset:
+        """The result as arrays."""
+        processes, process = jax.process_count(), jax.process_index()
+        coordinates, variables = self.coordinates(), self.variables()
+
+        def pieces() -> Iterator[tuple[str, tuple[slice | int, ...], np.ndarray]]:
+            for chunk in bar(self.chunks(self.plan)[process::processes]):
+                yield from self._pieces(chunk, self.compute(chunk))
+
+        dataset = in_memory(coordinates, variables, pieces())
+        if processes > 1:
+            for name in variables:
+                # Each process has its own chunks; elsewhere NaN.
+                gathered = np.asarray(multihost_utils.process_allgather(dataset[name].values))
+                dataset[name].values = functools.reduce(lambda a, b: np.where(np.isnan(a), b, a), gathered)
+        return dataset
+
+    def to_disk(self, out: Path, bar) -> xr.Dataset:
+        """The result in a file, by way of a folder of finished chunks."""
+        processes, process = jax.process_count(), jax.process_index()
+        coordinates, variables = self.coordinates(), self.variables()
+        if not still_to_make(out, coordinates.attrs["identity"]):
+            return open_result(out)
+        folder = out.with_name(out.name + ".parts")
+        needed = sum(
+            variable.dtype.itemsize * int(np.prod([coordinates.sizes[dim] for dim in variable.dims]))
+            for variable in variables.values()
+        )
+        kept = sum(path.stat().st_size for path in folder.glob("*.npz"))
+        free = shutil.disk_usage(out.parent).free
+        if free < 2 * needed - kept:  # once in the chunks, once in the final file
+            raise OSError(
+                f"out needs {(2 * needed - kept) / 2**30:.2f} GiB on the disk of {out.parent}, of which "
+                f"{free / 2**30:.2f} GiB are free"
+            )
+        if process > 0:
+            multihost_utils.sync_global_devices("kpoison sweep: folder")
+        parts = Parts(folder, self.manifest(), self.plan, create=process == 0)
+        if processes > 1 and process == 0:
+            multihost_utils.sync_global_devices("kpoison sweep: folder")
+        parts.verify()
+        chunks = self.chunks(parts.plan)
+        for index in bar(range(process, len(chunks), processes), initial=0):
+            if index not in parts:
+                parts.write(index, self.compute(chunks[index]))
+        if processes > 1:
+            multihost_utils.sync_global_devices("kpoison sweep: chunks")
+        if process == 0:
+            to_file(
+                out,
+                coordinates,
+                variables,
+                (piece for index, chunk in enumerate(chunks) for piece in self._pieces(chunk, parts.read(index))),
+            )
+            parts.remove()
+        if processes > 1:
+            multihost_utils.sync_global_devices("kpoison sweep: file")
+        return open_result(out)
+
+    def _pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
+        """Where the arrays of a chunk belong in the result."""
+        cell, m, r = chunk
+        outer = dict(zip(("kernels", "location", "direction"), cell, strict=True))
+        kernel_axes = [axis for axis in self.grid.outer if axis.name not in ("location", "direction")]
+        places = np.unravel_index(outer["kernels"], [len(axis) for axis in kernel_axes]) if kernel_axes else ()
+        leading = [int(place) for place in places]
+        leading += [outer[axis.name] for axis in self.grid.outer if axis.name in ("location", "direction")]
+        labels = [slice(None)] if self.grid.label is not None else []
+        inner = {"r_over_l": r, "m": m, "ridge": slice(None)}
+        for quantity in self.quantities:
+            if quantity.name in arrays:
+                where = (*leading, *labels, *(inner[axis] for axis in quantity.axes))
+                array = arrays[quantity.name]
+                yield quantity.name, where, array if labels else array[0]
+
+    # --- One chunk --------------------------------------------------------------------------------------------
+
+    def compute(self, chunk) -> dict[str, np.ndarray]:
+        """The quantities that this chunk is the first to hold, each of shape (label, *its axes, *output)."""
+        (kernel, location, direction), m, r = chunk
+        grid, dtype = self.grid, self.clean.X.dtype
+        quantities = tuple(
+            quantity
+            for quantity in self.quantities
+            if ("r_over_l" in quantity.axes or r.start == 0) and ("m" in quantity.axes or m.start == 0)
+        )
+        posteriors = self._posteriors(kernel, location)
+        zeta = grid.locations[location]
+        unit = grid.kernels[kernel][1]
+        distances = grid.inner[0].values[r] * (np.linalg.norm(zeta) if unit is None else unit)
+        probes = zeta + distances.reshape(-1, *[1] * zeta.ndim) * grid.directions[direction]
+        # As many probes for each device; the surplus is dropped.
+        surplus = -len(probes) % self.mesh.size
+        probes = np.concatenate([probes, np.repeat(probes[-1:], surplus, axis=0)])
+        results = evaluate(
+            tuple(posteriors[quantity.solves] for quantity in quantities),
+            jnp.asarray(zeta, dtype),
+            jnp.asarray(grid.labels, dtype),
+            jnp.asarray(grid.inner[1].values[m], dtype),
+            jnp.asarray(grid.inner[2].values, dtype),
+            jnp.asarray(probes, dtype),
+            quantities,
+            self.law,
+            self.mesh,
+        )
+        found = {}
+        for quantity, result in zip(quantities, results, strict=True):
+            array = np.asarray(result)
+            found[quantity.name] = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
+        return found
+
+    def _posteriors(self, kernel: int, location: int) -> dict[str, Posterior]:
+        """The clean posterior by what is needed of it; that of the last cell is kept."""
+        if self._compressed is not None and self._compressed[0] == (kernel, location):
+            return self._compressed[1]
+        if kernel not in self._fitted:
+            solver = Cholesky() if isinstance(self.clean.factor, CholeskyFactor) else Spectral()
+            made = fit(self.grid.kernels[kernel][0], self.clean.X, self.clean.y, solver=solver)
+            self._fitted = {kernel: made}
+            self._check_conditioning()
+        clean = self._fitted[kernel]
+        posteriors = {"all": clean, "poison": clean, "targets": clean}
+        if self.law == "exact":
+            zeta = jnp.asarray(self.grid.locations[location], clean.X.dtype)
+            cross = clean.kernel.pairwise(clean.X, zeta[None])
+            wanted = {quantity.solves for quantity in self.quantities}
+            low, high = self._rho_range()
+            if "targets" in wanted:
+                both = jnp.concatenate([cross, clean.targets], axis=1)
+                n_c, ridges = len(clean.X), self.grid.inner[2].values
+                # Thresholds look at every multiplicity that `m_success` does.
+                wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
+                posteriors["targets"] = compress(clean, both, wide) or clean
+            if "poison" in wanted:
+                posteriors["poison"] = compress(clean, cross, (low, high)) or clean
+        self._compressed = ((kernel, location), posteriors)
+        return posteriors
+
+
+def _available_memory() -> int:
+    """Bytes that are free on the device that has the least, or in the machine."""
+    free = psutil.virtual_memory().available
+    for device in jax.local_devices():
+        statistics = device.memory_stats() or {}
+        if "bytes_limit" in statistics:
+            free = min(free, statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    return free
+
+
+def _hash(*arrays: Any) -> str:
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _machine() -> dict[str, Any]:
+    device = jax.local_devices()[0]
+    return {"device": f"{jax.device_count()} × {device.device_kind} ({device.platform})"}

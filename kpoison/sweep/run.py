@@ -1,0 +1,140 @@
+"""The sweep: every cell of a labelled grid, by the laws that a user calls."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import jax
+import numpy as np
+import xarray as xr
+from jax.sharding import Mesh
+from jaxtyping import Array, ArrayLike, Float
+from tqdm import tqdm
+
+from kpoison._typing import Law, Numbers, Scalar
+from kpoison._validation import check_name, check_positive, check_real
+from kpoison.kernels import Kernel
+from kpoison.poison import Poison
+from kpoison.ridge import Posterior
+from kpoison.sweep.axes import make_grid
+from kpoison.sweep.evaluate import MESH_AXIS
+from kpoison.sweep.job import Job
+from kpoison.sweep.quantities import as_quantities
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    clean: Posterior,
+    poison: Poison,
+    *,
+    direction: Float[ArrayLike, "..."],
+    r_over_l: Numbers,
+    m: Numbers,
+    ridge: Numbers,
+    quantities: Sequence[str | Callable[..., Array]] = ("gain", "efficacy", "spike"),
+    law: Law = "exact",
+    location: Float[ArrayLike, "..."] | None = None,
+    label: Numbers | None = None,
+    kernels: Mapping[str, Kernel] | None = None,
+    hyperparameters: Mapping[str, Numbers] | None = None,
+    length_scale: Scalar | None = None,
+    out: str | os.PathLike[str] | None = None,
+    metadata: Mapping[str, str | int | float] | None = None,
+    mesh: Mesh | None = None,
+    memory: int | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Any law over a grid of distances, multiplicities, ridges, and of what else an axis is given for.
+
+    The probes are x0 = ζ + r u.  Every kernel costs one factorisation; all multiplicities and ridges together cost one
+    small compression of it for each ζ (see `kpoison.ridge.compression.compress`), and every probe a few products.
+
+    Args:
+        clean: the fitted clean posterior; other kernels are fitted to its data.
+        poison: clones; its count is not used, its location and label where no axis is given for them.
+        direction: u, shape (d,), or (N, d) for an axis `direction`; normalised.
+        r_over_l: distances r in units of the kernel's length scale (see `length_scale`), >= 0.
+        m: multiplicities, real and >= 0.
+        ridge: λ > 0 of the mean loss; ρ = (n_c + m)λ.
+        quantities: names out of `quantity_names`, and functions (clean, poison, x, ridge) → () or (C,) of a single
+            probe x (d,), traceable by JAX.
+        law: "exact" or "isolated".
+        location: several ζ, shape (N, d), for an axis `location`.
+        label: several labels y_t, shape (N,), or (N, C) for C outputs, for an axis `label`.
+        kernels: several kernels by name, for an axis `kernel`.
+        hyperparameters: several values by name of a field of the kernel, such as {"hidden_layers": [1, 2, 3]}, for an
+            axis of that name; every kernel must have it.
+        length_scale: unit of r for kernels that have no length scale of their own; by default ‖ζ‖.
+        out: a file FILE.nc (netCDF) or FILE.zarr (needs the package zarr).  Finished chunks are kept in FILE.parts, so
+            that a killed sweep is continued by the same call.
+        metadata: anything that describes the data, kept with the result.
+        mesh: devices to divide the probes among, any `jax.sharding.Mesh` of this process's devices; by default all.
+        memory: bytes that a chunk may take; by default a quarter of what is available, at most 1 GiB.
+        progress: a progress bar; by default on a terminal only.
+
+    Returns:
+        A dataset with dimensions r_over_l, m, ridge, before them those of the axes above that were given, after them
+        `output` where y has several; each variable has those that it depends on.  Its attributes hold what is needed to
+        repeat it.  With `out`, it is read from the file where it is used.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+        FileExistsError: where `out` holds another sweep, finished or not.
+        OSError: where `out` cannot be written or the disk is full; finished chunks are kept.
+
+    Several processes (`jax.distributed`) share the chunks; each gets the whole result, and with `out` they must see the
+    same folder.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([1.0, -1.0]))
+    >>> poison = kp.Poison(jnp.array([1.0, 1.0]), label=-1.0, count=1)
+    >>> result = kp.sweep(clean, poison, direction=jnp.array([1.0, 0.0]), r_over_l=[0.1, 1], m=[1, 10], ridge=1e-2)
+    >>> dict(result.efficacy.sizes)
+    {'r_over_l': 2, 'm': 2, 'ridge': 1}
+    """
+    if not isinstance(clean, Posterior):
+        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    if not isinstance(poison, Poison):
+        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    check_name("law", law, get_args(Law))
+    chosen = as_quantities(quantities)
+    grid = make_grid(
+        clean,
+        poison,
+        direction=direction,
+        r_over_l=r_over_l,
+        m=m,
+        ridge=ridge,
+        location=location,
+        label=label,
+        kernels=kernels,
+        hyperparameters=hyperparameters,
+        length_scale=None if length_scale is None else float(np.asarray(length_scale)),
+    )
+    for key, value in (metadata or {}).items():
+        if not isinstance(value, str):
+            check_real(f"metadata[{key!r}]", value)
+    mesh = _checked_mesh(mesh)
+    if memory is not None:
+        check_positive("memory", memory)
+    job = Job(clean, grid, chosen, law, mesh, dict(metadata or {}), memory)
+    bar = functools.partial(tqdm, unit="chunk", disable=not (sys.stderr.isatty() if progress is None else progress))
+    if out is None:
+        return job.in_memory(bar)
+    return job.to_disk(Path(out), bar)
+
+
+def _checked_mesh(mesh: Mesh | None) -> Mesh:
+    local = jax.local_devices()
+    if mesh is None:
+        return Mesh(np.array(local), (MESH_AXIS,))
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    if not set(mesh.devices.flat) <= set(local):
+        raise ValueError(f"mesh must hold devices of this process, {local}, got {list(mesh.devices.flat)}")
+    return Mesh(mesh.devices.reshape(-1), (MESH_AXIS,))
