@@ -40,7 +40,8 @@ def compress(
     Returns:
         The compressed posterior, or None where its rank is not small or a check between the poles fails.
     """
-    low, high = rho
+    # A few poles beyond both ends, where interpolation is at its worst.
+    low, high = rho[0] / math.e, rho[1] * math.e
     poles = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
     if poles.size * right_hand_sides.shape[1] > len(clean.X):
         return None
@@ -49,7 +50,8 @@ def compress(
     if rank > largest_rank * len(clean.X):
         return None
     factor = _project(clean, jnp.asarray(basis))
-    between = jnp.asarray(np.sqrt(poles[1:] * poles[:-1])[:: max(1, len(poles) // 8)], clean.X.dtype)
+    between = np.geomspace(*rho, 9) if rho[1] > rho[0] else np.array(rho[:1])
+    between = jnp.asarray(between, clean.X.dtype)
     if not bool(_agrees(clean, factor, between, right_hand_sides)):
         return None
     return eqx.tree_at(lambda posterior: posterior.factor, clean, factor)
@@ -67,7 +69,7 @@ def _solutions(clean: Posterior, rhos: Array, b: Array) -> Float[Array, "n m"]:
 def _orthonormal_basis(columns: np.ndarray) -> tuple[np.ndarray, int]:
     """An orthonormal basis of the columns, padded with zeros to a multiple of a few, and their numerical rank."""
     left, singular, _ = np.linalg.svd(columns, full_matrices=False)
-    rank = max(1, int(np.sum(singular > 10 * np.finfo(columns.dtype).eps * singular[0])))
+    rank = max(1, int(np.sum(singular > 4 * np.finfo(columns.dtype).eps * singular[0])))
     basis = np.zeros((len(columns), -(-rank // _PADDED_TO) * _PADDED_TO), columns.dtype)
     basis[:, :rank] = left[:, :rank]
     return basis, rank
@@ -89,7 +91,8 @@ def _agrees(clean: Posterior, factor: ReducedFactor, rhos: Array, b: Array) -> A
         full, reduced = clean.factor.solve(rho, b), factor.solve(rho, b)
         norms = jnp.linalg.norm(full, axis=0)
         error = jnp.linalg.norm(full - reduced, axis=0) / jnp.where(norms > 0, norms, 1)
-        return jnp.max(error) / (10 * clean.rounding(rho))
+        # The basis leaves out what is below a few eps of a solution.
+        return jnp.max(error) / (10 * clean.rounding(rho) + 1000 * jnp.finfo(b.dtype).eps)
 
     return jnp.all(_at_each(rhos, clean.factor, error_over_rounding) < 1)
 

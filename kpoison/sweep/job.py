@@ -57,7 +57,8 @@ class Job:
         metadata: dict[str, Any],
         memory: int | None,
     ):
-        self.clean, self.grid, self.quantities, self.law, self.mesh = clean, grid, quantities, law, mesh
+        self.clean, self.grid, self.quantities, self.mesh = clean, grid, quantities, mesh
+        self.law: Law = law
         self.metadata = metadata
         self.sizes = tuple(len(axis) for axis in grid.inner)
         shapes = {q.name: self._output_shape(q) for q in quantities}

@@ -1,16 +1,13 @@
-"""The command line: `kpoison verify`."""
+"""`kpoison verify`."""
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import jax
-import tyro
 from tqdm import tqdm
 
-__all__ = ["Verify", "main"]
+__all__ = ["Verify"]
 
 Statement = Literal["L1", "L2", "L3", "L4", "L5", "L6", "L7", "N1"]
 
@@ -77,19 +74,3 @@ class Verify:
             print(f"report: {write(records, self.out)}")
         print(f"{len(records) - len(failed)} checks hold, {len(failed)} fail")
         return 1 if failed else 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run; the entry point of `kpoison`."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"verify": Verify}, prog="kpoison", args=arguments, description="Theory of data poisoning in the kernel regime."
-    )
-    try:
-        return command.run()
-    except (ValueError, FileNotFoundError, OSError) as error:
-        print(f"kpoison: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,26 @@
+"""The command line: `kpoison verify` and `kpoison sweep`."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from kpoison.cli.sweep import Sweep
+from kpoison.cli.verify import Verify
+
+__all__ = ["Sweep", "Verify", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run; the entry point of `kpoison`."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"verify": Verify, "sweep": Sweep},
+        prog="kpoison",
+        args=arguments,
+        description="Theory of data poisoning in the kernel regime.",
+    )
+    try:
+        return command.run()
+    except (ValueError, OSError) as error:
+        print(f"kpoison: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,19 @@
+"""Pictures.  Every function takes and returns axes; one style for all."""
+
+from kpoison.plotting.laws import against_count, near_clone, phase_diagram, spike_against_efficacy
+from kpoison.plotting.style import COLOURS, dashed, dots, errorbars, line, style
+from kpoison.plotting.sweeps import draw_sweep
+
+__all__ = [
+    "COLOURS",
+    "against_count",
+    "dashed",
+    "dots",
+    "draw_sweep",
+    "errorbars",
+    "line",
+    "near_clone",
+    "phase_diagram",
+    "spike_against_efficacy",
+    "style",
+]
