@@ -1,0 +1,39 @@
+"""`python -m benchmarks [NAME ...] [--out FILE.json]`: every claim about speed, as a ratio in the same run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from benchmarks import gram, memory, sweep
+from benchmarks.timing import machine, write
+
+_ALL = {"sweep": sweep.run, "gram": gram.run, "memory": memory.run}
+
+
+def main(
+    names: Annotated[tuple[Literal["sweep", "gram", "memory"], ...], tyro.conf.Positional] = (),
+    out: Path | None = None,
+) -> int:
+    """Run benchmarks and print median and spread of every ratio.
+
+    Args:
+        names: which; by default all.
+        out: file for the results with machine, versions and sizes, as JSON.
+    """
+    jax.config.update("jax_enable_x64", True)
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    results = []
+    for name in names or tuple(_ALL):
+        for result in _ALL[name]():
+            print(result, flush=True)
+            results.append(result)
+    if out is not None:
+        write(out, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
