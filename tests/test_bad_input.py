@@ -166,10 +166,10 @@ KERNELS = [
     ("point_ndim of stax", lambda: kernels.from_stax(len, point_ndim=0), ValueError, "point_ndim must be .*got 0"),
     ("function: not callable", lambda: kernels.Custom(3), TypeError, "function must be callable .*got int"),
     (
-        "degree of a quadrature",
+        "nodes of a quadrature",
         lambda: kernels.Quadrature(jnp.tanh, 1),
         ValueError,
-        "degree must be an integer >= 2, got 1",
+        "nodes must be an integer >= 2, got 1",
     ),
     ("function of a quadrature", lambda: kernels.Quadrature("tanh"), TypeError, "function must be callable, got str"),
     ("X1: one axis", lambda: RBF(X[0]), ValueError, r"X1 must have shape \(n, d\), got \(3,\)"),

@@ -6,11 +6,14 @@ after that, which is infinite, with an error.  Away from these points they are e
 """
 
 import functools
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 __all__ = ["angle", "angle_excess", "arc_excess", "cusp_sqrt"]
@@ -52,6 +55,31 @@ def cusp_sqrt(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "...
     return _half_power(u, 0, derivatives)
 
 
+@functools.cache
+def _arcsine_coefficients(degree: int) -> tuple[float, ...]:
+    """Of arcsin(√v)/√v on 0 <= v <= 1/2 as a polynomial in x = 4v − 1: its Taylor series, economised.
+
+    In rational arithmetic, since rounding here would be seen in every angle.
+    """
+    powers_of_v = [Fraction(math.comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(64)]
+    taylor = [Fraction(0)]
+    for coefficient in reversed(powers_of_v):  # Horner's rule with v = (x + 1)/4
+        shifted = [Fraction(0), *taylor]
+        taylor = [(a + b) / 4 for a, b in zip([*taylor, Fraction(0)], shifted, strict=True)]
+        taylor[0] += coefficient
+    chebyshev = np.polynomial.chebyshev.poly2cheb(np.array(taylor, dtype=object))
+    return tuple(map(float, np.polynomial.chebyshev.cheb2poly(chebyshev[: degree + 1])))
+
+
+def _arcsine_over_sine(v: Float[Array, "..."]) -> Float[Array, "..."]:
+    """arcsin(√v)/√v for 0 <= v <= 1/2; compilers turn a polynomial, unlike arctan2, into vector instructions."""
+    x = 4 * v - 1
+    result = jnp.zeros_like(v)
+    for coefficient in reversed(_arcsine_coefficients(20 if jnp.finfo(v.dtype).bits > 32 else 9)):
+        result = result * x + coefficient
+    return result
+
+
 @jax.custom_jvp
 def angle(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
     """Angle θ between two vectors a, b from ‖a‖‖b‖ − a·b and ‖a‖‖b‖ + a·b.
@@ -59,8 +87,11 @@ def angle(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float
     Full relative precision at both ends, where arccos(a·b/‖a‖‖b‖) keeps only half of the digits.
     A right angle where both arguments are 0 (a vector that vanishes): see `NTK`.
     """
-    vanishing = (defect == 0) & (antidefect == 0)
-    return jnp.where(vanishing, jnp.pi / 2, 2 * jnp.arctan2(jnp.sqrt(defect), jnp.sqrt(antidefect)))
+    total = defect + antidefect
+    # sin²(θ/2) of the angle to the nearer pole, at most 1/2.
+    half = jnp.where(total > 0, jnp.minimum(defect, antidefect) / jnp.where(total > 0, total, 1), 0.5)
+    acute = 2 * jnp.sqrt(half) * _arcsine_over_sine(half)
+    return jnp.where(defect <= antidefect, acute, jnp.pi - acute)
 
 
 @angle.defjvp

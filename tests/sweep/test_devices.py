@@ -62,7 +62,7 @@ print(len(jax.devices()))
     assert assert_same(out).startswith("8 ×")
 
 
-@pytest.mark.parametrize("on_disk", [True, False])
+@pytest.mark.parametrize("on_disk", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_processes(tmp_path, on_disk):
     with socket.socket() as free:
         free.bind(("localhost", 0))

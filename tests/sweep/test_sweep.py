@@ -23,7 +23,16 @@ def swept(posterior, **options):
     return kp.sweep(posterior, options.pop("poison", poison()), direction=DIRECTION, **(AXES | options))
 
 
-@pytest.mark.parametrize(("name", "law"), [*((name, "exact") for name in KERNELS), ("ntk-erf", "isolated")])
+SLOW = ("ntk-relu", "matern52", "laplace")
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        *(pytest.param(name, "exact", marks=[pytest.mark.slow] if name in SLOW else []) for name in KERNELS),
+        ("ntk-erf", "isolated"),
+    ],
+)
 def test_every_cell_is_the_law(name, law):
     kernel = KERNELS[name]
     posterior = clean(kernel)
