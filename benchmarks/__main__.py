@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from benchmarks import gram, memory, sweep
+from benchmarks import gram, memory, spectrum, sweep
 from benchmarks.timing import machine, write
 
-_ALL = {"sweep": sweep.run, "gram": gram.run, "memory": memory.run}
+_ALL = {"sweep": sweep.run, "gram": gram.run, "memory": memory.run, "spectrum": spectrum.run}
 
 
 def main(
-    names: Annotated[tuple[Literal["sweep", "gram", "memory"], ...], tyro.conf.Positional] = (),
+    names: Annotated[tuple[Literal["sweep", "gram", "memory", "spectrum"], ...], tyro.conf.Positional] = (),
     out: Path | None = None,
 ) -> int:
     """Run benchmarks and print median and spread of every ratio.

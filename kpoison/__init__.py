@@ -1,39 +1,52 @@
 """Exact, differentiable theory of data poisoning in the kernel and NTK regime."""
 
-from kpoison import kernels
+from kpoison import curvature, kernels
 from kpoison.laws import (
     coupling_floor,
     coupling_ratio,
     efficacy,
     efficacy_gradient,
     gain,
+    lag,
     m_success,
+    m_visible,
     predict,
+    predictor,
     spike,
     spike_components,
     spike_efficacy_ratio,
 )
-from kpoison.poison import Poison
+from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger, attack_success_rate, clean_accuracy
 from kpoison.ridge import Cholesky, IllConditionedWarning, Posterior, Spectral, fit
 from kpoison.sweep import sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blend",
     "Cholesky",
     "IllConditionedWarning",
+    "Patch",
     "Poison",
     "Posterior",
+    "Sinusoid",
     "Spectral",
+    "Trigger",
+    "attack_success_rate",
+    "clean_accuracy",
     "coupling_floor",
     "coupling_ratio",
+    "curvature",
     "efficacy",
     "efficacy_gradient",
     "fit",
     "gain",
     "kernels",
+    "lag",
     "m_success",
+    "m_visible",
     "predict",
+    "predictor",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",

@@ -282,6 +282,7 @@ def test_an_unconverged_run_is_an_error_under_jit():
 # --- Transforms ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ensemble_is_a_loop_over_pairs():
     network, X, y, poison, x = small()
     keys = jax.random.split(jax.random.key(5), 3)
@@ -334,6 +335,7 @@ def test_float32():
 # --- Convergence in the width -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_error_falls_like_the_inverse_root_of_the_width():
     X, y, poison, x = problem(probes=8)
     laws = numpy_law("erf", X, y, poison, x, RIDGE)

@@ -199,6 +199,7 @@ def test_kernel_under_transformations(stax):
 # --- Predictions --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predict_ensemble(nt, stax):
     kernel_fn = mlp(stax)[2]
     x, z, y = normal(6, 5), normal(4, 5, seed=1), normal(6, 2, seed=2)

@@ -14,7 +14,7 @@ import kpoison
 
 __all__ = ["Comparison", "Panel", "Record", "Series", "Verdict", "compare", "environment"]
 
-Against = Literal["refit", "finite width", "closed form", "exponent", "slope"]
+Against = Literal["refit", "finite width", "closed form", "exponent", "slope", "simulation"]
 
 
 class Verdict(enum.StrEnum):

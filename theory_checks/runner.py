@@ -12,10 +12,13 @@ from theory_checks import (
     l1_gain,
     l2_efficacy,
     l3_rank_one_spike,
+    l4_averaged_hessian,
     l4_spike_efficacy,
     l5_near_clone,
     l6_coupling_floor,
     l7_clusters,
+    l8_backdoor,
+    l8_lag,
     n1_finite_width,
 )
 from theory_checks.record import Record
@@ -28,14 +31,19 @@ CHECKS: dict[str, Callable[[Setting, Laws], Record | None]] = {
     "L2": l2_efficacy.check,
     "L3": l3_rank_one_spike.check,
     "L4": l4_spike_efficacy.check,
+    "L4-Hessian": l4_averaged_hessian.check,
     "L5": l5_near_clone.check,
     "L6": l6_coupling_floor.check,
     "L7": l7_clusters.check,
+    "L8": l8_lag.check,
+    "L8-images": l8_backdoor.check,
     "N1": n1_finite_width.check,
 }
 """Every statement's check, by its number."""
 
 _EVERY_STATEMENT = ("rbf", "laplace", "ntk-relu", "ntk-erf")
+_DEAR = ("L4-Hessian", "L8", "L8-images")
+_DEAR_QUICK = ("rbf",)
 _NEAR_CLONE_ONLY = tuple(name for name in KERNELS if name not in _EVERY_STATEMENT)
 
 
@@ -45,7 +53,7 @@ def _plan(only: Sequence[str], kernels: Sequence[str], scale: Scale) -> list[tup
         return [(kernel, list(only)) for kernel in kernels]
     if scale == "full":
         return [(kernel, list(only)) for kernel in KERNELS]
-    plan = [(kernel, list(only)) for kernel in _EVERY_STATEMENT]
+    plan = [(kernel, [s for s in only if s not in _DEAR or kernel in _DEAR_QUICK]) for kernel in _EVERY_STATEMENT]
     return plan + [(kernel, ["L5"]) for kernel in _NEAR_CLONE_ONLY if "L5" in only]
 
 

@@ -44,6 +44,8 @@ class Laws:
     spike_components: Callable[..., tuple[Array, Array]] = kp.spike_components
     spike_efficacy_ratio: Callable[..., Array] = kp.spike_efficacy_ratio
     coupling_floor: Callable[..., Array] = kp.coupling_floor
+    m_success: Callable[..., Array] = kp.m_success
+    m_visible: Callable[..., Array] = kp.m_visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +59,12 @@ class Setting:
         location, label: ζ (d,) and y_t.
         direction: u (d,), a unit vector; probes are x0 = ζ + r u.
         length_scale: unit of r: the kernel's, or ‖ζ‖ for kernels that have none.
+        held_out: clean inputs that are not trained on, (N, d).
         ridge: λ.
         counts: multiplicities m to check.
         scale: "quick" or "full".
         seed: of everything random.
+        data_dir: where the data came from.
     """
 
     kernel_name: str
@@ -72,10 +76,12 @@ class Setting:
     label: float
     direction: Array
     length_scale: float
+    held_out: Array
     ridge: float
     counts: tuple[int, ...]
     scale: Scale
     seed: int
+    data_dir: str | None
 
     @functools.cached_property
     def clean(self) -> kp.Posterior:
@@ -96,6 +102,11 @@ class Setting:
     def middle_count(self) -> int:
         """A multiplicity between linear response and saturation."""
         return self.counts[len(self.counts) // 2]
+
+    def redrawn(self, seed: int) -> "Setting":
+        """The same problem with other data, poison and direction."""
+        data: Data = self.data  # pyright: ignore[reportAssignmentType]
+        return make_setting(self.kernel_name, data, scale=self.scale, data_dir=self.data_dir, seed=seed)
 
     def poison(self, count: float) -> kp.Poison:
         """`count` clones at ζ."""
@@ -134,12 +145,14 @@ def make_setting(
     if data == "synthetic":
         number, d = (200 if scale == "quick" else 1000), 10
         inputs = generator.standard_normal((number + 1, d))
+        others = np.random.default_rng([seed, 1]).standard_normal((400, d))
         signal = np.tanh(inputs @ generator.standard_normal(d) / np.sqrt(d))
         targets = signal + 0.1 * generator.standard_normal(number + 1)
     else:
         images = datasets.load_digits() if data == "digits" else datasets.load_mnist(data_dir)
-        chosen = datasets.balanced_subset(images, 1010, seed=seed)
-        inputs = datasets.standardise(chosen.inputs)[:1001]
+        chosen = datasets.balanced_subset(images, 1410, seed=seed)
+        inputs = datasets.standardise(chosen.inputs, chosen.inputs[:1010])[:1001]
+        others = datasets.standardise(chosen.inputs, chosen.inputs[:1010])[1010:]
         targets = np.where(chosen.labels % 2 == 0, 1.0, -1.0)[:1001]
     X, y = jnp.asarray(inputs[:-1]), jnp.asarray(targets[:-1])
     location = jnp.asarray(inputs[-1])
@@ -159,8 +172,10 @@ def make_setting(
         label=-1.0 if targets[-1] > 0 else 1.0,
         direction=jnp.asarray(direction),
         length_scale=float(getattr(made, "length_scale", np.linalg.norm(inputs[-1]))),
+        held_out=jnp.asarray(others),
         ridge=1e-3,
         counts=(1, 3, 10, 30, 100) if scale == "quick" else (1, 2, 4, 8, 16, 32, 64, 128, 256),
         scale=scale,
         seed=seed,
+        data_dir=data_dir,
     )

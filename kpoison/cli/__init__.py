@@ -1,20 +1,21 @@
-"""The command line: `kpoison verify` and `kpoison sweep`."""
+"""The command line: `kpoison verify`, `kpoison sweep` and `kpoison spectrum`."""
 
 import sys
 from collections.abc import Sequence
 
 import tyro
 
+from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
 from kpoison.cli.verify import Verify
 
-__all__ = ["Sweep", "Verify", "main"]
+__all__ = ["Spectrum", "Sweep", "Verify", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run; the entry point of `kpoison`."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"verify": Verify, "sweep": Sweep},
+        {"verify": Verify, "sweep": Sweep, "spectrum": Spectrum},
         prog="kpoison",
         args=arguments,
         description="Theory of data poisoning in the kernel regime.",

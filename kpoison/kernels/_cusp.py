@@ -7,7 +7,6 @@ after that, which is infinite, with an error.  Away from these points they are e
 
 import functools
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
 import equinox as eqx
@@ -55,94 +54,118 @@ def cusp_sqrt(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "...
     return _half_power(u, 0, derivatives)
 
 
-@functools.cache
-def _arcsine_coefficients(degree: int) -> tuple[float, ...]:
-    """Of arcsin(√v)/√v on 0 <= v <= 1/2 as a polynomial in x = 4v − 1: its Taylor series, economised.
+_TERMS = 64
 
-    In rational arithmetic, since rounding here would be seen in every angle.
+
+def _arcsine_terms(number: int) -> list[Fraction]:
+    """Coefficients of v^k in A(v) = arcsin(√v)/√v."""
+    return [Fraction(math.comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(number)]
+
+
+def _cosine_terms(number: int) -> list[Fraction]:
+    """Coefficients of v^k in C(v) = √(1 − v)."""
+    return [Fraction(-math.comb(2 * k, k), 4**k * (2 * k - 1)) for k in range(number)]
+
+
+def _quotient(numerator: list[Fraction], denominator: list[Fraction]) -> list[Fraction]:
+    """The power series numerator/denominator."""
+    quotient: list[Fraction] = []
+    for k, term in enumerate(numerator):
+        known = sum((q * denominator[k - j] for j, q in enumerate(quotient)), Fraction(0))
+        quotient.append((term - known) / denominator[0])
+    return quotient
+
+
+def _taylor_terms(name: str) -> list[Fraction]:
+    """Coefficients of v^k of a series named below.
+
+    With v = sin²(θ/2) for an angle θ of at most 90°: θ = 2√v A(v), sin θ = 2√v C(v), cos θ = 1 − 2v.
     """
-    powers_of_v = [Fraction(math.comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(64)]
+    A, C = _arcsine_terms(_TERMS + 1), _cosine_terms(_TERMS + 1)
+    match name:
+        case "θ/√v":
+            return [2 * a for a in A[:-1]]
+        case "(θ − sin θ)/θv":
+            return _quotient([A[k + 1] - C[k + 1] for k in range(_TERMS)], A)
+        case "(sin θ − θ cos θ)/θv":
+            return _quotient([C[k + 1] - A[k + 1] + 2 * A[k] for k in range(_TERMS)], A)
+    raise ValueError(name)
+
+
+@functools.cache
+def _coefficients(name: str, degree: int) -> tuple[float, ...]:
+    """Of a series in v, on 0 <= v <= 1/2, as a polynomial in x = 4v − 1: its Taylor series, economised.
+
+    In rational arithmetic, since rounding here would be seen in every kernel.
+    """
     taylor = [Fraction(0)]
-    for coefficient in reversed(powers_of_v):  # Horner's rule with v = (x + 1)/4
+    for term in reversed(_taylor_terms(name)):  # Horner's rule with v = (x + 1)/4
         shifted = [Fraction(0), *taylor]
         taylor = [(a + b) / 4 for a, b in zip([*taylor, Fraction(0)], shifted, strict=True)]
-        taylor[0] += coefficient
+        taylor[0] += term
     chebyshev = np.polynomial.chebyshev.poly2cheb(np.array(taylor, dtype=object))
     return tuple(map(float, np.polynomial.chebyshev.cheb2poly(chebyshev[: degree + 1])))
 
 
-def _arcsine_over_sine(v: Float[Array, "..."]) -> Float[Array, "..."]:
-    """arcsin(√v)/√v for 0 <= v <= 1/2; compilers turn a polynomial, unlike arctan2, into vector instructions."""
+def _series(name: str, v: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A series at 0 <= v <= 1/2; compilers turn polynomials, unlike arctan2 and sin, into vector instructions."""
     x = 4 * v - 1
     result = jnp.zeros_like(v)
-    for coefficient in reversed(_arcsine_coefficients(20 if jnp.finfo(v.dtype).bits > 32 else 9)):
+    for coefficient in reversed(_coefficients(name, 20 if jnp.finfo(v.dtype).bits > 32 else 9)):
         result = result * x + coefficient
     return result
 
 
-@jax.custom_jvp
-def angle(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Angle θ between two vectors a, b from ‖a‖‖b‖ − a·b and ‖a‖‖b‖ + a·b.
+def _half_versine(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
+    """v = sin²(θ/2), at most 1/2; that of a right angle where both arguments are 0 (a vector vanishes): see `NTK`."""
+    total = near + far
+    return jnp.where(total > 0, near / jnp.where(total > 0, total, 1), 0.5)
 
-    Full relative precision at both ends, where arccos(a·b/‖a‖‖b‖) keeps only half of the digits.
-    A right angle where both arguments are 0 (a vector that vanishes): see `NTK`.
+
+@jax.custom_jvp
+def angle(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Angle θ <= 90° between two vectors a, b from ‖a‖‖b‖ − a·b and ‖a‖‖b‖ + a·b, the larger.
+
+    Full relative precision for θ → 0, where arccos(a·b/‖a‖‖b‖) keeps only half of the digits.
     """
-    total = defect + antidefect
-    # sin²(θ/2) of the angle to the nearer pole, at most 1/2.
-    half = jnp.where(total > 0, jnp.minimum(defect, antidefect) / jnp.where(total > 0, total, 1), 0.5)
-    acute = 2 * jnp.sqrt(half) * _arcsine_over_sine(half)
-    return jnp.where(defect <= antidefect, acute, jnp.pi - acute)
+    v = _half_versine(near, far)
+    return jnp.sqrt(v) * _series("θ/√v", v)
 
 
 @angle.defjvp
 def _angle_jvp(primals, tangents):
-    (defect, antidefect), (d_defect, d_antidefect) = primals, tangents
-    total = defect + antidefect
-    numerator = antidefect * d_defect - defect * d_antidefect
-    slope = _half_power(defect * antidefect, 1, 0) / jnp.where(total > 0, total, 1)
-    return angle(defect, antidefect), slope * numerator
-
-
-def _alternating_series(square: Array, divisors: Sequence[int]) -> Array:
-    """1 − s/d₁ (1 − s/d₂ (1 − …))."""
-    series = jnp.ones_like(square)
-    for divisor in reversed(divisors):
-        series = 1 - square * series / divisor
-    return series
+    (near, far), (d_near, d_far) = primals, tangents
+    total = near + far
+    slope = _half_power(near * far, 1, 0) / jnp.where(total > 0, total, 1)
+    return angle(near, far), slope * (far * d_near - near * d_far)
 
 
 @jax.custom_jvp
-def angle_excess(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
-    """θ − sin θ without cancellation."""
-    theta = angle(defect, antidefect)
-    near = theta**3 / 6 * _alternating_series(theta**2, [k * (k + 1) for k in range(4, 18, 2)])
-    return jnp.where(theta < 0.5, near, theta - jnp.sin(theta))
+def angle_excess(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
+    """θ − sin θ of the same angle, without cancellation."""
+    v = _half_versine(near, far)
+    return angle(near, far) * v * _series("(θ − sin θ)/θv", v)
 
 
 @angle_excess.defjvp
 def _angle_excess_jvp(primals, tangents):
-    defect, antidefect = primals
-    total = defect + antidefect
-    versine = jnp.where(total > 0, 2 * defect / jnp.where(total > 0, total, 1), 1)
+    versine = 2 * _half_versine(*primals)
     return angle_excess(*primals), versine * jax.jvp(angle, primals, tangents)[1]
 
 
 @jax.custom_jvp
-def arc_excess(defect: Float[Array, "..."], antidefect: Float[Array, "..."]) -> Float[Array, "..."]:
-    """h (sin θ − θ cos θ) with h = ‖a‖‖b‖, from the same two arguments as `angle`.
+def arc_excess(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
+    """‖a‖‖b‖ (sin θ − θ cos θ) of the same angle, without cancellation.
 
-    With it, h times the arc-cosine kernel of degree 1 is h cos θ + arc_excess/π.
+    With it, ‖a‖‖b‖ times the arc-cosine kernel of degree 1 is a·b + arc_excess/π.
     """
-    theta = angle(defect, antidefect)
-    half_sum = 0.5 * (defect + antidefect)
-    near = half_sum * theta**3 / 3 * _alternating_series(theta**2, [k * (k + 3) for k in range(2, 16, 2)])
-    far = jnp.sqrt(defect * antidefect) - theta * 0.5 * (antidefect - defect)
-    return jnp.where(theta < 0.5, near, far)
+    v = _half_versine(near, far)
+    return 0.5 * (near + far) * angle(near, far) * v * _series("(sin θ − θ cos θ)/θv", v)
 
 
 @arc_excess.defjvp
 def _arc_excess_jvp(primals, tangents):
-    d_defect, d_antidefect = tangents
+    d_near, d_far = tangents
     # In this order every term, and every term of the next derivative, is small where θ is.
-    slope = angle(*primals) * d_defect - 0.5 * angle_excess(*primals) * (d_defect + d_antidefect)
+    slope = angle(*primals) * d_near - 0.5 * angle_excess(*primals) * (d_near + d_far)
     return arc_excess(*primals), slope

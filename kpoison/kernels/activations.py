@@ -100,7 +100,7 @@ class Activation(eqx.Module, Generic[State]):
 
     @abc.abstractmethod
     def derivative_covariance(self, state: State) -> Array:
-        """E[φ'(u)φ'(v)]."""
+        """E[φ'(u)φ'(v)]; not a part of `layer`, since E[φφ] has derivatives where this has none."""
 
     @property
     @abc.abstractmethod
@@ -373,8 +373,8 @@ class LeakyReLU(Activation[Wedge]):
         mean_square = 0.5 * (1 + slope**2)  # E[φ(u)²]/q
         # ‖a‖‖b‖ times the arc-cosine kernel of degree 1, and times one minus it; from the nearer of the two
         # poles, parallel or antiparallel, so that neither cancels.
-        acute = defect <= antidefect
-        excess = arc_excess(jnp.where(acute, defect, antidefect), jnp.where(acute, antidefect, defect)) / jnp.pi
+        acute, near, far = _nearer_pole(state)
+        excess = arc_excess(near, far) / jnp.pi
         half_sum = 0.5 * (defect + antidefect)
         arc = jnp.where(acute, covariance, 0) + excess
         arc_defect = jnp.where(acute, defect, half_sum) - excess
@@ -388,12 +388,12 @@ class LeakyReLU(Activation[Wedge]):
         # √((a+b)(c+b)) − √(ac) − b and √((a+b)(c+b)) − √(ac) + b for the bias variance b, without cancellation.
         divisor = product + free_product + bias_variance
         safe = jnp.where(divisor > 0, divisor, 1)
-        bias_defect = bias_variance * gain * gap**2 / safe
+        bias_defect = bias_variance * gain * (gap**2 / safe)
         bias_antidefect = bias_defect + 2 * bias_variance
         return Wedge(
             norm_x=new_x,
             norm_z=new_z,
-            gap=gain * gap * (norm_x + norm_z) / jnp.where(total > 0, total, 1),
+            gap=gain * gap * ((norm_x + norm_z) / jnp.where(total > 0, total, 1)),
             covariance=weight_variance * (slope * covariance + kink * arc) + bias_variance,
             defect=weight_variance * (slope * defect + kink * arc_defect) + bias_defect,
             antidefect=weight_variance * (slope * antidefect + kink * arc_antidefect) + bias_antidefect,
@@ -402,12 +402,21 @@ class LeakyReLU(Activation[Wedge]):
     def derivative_covariance(self, state: Wedge) -> Array:
         """slope + ½(1 − slope)² (1 − θ/π)."""
         slope = jnp.asarray(self.slope, state.covariance.dtype)
-        return slope + 0.5 * (1 - slope) ** 2 * angle(state.antidefect, state.defect) / jnp.pi
+        acute, near, far = _nearer_pole(state)
+        turn = angle(near, far) / jnp.pi
+        return slope + 0.5 * (1 - slope) ** 2 * jnp.where(acute, 1 - turn, turn)
 
     @property
     def smoothness(self) -> tuple[int | float, int | float]:
         """E[φφ] has two derivatives where points coincide, E[φ'φ'] none."""
         return 2, 0
+
+
+def _nearer_pole(state: Wedge) -> tuple[Array, Array, Array]:
+    """Whether the points are nearer to parallel than to antiparallel, and the smaller and the larger defect."""
+    acute = state.defect <= state.antidefect
+    near, far = jnp.where(acute, state.defect, state.antidefect), jnp.where(acute, state.antidefect, state.defect)
+    return acute, near, far
 
 
 def _snap(value: Array, to_zero: Array) -> Array:

@@ -58,6 +58,14 @@ class Kernel(eqx.Module):
         """Number of axes of one point: 1 for vectors, 3 for images (height, width, channels)."""
         return 1
 
+    def on_subspace(self, dimension: int) -> "Kernel | None":
+        """The kernel on points of so many coordinates of which all but a few are 0, as a kernel of those few.
+
+        What a rotation-invariant kernel does to two points then needs only the plane that holds them.  None where the
+        kernel does not know.
+        """
+        return None
+
     def __call__(self, X1: Float[ArrayLike, "n1 ..."], X2: Float[ArrayLike, "n2 ..."] | None = None) -> Array:
         """Gram matrix K[i, j] = k(X1[i], X2[j]), through a matrix product where the kernel allows it.
 
@@ -179,6 +187,11 @@ class _Pair(Kernel):
         """That of both."""
         return self.first.point_ndim
 
+    def on_subspace(self, dimension: int) -> Kernel | None:
+        """The pair of both on it."""
+        first, second = self.first.on_subspace(dimension), self.second.on_subspace(dimension)
+        return None if first is None or second is None else type(self)(first, second)
+
 
 class Sum(_Pair):
     """k₁(x, z) + k₂(x, z); written `k1 + k2`."""
@@ -236,6 +249,11 @@ class Scaled(Kernel):
     def point_ndim(self) -> int:
         """That of the kernel."""
         return self.kernel.point_ndim
+
+    def on_subspace(self, dimension: int) -> Kernel | None:
+        """The scaled kernel on it."""
+        kernel = self.kernel.on_subspace(dimension)
+        return None if kernel is None else Scaled(kernel, self.scale)
 
 
 class Custom(Kernel):

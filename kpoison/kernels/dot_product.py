@@ -35,6 +35,10 @@ class Linear(Kernel):
         """Always."""
         return True
 
+    def on_subspace(self, dimension: int) -> Kernel:
+        """Itself: coordinates that are 0 change no product."""
+        return self
+
 
 class Polynomial(Linear):
     """k(x, z) = (x·z + offset)^degree; infinitely smooth.

@@ -73,6 +73,32 @@ class NeuralKernel(Kernel):
         """Always: the first layer's weights are isotropic."""
         return True
 
+    def on_subspace(self, dimension: int) -> Kernel:
+        """The same network with the first layer's 1/√fan_in taken from all coordinates."""
+        return _OnSubspace(self, dimension)
+
+
+class _OnSubspace(Kernel):
+    """A neural kernel on points of `dimension` coordinates of which only the given ones are not 0."""
+
+    kernel: NeuralKernel
+    dimension: int = eqx.field(static=True)
+
+    def evaluate(self, x: Float[Array, " p"], z: Float[Array, " p"]) -> Float[Array, ""]:
+        """k(x, z)."""
+        scale = (x.size / self.dimension) ** 0.5
+        return self.kernel.evaluate(scale * x, scale * z)
+
+    @property
+    def smoothness(self) -> int | float:
+        """That of the kernel."""
+        return self.kernel.smoothness
+
+    @property
+    def rotation_invariant(self) -> bool:
+        """That of the kernel."""
+        return True
+
 
 class NNGP(NeuralKernel):
     """Covariance of the network's outputs at initialisation (Neal 1996, Lee et al. 2018).

@@ -75,6 +75,10 @@ class Stationary(Kernel):
         """Always."""
         return True
 
+    def on_subspace(self, dimension: int) -> Kernel:
+        """Itself: coordinates that are 0 change no distance."""
+        return self
+
 
 class RBF(Stationary):
     """Gaussian kernel exp(−r²/2ℓ²); infinitely smooth.

@@ -1,6 +1,7 @@
 """The laws of the poison: gain, efficacy, spike, and how they relate; exact and isolated."""
 
-from kpoison.laws.efficacy import efficacy, gain, predict
+from kpoison.laws.efficacy import efficacy, gain
+from kpoison.laws.prediction import Predictor, predict, predictor
 from kpoison.laws.spike import (
     coupling_floor,
     coupling_ratio,
@@ -9,16 +10,20 @@ from kpoison.laws.spike import (
     spike_components,
     spike_efficacy_ratio,
 )
-from kpoison.laws.thresholds import m_success
+from kpoison.laws.thresholds import lag, m_success, m_visible
 
 __all__ = [
+    "Predictor",
     "coupling_floor",
     "coupling_ratio",
     "efficacy",
     "efficacy_gradient",
     "gain",
+    "lag",
     "m_success",
+    "m_visible",
     "predict",
+    "predictor",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",

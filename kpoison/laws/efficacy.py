@@ -1,4 +1,4 @@
-"""What the poison does to predictions: gain (L1), efficacy (L2, L7), and the poisoned predictor."""
+"""What the poison does to predictions: gain (L1) and efficacy (L2, L7)."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,41 +9,8 @@ from kpoison._validation import boundary
 from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
-from kpoison.ridge.posterior import effective_ridge
 
-__all__ = ["efficacy", "gain", "predict"]
-
-
-@boundary(check_law_arguments)
-@eqx.filter_jit
-def predict(
-    clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
-) -> Float[Array, "..."]:
-    """The ridge predictor at x: the clean one, or the one trained on clean data and poison.
-
-    Args:
-        clean: the fitted clean posterior.
-        x: shape (q, d), or (d,) for one point.
-        ridge: λ > 0 of the mean loss; ρ = nλ with n = n_c, or n_c + Σm with a poison.
-        poison: clones or a cluster; None for the clean predictor.
-
-    Returns:
-        Shape (q,), or (q, C) where y had C outputs; without the first axis for one point.
-
-    Raises:
-        TypeError, ValueError: naming the argument that does not fit.
-
-    Note that `predict(..., poison) − predict(...)` is *not* the efficacy: the clean side has ρ = n_c λ there.
-    """
-    x = jnp.asarray(x)
-    points = as_points(clean, x)
-    if poison is None:
-        terms = [clean.at(effective_ridge(len(clean.X), 0.0, ridge, clean.X.dtype)).mean_expansion()]
-    else:
-        effect = poison_effect(clean, poison, ridge, "exact")
-        terms = [effect.reference.mean_expansion(), effect.change()]  # pyright: ignore[reportAttributeAccessIssue]
-    values = sum(term.values(points) for term in terms)
-    return like_targets(clean, x, jnp.asarray(values))
+__all__ = ["efficacy", "gain"]
 
 
 @boundary(check_law_arguments)

@@ -1,6 +1,7 @@
 """How much poison an attack takes (L8)."""
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -8,22 +9,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary
+from kpoison._validation import boundary, check_positive, checked_result
 from kpoison.laws.effect import as_points, check_law_arguments, poison_effect
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 
-__all__ = ["m_success"]
+__all__ = ["lag", "m_success", "m_visible"]
 
 _DECADES = 6
 _PER_DECADE = 8
 _BISECTIONS = 60
 
 
-def _margin(clean: Posterior, poison: Poison, point: Array, ridge: Array, count: Array) -> Array:
+def _with_count(poison: Poison, count: Array) -> Poison:
+    return eqx.tree_at(lambda p: p.count, poison, count)
+
+
+def _success_margin(clean: Posterior, poison: Poison, point: Array, ridge: Array, count: Array) -> Array:
     """How far the prediction at one point is on the side of the poison's label, at this count."""
-    poison = eqx.tree_at(lambda p: p.count, poison, count)
-    effect = poison_effect(clean, poison, ridge, "exact")
+    effect = poison_effect(clean, _with_count(poison, count), ridge, "exact")
     values = effect.reference.mean(point[None])[0] + effect.change().values(point[None])[0]
     label = poison.label.reshape(-1)
     if clean.outputs == 1:
@@ -40,6 +44,44 @@ def _check(arguments: dict) -> None:
         raise ValueError(
             f"poison must be clones at one location, shape {clean.X.shape[1:]}, got {poison.location.shape}"
         )
+
+
+def _check_visible(arguments: dict) -> None:
+    _check(arguments)
+    check_positive("threshold", arguments["threshold"])
+
+
+def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[Array, ""]:
+    """The smallest count m at which `margin(m)` is positive: 0 if it is at m = 0, ∞ if it is nowhere up to 10⁶ n_c.
+
+    Looked for at eight counts per decade from 10⁻⁶ n_c, then bisected; its derivatives are those of the implicit
+    function.
+    """
+    logs = math.log(n_c) + math.log(10) * jnp.linspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1, dtype=dtype)
+    fixed = jax.lax.stop_gradient
+    reached = jax.lax.map(lambda log: margin(jnp.exp(log)) > 0, logs)
+    first = jnp.argmax(reached)
+
+    def bisect(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        over = margin(jnp.exp(middle)) > 0
+        return jnp.where(over, low, middle), jnp.where(over, middle, high)
+
+    # Below the smallest count of the scan the margin has its side at m = 0.
+    bracket = fixed((logs[jnp.maximum(first - 1, 0)], logs[first]))
+    root = fixed(jnp.exp(jax.lax.fori_loop(0, _BISECTIONS, bisect, bracket)[1]))
+    slope = fixed(jax.grad(margin)(root))
+    there = margin(root)
+    # Its value is the root's; its derivative that of the implicit function.
+    root = root - (there - fixed(there)) / jnp.where(slope == 0, 1, slope)
+    already = margin(jnp.zeros((), dtype)) > 0
+    return jnp.where(already, 0, jnp.where(jnp.any(reached), root, jnp.inf))
+
+
+def _at_probes(function: Callable[[Array], Array], clean: Posterior, x: Array) -> Array:
+    values = jax.vmap(function)(as_points(clean, x))
+    return values[0] if x.ndim == clean.X.ndim - 1 else values
 
 
 @boundary(_check)
@@ -65,35 +107,78 @@ def m_success(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridg
         TypeError, ValueError: naming the argument that does not fit.
     """
     x = jnp.asarray(x)
+    ridge = jnp.asarray(ridge, clean.X.dtype)
+
+    def at(point):
+        def margin(count):
+            return _success_margin(clean, poison, point, ridge, count)
+
+        return _first_crossing(margin, len(clean.X), clean.X.dtype)
+
+    return _at_probes(at, clean, x)
+
+
+@boundary(_check_visible)
+@eqx.filter_jit
+def m_visible(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
+) -> Float[Array, "..."]:
+    """The smallest multiplicity at which the poison's spike at x exceeds a threshold (L8), by the exact law.
+
+    For an attack on a fraction ε of the probes, the spike leaves the bulk of the input Fisher matrix above
+    `kpoison.curvature.visibility_threshold(σ², d/N)`/ε (section 4).
+
+    Args:
+        clean: the fitted clean posterior.
+        poison: clones at one location; its count is not used.
+        x: probes, shape (q, d), or (d,) for one.
+        ridge: λ > 0 of the mean loss.
+        threshold: Λ > 0 from which the spike, added up over the outputs, is visible.
+
+    Returns:
+        Shape (q,) or (): m > 0; ∞ where the spike stays below the threshold up to 10⁶ n_c, however large the attack.
+        Differentiable in every number, by the implicit function theorem.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    x = jnp.asarray(x)
     dtype = clean.X.dtype
-    ridge = jnp.asarray(ridge, dtype)
-    logs = math.log(len(clean.X)) + jnp.linspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1, dtype=dtype) * (
-        math.log(10)
+    ridge, threshold = jnp.asarray(ridge, dtype), jnp.asarray(threshold, dtype)
+    threshold = checked_result(
+        threshold, [(~((threshold > 0) & jnp.isfinite(threshold)), "threshold must be finite and > 0")]
     )
 
     def at(point):
         def margin(count):
-            return _margin(clean, poison, point, ridge, count)
+            change = poison_effect(clean, _with_count(poison, count), ridge, "exact").change()
+            # Of the order of one, so that its derivatives neither underflow nor overflow.
+            return jnp.sum(change.squared_gradient_norms(point[None])[0]) / threshold - 1
 
-        fixed = jax.lax.stop_gradient
-        reached = jax.lax.map(lambda log: margin(jnp.exp(log)) > 0, logs)
-        first = jnp.argmax(reached)
+        return _first_crossing(margin, len(clean.X), dtype)
 
-        def bisect(_, bracket):
-            low, high = bracket
-            middle = 0.5 * (low + high)
-            over = margin(jnp.exp(middle)) > 0
-            return jnp.where(over, low, middle), jnp.where(over, middle, high)
+    return _at_probes(at, clean, x)
 
-        # Below the smallest count of the scan the change is linear and the side that of m = 0.
-        bracket = fixed((logs[jnp.maximum(first - 1, 0)], logs[first]))
-        root = fixed(jnp.exp(jax.lax.fori_loop(0, _BISECTIONS, bisect, bracket)[1]))
-        slope = fixed(jax.grad(margin)(root))
-        there = margin(root)
-        # Its value is the root's; its derivative that of the implicit function.
-        root = root - (there - fixed(there)) / jnp.where(slope == 0, 1, slope)
-        already = margin(jnp.zeros((), dtype)) > 0
-        return jnp.where(already, 0, jnp.where(jnp.any(reached), root, jnp.inf))
 
-    thresholds = jax.vmap(at)(as_points(clean, x))
-    return thresholds[0] if x.ndim == clean.X.ndim - 1 else thresholds
+@boundary(_check_visible)
+@eqx.filter_jit
+def lag(
+    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
+) -> Float[Array, "..."]:
+    """m_visible/m_success: how many times more poison shows than succeeds (L8).
+
+    Above 1 the attack succeeds unseen; where the kernel has a near-clone regime it grows without bound as x → ζ.
+    Arguments and errors as in `m_visible`.
+
+    Returns:
+        Shape (q,) or (): ∞ where the attack succeeds and never shows, or where the prediction is the label's without
+        poison; 0 where it shows and never succeeds; NaN where it does neither.
+    """
+    visible = m_visible(clean, poison, x, ridge, threshold)
+    success = m_success(clean, poison, x, ridge)
+    never = jnp.isinf(success)
+    # ∞/∞ and 0·∞ are kept away from the derivative.
+    both = jnp.isfinite(visible) & jnp.isfinite(success) & (success > 0)
+    ratio = jnp.where(both, visible, 1) / jnp.where(both, success, 1)
+    undefined = jnp.where(jnp.isinf(visible), jnp.nan, 0)
+    return jnp.where(both, ratio, jnp.where(never, undefined, jnp.inf))

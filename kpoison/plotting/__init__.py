@@ -1,6 +1,7 @@
 """Pictures.  Every function takes and returns axes; one style for all."""
 
 from kpoison.plotting.laws import against_count, near_clone, phase_diagram, spike_against_efficacy
+from kpoison.plotting.spectra import draw_image, draw_spectrum, draw_spectrum_figure
 from kpoison.plotting.style import COLOURS, dashed, dots, errorbars, line, style
 from kpoison.plotting.sweeps import draw_sweep
 
@@ -9,6 +10,9 @@ __all__ = [
     "against_count",
     "dashed",
     "dots",
+    "draw_image",
+    "draw_spectrum",
+    "draw_spectrum_figure",
     "draw_sweep",
     "errorbars",
     "line",

@@ -62,11 +62,11 @@ class KernelExpansion(eqx.Module):
         return _each(self._radial_and_tangential_gradient, X, self.centres.size)
 
     def _value(self, x: Array) -> Float[Array, " C"]:
-        return matrix_product(self.kernel.pairwise(x[None], self.centres), self._all_weights())[0]
+        return matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
 
     def _gradient(self, x: Array) -> Float[Array, "C ..."]:
         slopes = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(x, centre))(self.centres)
-        return matrix_product(self._all_weights().T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
+        return matrix_product(self.all_weights().T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
 
     def _basis_values(self, basis: Array, X: Array) -> Float[Array, "q p"]:
         """The functions of the basis at many points."""
@@ -88,7 +88,7 @@ class KernelExpansion(eqx.Module):
     def _radial_and_tangential_gradient(self, x: Array) -> tuple[Float[Array, " C"], Float[Array, "C d"]]:
         norm = jnp.sqrt(jnp.sum(x * x))
         axis = x / norm
-        weights = self._all_weights()
+        weights = self.all_weights()
 
         def parts(centre):
             difference = centre - x
@@ -110,7 +110,8 @@ class KernelExpansion(eqx.Module):
         radial, tangential = jax.vmap(parts)(self.centres)
         return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
 
-    def _all_weights(self) -> Float[Array, "N C"]:
+    def all_weights(self) -> Float[Array, "N C"]:
+        """w, one row for each centre."""
         return self.weights if self.basis is None else matrix_product(self.basis, self.weights)
 
 

@@ -1,7 +1,7 @@
 """The axes of a sweep: from what the user gives to checked values with names and units."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -224,8 +224,3 @@ def kernel_text(kernel: Kernel) -> str:
     """The kernel with the values of its hyper-parameters."""
     leaves = jax.tree.map(lambda leaf: float(leaf) if eqx.is_array(leaf) and leaf.ndim == 0 else leaf, kernel)
     return repr(leaves)
-
-
-def sequence_of_names(axes: Sequence[Axis]) -> tuple[str, ...]:
-    """Their names."""
-    return tuple(axis.name for axis in axes)

@@ -103,7 +103,7 @@ class Job:
                 check_conditioning(posterior, jnp.asarray(self._rho_range()[0], posterior.X.dtype))
 
     def _rho_range(self) -> tuple[float, float]:
-        """Smallest and largest ρ = (n_c + m)λ, with m from 0 as laws without an axis m may need it."""
+        """Smallest and largest ρ = (n_c + m)λ of the grid."""
         _, counts, ridges = (axis.values for axis in self.grid.inner)
         n_c = len(self.clean.X)
         # A law reads m and λ in the dtype of the data: a margin for their rounding.

@@ -199,7 +199,7 @@ def test_they_are_refused_in_every_kind_of_program(kernel, pair, transforms):
 # --- Transformations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["matern32", "NNGP-relu-1-free"])
+@pytest.mark.parametrize("name", ["matern32", pytest.param("NNGP-relu-1-free", marks=pytest.mark.slow)])
 def test_all_ways_to_differentiate_agree(name):
     kernel = (ALL | networks(depths=(1,)))[name]
     batches = stacked([pair for pair in PAIRS if not cusp(kernel, pair)])

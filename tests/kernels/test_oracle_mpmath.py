@@ -204,6 +204,7 @@ def test_quadrature_of_tanh(nodes, variance, accuracy, correlation):
     assert kk.Quadrature(jnp.tanh).nodes == 64
 
 
+@pytest.mark.slow
 def test_quadrature_of_an_entire_function():
     """To rounding, with its derivatives, at ordinary and coincident points."""
     points = jnp.asarray(np.concatenate([PROBES["generic"], [ZETA, -ZETA, 0 * ZETA]]))

@@ -46,6 +46,7 @@ def assert_same(path):
         return found.attrs["device"]
 
 
+@pytest.mark.slow
 def test_eight_devices(tmp_path):
     out = tmp_path / "grid.nc"
     program = SETUP.format(devices=8) + SWEEP.format(quantities=QUANTITIES, options=f"out={str(out)!r}")
@@ -62,7 +63,8 @@ print(len(jax.devices()))
     assert assert_same(out).startswith("8 ×")
 
 
-@pytest.mark.parametrize("on_disk", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("on_disk", [True, False])
 def test_two_processes(tmp_path, on_disk):
     with socket.socket() as free:
         free.bind(("localhost", 0))

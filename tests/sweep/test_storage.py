@@ -71,6 +71,7 @@ def command(out, pause):
     return [sys.executable, "-c", PROGRAM.format(here=str(HERE), out=str(out), pause=pause)]
 
 
+@pytest.mark.slow
 def test_killed_is_not_lost(tmp_path):
     whole, killed = tmp_path / "whole.nc", tmp_path / "killed.nc"
     swept(out=whole, **CUT).close()

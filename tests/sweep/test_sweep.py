@@ -23,7 +23,7 @@ def swept(posterior, **options):
     return kp.sweep(posterior, options.pop("poison", poison()), direction=DIRECTION, **(AXES | options))
 
 
-SLOW = ("ntk-relu", "matern52", "laplace")
+SLOW = ("ntk-relu", "ntk-erf", "matern52", "laplace")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ def test_outputs_labels_locations_and_directions():
                     np.testing.assert_allclose(cell.gain, kp.gain(posterior, p, ridge), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_kernels_and_hyperparameters_are_refitted():
     axes = {"r_over_l": [0.1, 1.0], "m": [3.0], "ridge": [1e-2]}
     kernels = {"rbf": kp.kernels.RBF(1.0), "matern": kp.kernels.Matern32(1.0)}

@@ -11,6 +11,8 @@ from theory_checks.record import Verdict
 from theory_checks.runner import CHECKS
 from theory_checks.setting import Laws, Setting, make_setting
 
+QUICK = ["L1", "L2", "L3", "L4", "L5", "L6", "L7"]
+
 
 def small(kernel: str, networks: bool = False) -> Setting:
     setting = make_setting(kernel)
@@ -54,7 +56,7 @@ def wrong_exponent_across_the_sphere(clean, poison, x, ridge, law="exact"):
     return radial, tangential * jnp.linalg.norm(x - poison.location[None], axis=-1) ** 0.1
 
 
-@pytest.mark.parametrize("statement", [s for s in CHECKS if s.startswith("L")])
+@pytest.mark.parametrize("statement", QUICK)
 @pytest.mark.parametrize("kernel", ["rbf", "laplace"])
 def test_holds_for_the_right_law(settings, statement, kernel):
     record = CHECKS[statement](settings[kernel], Laws())
@@ -110,7 +112,7 @@ def test_finite_width_holds_and_can_fail(kernel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statement", [s for s in CHECKS if s.startswith("L")])
+@pytest.mark.parametrize("statement", QUICK)
 def test_finite_networks_agree(statement):
     setting = make_setting("ntk-erf")
     record = CHECKS[statement](setting, Laws())
@@ -121,3 +123,29 @@ def test_finite_networks_agree(statement):
     # The networks can tell a law that is wrong by 20 % (the refit tells one wrong by 1e-10).
     resolution = max(np.max(np.array(c.tolerance) / np.max(np.abs(c.reference))) for c in compared)
     assert resolution < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "laws", "holds"),
+    [
+        ("rbf", Laws(), True),
+        ("laplace", Laws(), True),
+        ("ntk-erf", Laws(), True),
+        ("rbf", scaled("efficacy"), False),
+    ],
+)
+def test_averaged_hessian(settings, kernel, laws, holds):
+    record = CHECKS["L4-Hessian"](settings[kernel], laws)
+    assert record is not None
+    assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("laws", "holds"), [(Laws(), True), (scaled("m_success"), False), (scaled("m_visible"), False)]
+)
+def test_lag(settings, laws, holds):
+    record = CHECKS["L8"](settings["rbf"], laws)
+    assert record is not None
+    assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]

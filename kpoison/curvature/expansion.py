@@ -1,0 +1,167 @@
+"""Gradients and Hessians of kernel expansions at many probes, through the plane that holds a probe and a centre.
+
+A rotation-invariant kernel k(x, c) bends only within that plane and equally in all directions across it.  Four numbers
+per pair give its Hessian, and the Hessians of any number of pairs add up to a few matrix products.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kpoison.curvature.operators import PairCurvature
+from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.ridge import KernelExpansion
+
+__all__ = ["jacobians", "mean_hessian", "plane_kernel"]
+
+_COORDINATES_AT_ONCE = 2**22
+_PAIRS_AT_ONCE = 2**17
+# Derivatives that the derivative of a Hessian takes.
+_SMOOTH = 3
+
+
+class _Plane(NamedTuple):
+    """Where the centres lie in the plane of each probe x: along its ray e = x/‖x‖, and across it.
+
+    Attributes:
+        rays: e, shape (N, D).
+        norms: ‖x‖, shape (N,).
+        along: (c − x)·e, shape (N, n).
+        across: q = ‖c − (c·e)e‖, shape (N, n).  What is less than eps times the distance from the origin is rounding:
+            it counts as so much, so that derivatives of the kernel over q keep their limits, or as 0 where the kernel
+            may have a cusp, so that it says so.
+    """
+
+    rays: Float[Array, "N D"]
+    norms: Float[Array, " N"]
+    along: Float[Array, "N n"]
+    across: Float[Array, "N n"]
+
+
+def plane_kernel(expansion: KernelExpansion) -> Kernel | None:
+    """The kernel on points of a plane, where it has one."""
+    if not expansion.kernel.rotation_invariant or expansion.centres.ndim != 2:
+        return None
+    return expansion.kernel.on_subspace(expansion.centres.shape[1])
+
+
+def _plane(X: Float[Array, "N D"], centres: Float[Array, "n D"], smoothness: int | float) -> _Plane:
+    """From differences c − x, so that nothing is lost for pairs that are close."""
+    norms = jnp.linalg.norm(X, axis=1)
+    first = jnp.zeros_like(X).at[:, 0].set(1)
+    rays = jnp.where((norms > 0)[:, None], X / jnp.where(norms > 0, norms, 1)[:, None], first)
+
+    def at(point):
+        x, ray, norm = point
+        along, across, left = _split(centres - x[None], ray)
+        square = jnp.sum(across**2, axis=1) - left**2
+        floor = jnp.finfo(X.dtype).eps * (norm + jnp.abs(along))
+        apart = square > floor**2
+        cusp = jnp.abs(along) <= floor if smoothness >= 2 else True
+        least = jnp.where(cusp & (smoothness < _SMOOTH), 0, jax.lax.stop_gradient(floor))
+        return along, jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), least)
+
+    batch = max(1, _COORDINATES_AT_ONCE // centres.size)
+    along, across = jax.lax.map(at, (X, rays, norms), batch_size=batch)
+    return _Plane(rays, norms, along, across)
+
+
+def _split(difference: Float[Array, "n D"], ray: Float[Array, " D"]) -> tuple[Array, Array, Array]:
+    """Differences along a ray, across it, and what rounding leaves of the ray in the latter."""
+    along = matrix_product(difference, ray[:, None])[:, 0]
+    across = difference - along[:, None] * ray[None]
+    left = matrix_product(across, ray[:, None])[:, 0]
+    return along + left, across, left
+
+
+def _at_pairs(plane: _Plane, function: Callable[[Array, Array], Array]) -> Float[Array, "N n p"]:
+    """`function(here, there)` on three coordinates of every pair: along the ray, across it, and out of the plane."""
+
+    def row(arguments):
+        norm, along, across = arguments
+
+        def pair(a, b):
+            here = jnp.zeros(3, a.dtype).at[0].set(norm)
+            return function(here, jnp.stack([norm + a, b, jnp.zeros_like(b)]))
+
+        return jax.vmap(pair)(along, across)
+
+    batch = max(1, _PAIRS_AT_ONCE // plane.along.shape[1])
+    return jax.lax.map(row, (plane.norms, plane.along, plane.across), batch_size=batch)
+
+
+def _over_distance(value: Array, distance: Array) -> Array:
+    """value/distance; 0 on the ray, where the value across it is 0 too."""
+    apart = distance > 0
+    return jnp.where(apart, value / jnp.where(apart, distance, 1), 0)
+
+
+@eqx.filter_jit
+def jacobians(kernel: Kernel, expansion: KernelExpansion, X: Float[Array, "N D"]) -> Float[Array, "N C D"]:
+    """∇f at many probes; `kernel` is the `plane_kernel` of the expansion.
+
+    ∇k = g₁e + (g₂/q)(c − te) with t = c·e, q the distance of c from the ray: two matrix products in place of nND
+    calls of the kernel's derivative.
+    """
+    plane = _plane(X, expansion.centres, kernel.smoothness)
+    slopes = _at_pairs(plane, lambda here, there: jax.grad(kernel.evaluate)(here, there)[:2])
+    on_centres = _over_distance(slopes[..., 1], plane.across)
+    on_rays = slopes[..., 0] - on_centres * (plane.norms[:, None] + plane.along)
+    weights = expansion.all_weights()
+
+    def of_output(w):
+        return matrix_product(on_centres * w[None], expansion.centres) + (on_rays @ w)[:, None] * plane.rays
+
+    return jnp.moveaxis(jax.lax.map(of_output, weights.T), 0, 1)
+
+
+@eqx.filter_jit
+def mean_hessian(
+    kernel: Kernel, expansion: KernelExpansion, X: Float[Array, "N D"], output_weights: Float[Array, "N C"]
+) -> PairCurvature:
+    """(1/N) Σ_x Σ_o output_weights[x, o] ∇²f_o(x), from four second derivatives per pair.
+
+    In the axes (e, across, out of the plane) the Hessian of k is [[h₁₁, h₁₂, 0], [h₁₂, h₂₂, 0], [0, 0, h₃₃ I]].
+    """
+    plane = _plane(X, expansion.centres, kernel.smoothness)
+
+    def second_derivatives(here, there):
+        hessian = jax.hessian(kernel.evaluate)(here, there)
+        return jnp.stack([hessian[0, 0], hessian[0, 1], hessian[1, 1], hessian[2, 2]])
+
+    h11, h12, h22, h33 = jnp.moveaxis(_at_pairs(plane, second_derivatives), -1, 0)
+    weights = matrix_product(output_weights, expansion.all_weights().T) / len(X)
+    reach = plane.norms[:, None] + plane.along
+    slopes = _over_distance(plane.across, jnp.hypot(reach, plane.across))
+    # Written through centres, the part across the ray cancels to eps/slope² of itself.  The centre nearest to the ray
+    # (the poison, for a probe beside it) has a row of its own instead, and rounding is left out of the others.
+    nearest = jnp.argmin(slopes, axis=1)
+    others = jnp.arange(len(expansion.centres))[None] != nearest[:, None]
+    resolved = slopes > jnp.finfo(slopes.dtype).eps ** 0.5
+    bend = jnp.where(resolved, h22 - h33, 0)
+    on_centres = jnp.where(others, _over_distance(_over_distance(bend, plane.across), plane.across), 0)
+    mixed = jnp.where(others, _over_distance(h12, plane.across), 0)
+
+    def of_nearest(values):
+        return jnp.take_along_axis(values, nearest[:, None], axis=1)[:, 0]
+
+    def direction(x, ray, centre):
+        _, across, left = _split((centre - x)[None], ray)
+        return (across - left[:, None] * ray[None])[0]
+
+    directions = jax.vmap(direction)(X, plane.rays, expansion.centres[nearest])
+    return PairCurvature(
+        shift=jnp.sum(weights * h33),
+        rays=plane.rays,
+        centres=expansion.centres,
+        on_rays=jnp.sum(weights * (h11 - h33 - 2 * reach * mixed + reach**2 * on_centres), axis=1),
+        mixed=weights * (mixed - reach * on_centres),
+        on_centres=jnp.sum(weights * on_centres, axis=0),
+        nearest=_over_distance(directions, of_nearest(plane.across)[:, None]),
+        on_nearest=of_nearest(weights * (bend if kernel.smoothness >= _SMOOTH else h22 - h33)),
+        mixed_nearest=of_nearest(weights * h12),
+    )

@@ -1,0 +1,354 @@
+"""When the poison's spike leaves the bulk of a spectrum: in closed form, and against an empirical edge (section 4)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+
+from kpoison._typing import Scalar
+from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_positive, is_concrete
+from kpoison.curvature.spectrum import lanczos
+from kpoison.kernels.base import matrix_product
+
+__all__ = [
+    "BulkEdge",
+    "Visibility",
+    "bulk_edge_from_clean",
+    "bulk_edge_from_permutations",
+    "marchenko_pastur_edge",
+    "outlier_eigenvalue",
+    "outlier_overlap",
+    "spike_threshold",
+    "visibility",
+    "visibility_threshold",
+]
+
+
+_DIRECTLY = 200
+_STEPS = 50
+
+
+def _check_bulk(arguments: dict[str, Any]) -> None:
+    check_positive("variance", arguments["variance"], scalar=False)
+    check_positive("aspect", arguments["aspect"], scalar=False)
+    if "spike" in arguments:
+        check_positive("spike", arguments["spike"], zero=True, scalar=False)
+
+
+@boundary(_check_bulk)
+def marchenko_pastur_edge(variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """Upper edge σ²(1 + √c)² of the eigenvalues of a sample covariance without a spike (Marchenko, Pastur 1967).
+
+    Args:
+        variance: σ² of each coordinate, > 0.
+        aspect: c = d/N, coordinates over samples, > 0.
+
+    Raises:
+        TypeError, ValueError: for numbers that are not finite and > 0.
+
+    >>> float(marchenko_pastur_edge(1.0, 0.25))
+    2.25
+    """
+    return jnp.asarray(variance) * (1 + jnp.sqrt(jnp.asarray(aspect))) ** 2
+
+
+@boundary(_check_bulk)
+def visibility_threshold(variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """The spike σ²√c of the population below which its eigenvalue stays in the bulk (Baik, Ben Arous, Péché 2005).
+
+    For an attack on a fraction ε of the probes the population's spike is ε Λ, so that Λ becomes visible at
+    `visibility_threshold(...)`/ε.  Arguments and errors as in `marchenko_pastur_edge`.
+    """
+    return jnp.asarray(variance) * jnp.sqrt(jnp.asarray(aspect))
+
+
+def _above(spike: Array, variance: Array, aspect: Array) -> tuple[Array, Array]:
+    """Whether the spike is visible, and the spike where it is."""
+    visible = spike > variance * jnp.sqrt(aspect)
+    return visible, jnp.where(visible, spike, variance * jnp.sqrt(aspect))
+
+
+@boundary(_check_bulk)
+def outlier_eigenvalue(
+    spike: Float[ArrayLike, "..."], variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]
+) -> Float[Array, "..."]:
+    """Where the largest eigenvalue sits: (θ + σ²)(1 + cσ²/θ) for a visible spike θ, else at the edge (section 4).
+
+    Args:
+        spike: θ >= 0 of the population covariance σ²I + θuuᵀ; ε Λ for an attack on a fraction ε of the probes.
+        variance: σ² > 0.
+        aspect: c = d/N > 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    >>> float(outlier_eigenvalue(2.0, 1.0, 0.5))
+    3.75
+    """
+    spike, variance, aspect = jnp.asarray(spike), jnp.asarray(variance), jnp.asarray(aspect)
+    _, theta = _above(spike, variance, aspect)
+    return (theta + variance) * (1 + aspect * variance / theta)
+
+
+@boundary(_check_bulk)
+def outlier_overlap(
+    spike: Float[ArrayLike, "..."], variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]
+) -> Float[Array, "..."]:
+    """Squared overlap ⟨v₁, u⟩² of the leading eigenvector with the spike: (1 − cσ⁴/θ²)/(1 + cσ²/θ), 0 if not visible.
+
+    Arguments and errors as in `outlier_eigenvalue` (Paul 2007).
+
+    >>> float(outlier_overlap(2.0, 1.0, 0.5))
+    0.7
+    """
+    spike, variance, aspect = jnp.asarray(spike), jnp.asarray(variance), jnp.asarray(aspect)
+    visible, theta = _above(spike, variance, aspect)
+    overlap = (1 - aspect * (variance / theta) ** 2) / (1 + aspect * variance / theta)
+    return jnp.where(visible, overlap, 0)
+
+
+class BulkEdge(eqx.Module):
+    """Where a bulk ends, by a method that is named, with what it was read from.
+
+    Attributes:
+        edge: an eigenvalue above it is an outlier.
+        samples: largest eigenvalues under the null, shape (repeats,); empty for a closed form.
+        method: how it was found.
+    """
+
+    edge: Float[Array, ""]
+    samples: Float[Array, " repeats"]
+    method: str = eqx.field(static=True)
+
+
+def _check_rows(arguments: dict[str, Any]) -> None:
+    rows = check_floating("gradients", arguments["gradients"])
+    if rows.ndim != 2 or len(rows) < 2 or rows.size == 0:
+        raise ValueError(f"gradients must have shape (N, D) with N >= 2, one row per probe, got {rows.shape}")
+    check_finite("gradients", rows)
+    arguments["gradients"] = rows
+    check_integer("repeats", arguments["repeats"], 2)
+    check_positive("level", arguments["level"])
+    if not 0 < float(arguments["level"]) < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {arguments['level']}")
+    if "number" in arguments and arguments["number"] is not None:
+        check_integer("number", arguments["number"], 2)
+
+
+def _largest_eigenvalue(rows: Float[Array, "N D"]) -> Float[Array, ""]:
+    """Of (1/N) Σ g gᵀ; of large ones by Lanczos, to far less than it varies between samples."""
+    smaller = matrix_product(rows, rows.T) if len(rows) <= rows.shape[1] else matrix_product(rows.T, rows)
+    if len(smaller) <= _DIRECTLY:
+        return jnp.linalg.eigvalsh(smaller)[-1] / len(rows)
+    # The mean row is not orthogonal to anything of interest, and needs no random numbers.
+    start = jnp.sum(smaller, axis=0) + jnp.linalg.norm(smaller, axis=0)
+    tridiagonal = lanczos(lambda v: matrix_product(smaller, v[:, None])[:, 0], start, _STEPS)[1]
+    return jnp.linalg.eigvalsh(tridiagonal)[-1] / len(rows)
+
+
+@eqx.filter_jit
+def _null(gradients: Array, keys: Array, draw: Callable, number: int) -> Array:
+    """The largest eigenvalue of so many rows, for each random draw of them."""
+    return jax.lax.map(lambda key: _largest_eigenvalue(draw(key, gradients, number)), keys)
+
+
+def _resampled(key: Array, rows: Array, number: int) -> Array:
+    return rows[jax.random.randint(key, (number,), 0, len(rows))]
+
+
+def _permuted(key: Array, rows: Array, number: int) -> Array:
+    """Every coordinate with its probes in an order of its own."""
+    return jax.random.permutation(key, rows, axis=0, independent=True)
+
+
+@boundary(_check_rows)
+def bulk_edge_from_clean(
+    gradients: Float[ArrayLike, "N D"],
+    *,
+    number: int | None = None,
+    level: Scalar = 0.99,
+    repeats: int = 100,
+    key: PRNGKeyArray | None = None,
+) -> BulkEdge:
+    """Edge from a clean reference: a quantile of the largest eigenvalue over resamples of clean gradients.
+
+    For real, anisotropic bulks, where no closed form holds.
+
+    Args:
+        gradients: input gradients of a clean predictor, or at clean probes, one row each, shape (N, D).
+        number: probes of the spectrum to be judged; by default N.
+        level: probability with which a clean spectrum stays below the edge.
+        repeats: resamples.
+        key: by default `jax.random.key(0)`.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    gradients = jnp.asarray(gradients)
+    number = len(gradients) if number is None else number
+    keys = jax.random.split(jax.random.key(0) if key is None else key, repeats)
+    samples = _null(gradients, keys, _resampled, number)
+    return BulkEdge(jnp.quantile(samples, jnp.asarray(level, samples.dtype)), samples, "clean reference")
+
+
+@boundary(_check_rows)
+def bulk_edge_from_permutations(
+    gradients: Float[ArrayLike, "N D"],
+    *,
+    level: Scalar = 0.99,
+    repeats: int = 100,
+    key: PRNGKeyArray | None = None,
+) -> BulkEdge:
+    """Edge from the data alone: a quantile of the largest eigenvalue with each coordinate permuted over the probes.
+
+    Permuting breaks all correlations between coordinates (parallel analysis: Buja, Eyuboglu 1992), so that it finds
+    outliers of any kind: where the clean bulk itself is correlated, as between the pixels of images, clean spectra lie
+    above this edge too and only `bulk_edge_from_clean` tells the poison.  The mean gradient is kept.
+
+    Args:
+        gradients: input gradients at the probes to be judged, one row each, shape (N, D).
+        level: probability with which an uncorrelated spectrum stays below the edge.
+        repeats: permutations.
+        key: by default `jax.random.key(0)`.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    keys = jax.random.split(jax.random.key(0) if key is None else key, repeats)
+    gradients = jnp.asarray(gradients)
+    samples = _null(gradients, keys, _permuted, len(gradients))
+    return BulkEdge(jnp.quantile(samples, jnp.asarray(level, samples.dtype)), samples, "permutation")
+
+
+def _check_spiked(arguments: dict[str, Any]) -> None:
+    gradients = check_floating("gradients", arguments["gradients"])
+    direction = check_floating("direction", arguments["direction"])
+    attacked = jnp.asarray(arguments["attacked"])
+    if gradients.ndim != 2 or gradients.size == 0:
+        raise ValueError(f"gradients must have shape (N, D), one row per probe, got {gradients.shape}")
+    if direction.shape != gradients.shape[1:]:
+        raise ValueError(f"direction must have shape {gradients.shape[1:]}, got {direction.shape}")
+    if attacked.shape != gradients.shape[:1] or attacked.dtype != bool:
+        raise ValueError(
+            f"attacked must be True or False for each of the {len(gradients)} probes, got shape {attacked.shape} of "
+            f"dtype {attacked.dtype}"
+        )
+    for name, value in (("gradients", gradients), ("direction", direction)):
+        check_finite(name, value)
+    if is_concrete(attacked) and not bool(jnp.any(attacked)):
+        raise ValueError("attacked must mark at least one probe")
+    if is_concrete(direction) and not bool(jnp.any(direction != 0)):
+        raise ValueError("direction must not be 0")
+    check_positive("edge", arguments["edge"])
+    arguments.update(gradients=gradients, direction=direction, attacked=attacked)
+
+
+@boundary(_check_spiked)
+def spike_threshold(
+    gradients: Float[ArrayLike, "N D"],
+    attacked: Bool[ArrayLike, " N"],
+    direction: Float[ArrayLike, " D"],
+    edge: Scalar,
+) -> Float[Array, ""]:
+    """The smallest spike Λ that lifts an eigenvalue of (1/N) Σ g gᵀ to an edge, for a bulk as it is.
+
+    The attack adds √Λ u to the clean gradients G of the attacked probes.  With a the unit vector that marks them and
+    θ² = ΛN_a/N, z² > 0 is an eigenvalue of the sum if (1 − θχ)² = θ²φ_aφ_u, where, with H = G/√N,
+    φ_u = z uᵀ(z² − HᵀH)⁻¹u, φ_a = z aᵀ(z² − HHᵀ)⁻¹a and χ = aᵀ(z² − HHᵀ)⁻¹Hu (Benaych-Georges, Nadakuditi 2012).
+    No assumption on the bulk; for an isotropic one and its Marchenko–Pastur edge the mean is `visibility_threshold`/ε.
+
+    Args:
+        gradients: of the clean predictor at all probes, attacked ones too, shape (N, D).
+        attacked: which probes the attack touches, shape (N,).
+        direction: u, of any length; its sign matters where clean gradients point along it.
+        edge: of the bulk, as an eigenvalue; above the largest one of the clean gradients.
+
+    Returns:
+        Λ >= 0; 0 where the clean gradients reach beyond the edge by themselves.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    G, attacked, direction = jnp.asarray(gradients), jnp.asarray(attacked), jnp.asarray(direction)
+    share = jnp.mean(attacked.astype(G.dtype))
+    a = attacked / jnp.sqrt(jnp.sum(attacked))
+    u = direction / jnp.linalg.norm(direction)
+    H, (inner, outer) = G / len(G) ** 0.5, (u, a.astype(G.dtype))
+    if len(H) < H.shape[1]:  # the transposed problem is the same, with a and u exchanged
+        H, inner, outer = H.T, outer, inner
+    z_squared = jnp.asarray(edge, G.dtype)
+    squares, vectors = jnp.linalg.eigh(matrix_product(H.T, H))
+    inside = squares[-1] < z_squared
+    gaps = 1 / jnp.where(inside, z_squared - squares, 1)
+    along_inner, along_outer = (matrix_product(vectors.T, v[:, None])[:, 0] for v in (inner, H.T @ outer))
+    # zφ of both, and χ; on the larger side the resolvent is (1 + H(z² − HᵀH)⁻¹Hᵀ)/z².
+    phi_inner = z_squared * jnp.sum(gaps * along_inner**2)
+    phi_outer = 1 + jnp.sum(gaps * along_outer**2)
+    theta = 1 / (jnp.sqrt(phi_inner * phi_outer / z_squared) + jnp.sum(gaps * along_inner * along_outer))
+    return jnp.where(inside, theta**2 / share, 0)
+
+
+class Visibility(eqx.Module):
+    """Whether a leading eigenvalue is an outlier.
+
+    Attributes:
+        eigenvalue: the largest one.
+        edge: where the bulk ends.
+        z_score: (eigenvalue − mean)/standard deviation of the largest eigenvalues under the null; NaN for an edge in
+            closed form, which has none.
+        visible: eigenvalue > edge.
+        alignment: |⟨v₁, u⟩| with the poison direction; NaN where no direction was given.
+        method: how the edge was found.
+    """
+
+    eigenvalue: Float[Array, ""]
+    edge: Float[Array, ""]
+    z_score: Float[Array, ""]
+    visible: Bool[Array, ""]
+    alignment: Float[Array, ""]
+    method: str = eqx.field(static=True)
+
+
+def visibility(
+    eigenvalue: Float[ArrayLike, ""],
+    eigenvector: Float[ArrayLike, " D"],
+    edge: BulkEdge | Float[ArrayLike, ""],
+    *,
+    direction: Float[ArrayLike, "..."] | None = None,
+) -> Visibility:
+    """Judge the largest eigenvalue of an input Fisher matrix or Hessian against the edge of its bulk.
+
+    Args:
+        eigenvalue: the first of `top_eigenpairs`.
+        eigenvector: its eigenvector, shape (D,).
+        edge: from `bulk_edge_from_clean` or `bulk_edge_from_permutations`, or a number such as
+            `marchenko_pastur_edge(...)`.
+        direction: u, of any length, shape (D,) or that of a point.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    eigenvector = check_floating("eigenvector", eigenvector)
+    check_finite("eigenvector", eigenvector)
+    eigenvalue = jnp.asarray(eigenvalue, eigenvector.dtype)
+    check_finite("eigenvalue", eigenvalue)
+    if not isinstance(edge, BulkEdge):
+        check_finite("edge", edge)
+        edge = BulkEdge(jnp.asarray(edge, eigenvector.dtype), jnp.zeros(0, eigenvector.dtype), "closed form")
+    unknown = jnp.full((), jnp.nan, eigenvector.dtype)
+    alignment = z_score = unknown
+    if direction is not None:
+        direction = check_floating("direction", direction).astype(eigenvector.dtype).ravel()
+        if direction.shape != eigenvector.shape:
+            raise ValueError(f"direction must have the {eigenvector.size} coordinates of a point, got {direction.size}")
+        check_finite("direction", direction)
+        if is_concrete(direction) and not bool(jnp.any(direction != 0)):
+            raise ValueError("direction must not be 0")
+        lengths = jnp.linalg.norm(direction) * jnp.linalg.norm(eigenvector)
+        alignment = jnp.abs(jnp.sum(direction * eigenvector)) / lengths
+    if edge.samples.size:
+        z_score = (eigenvalue - jnp.mean(edge.samples)) / jnp.std(edge.samples, ddof=1)
+    return Visibility(eigenvalue, edge.edge, z_score, eigenvalue > edge.edge, alignment, edge.method)

@@ -1,0 +1,95 @@
+"""The ridge predictor, clean or poisoned: at many points, or as a function of one."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._typing import Scalar
+from kpoison._validation import boundary, check_floating
+from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
+from kpoison.poison import Poison
+from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge.posterior import effective_ridge
+
+__all__ = ["Predictor", "predict", "predictor"]
+
+
+def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[KernelExpansion]:
+    """Expansions whose sum is the predictor, the poison's before that of the clean data."""
+    if poison is None:
+        return [clean.at(effective_ridge(len(clean.X), 0.0, ridge, clean.X.dtype)).mean_expansion()]
+    effect = poison_effect(clean, poison, ridge, "exact")
+    return [effect.change(), effect.reference.mean_expansion()]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def predict(
+    clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
+) -> Float[Array, "..."]:
+    """The ridge predictor at x: the clean one, or the one trained on clean data and poison.
+
+    Args:
+        clean: the fitted clean posterior.
+        x: shape (q, d), or (d,) for one point.
+        ridge: λ > 0 of the mean loss; ρ = nλ with n = n_c, or n_c + Σm with a poison.
+        poison: clones or a cluster; None for the clean predictor.
+
+    Returns:
+        Shape (q,), or (q, C) where y had C outputs; without the first axis for one point.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    Note that `predict(..., poison) − predict(...)` is *not* the efficacy: the clean side has ρ = n_c λ there.
+    """
+    x = jnp.asarray(x)
+    points = as_points(clean, x)
+    values = sum(term.values(points) for term in _terms(clean, ridge, poison))
+    return like_targets(clean, x, jnp.asarray(values))
+
+
+class Predictor(eqx.Module):
+    """A ridge predictor as a function of one point; made by `predictor`.
+
+    Attributes:
+        expansion: f(x) = Σ_i k(x, c_i) w_i over the poison's locations and the clean data.
+        scalar: whether y had no axis for outputs.
+    """
+
+    expansion: KernelExpansion
+    scalar: bool = eqx.field(static=True)
+
+    def __call__(self, x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """f(x) at one point: shape () or (C,)."""
+        x = check_floating("x", x)
+        shape = self.expansion.centres.shape[1:]
+        if x.shape != shape:
+            raise ValueError(f"x must be one point of shape {shape}, got {x.shape}")
+        values = self.expansion.values(x[None])[0]
+        return values[0] if self.scalar else values
+
+
+@boundary(check_law_arguments)
+@eqx.filter_jit
+def predictor(clean: Posterior, ridge: Scalar, poison: Poison | None = None) -> Predictor:
+    """The ridge predictor as a function of one point, solved once: for `jax.hessian`, `kpoison.curvature`, plots.
+
+    Arguments and errors as in `predict`, with the values of which it agrees.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0, 1.0]]), jnp.array([2.0]))
+    >>> jax.hessian(kp.predictor(clean, ridge=1.0))(jnp.array([0.0, 1.0])).tolist()
+    [[-1.0, 0.0], [0.0, -1.0]]
+    """
+    terms = _terms(clean, ridge, poison)
+    if poison is None:
+        (mean,) = terms
+        return Predictor(KernelExpansion(mean.kernel, mean.centres, mean.all_weights()), clean.y.ndim == 1)
+    change, mean = terms
+    # The clean data are centres of both: one expansion costs half.
+    locations = len(change.centres) - len(mean.centres)
+    weights = change.all_weights().at[locations:].add(mean.all_weights())
+    return Predictor(KernelExpansion(change.kernel, change.centres, weights), clean.y.ndim == 1)

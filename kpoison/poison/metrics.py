@@ -1,0 +1,118 @@
+"""How well an attack works, and what it costs in accuracy."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Num
+
+from kpoison._typing import Scalar
+from kpoison._validation import check_finite, check_finite_scalar, check_real, checked_result, is_concrete
+
+__all__ = ["attack_success_rate", "clean_accuracy"]
+
+
+def attack_success_rate(
+    predictions: Num[ArrayLike, "q *C"], labels: Num[ArrayLike, " q"], target: Scalar
+) -> Float[Array, ""]:
+    """The fraction of triggered inputs that are given the target class, of those that are not of that class.
+
+    Inputs whose true class is the target are left out: giving them the target class is no success of the attack.
+
+    Args:
+        predictions: for the inputs with the trigger: integers (q,), the predicted classes; floating-point scores
+            (q, C), whose largest is the predicted class (of equals the first); or floating-point scores (q,), whose
+            sign is the predicted class, −1 or 1 (a score of 0 is neither).
+        labels: the true classes, shape (q,), integers or whole floating-point numbers: 0..C − 1 for scores (q, C),
+            −1 or 1 for scores (q,).
+        target: the attacker's class, of the same kind.
+
+    Returns:
+        A number in [0, 1], in the dtype of the scores.
+
+    Raises:
+        TypeError: for arguments that are not real.
+        ValueError: for empty inputs, shapes that do not fit, scores that are not finite, labels or a target that are
+            not of these classes, and where every input is of the target class.  Under `jit`, values are checked at run
+            time.
+
+    >>> import jax.numpy as jnp
+    >>> float(attack_success_rate(jnp.array([7, 7, 2, 7]), labels=jnp.array([1, 7, 2, 3]), target=7))  # 2 of 3
+    0.666...
+    """
+    predicted, classes, dtype, failures = _compared(predictions, labels)
+    check_finite_scalar("target", target)
+    failures.append(_not_classes("target", target, predictions))
+    # With a dtype of its own: beside unsigned labels a weakly typed −1 would become 255.
+    goal = jnp.asarray(target, jnp.asarray(target).dtype)
+    attacked = classes != goal
+    number = jnp.sum(attacked)
+    only = f", got only {target}" if is_concrete(target) else ""
+    failures.append((number == 0, f"labels must have an entry that is not the target{only}"))
+    successes = jnp.sum(attacked & (predicted == goal))
+    return checked_result(successes.astype(dtype) / jnp.maximum(number, 1).astype(dtype), failures)
+
+
+def clean_accuracy(predictions: Num[ArrayLike, "q *C"], labels: Num[ArrayLike, " q"]) -> Float[Array, ""]:
+    """The fraction of inputs that are given their true class.
+
+    Args:
+        predictions: classes (q,), or scores (q, C) or (q,), for inputs without trigger, as in `attack_success_rate`.
+        labels: the true classes, shape (q,), as in `attack_success_rate`.
+
+    Returns:
+        A number in [0, 1], in the dtype of the scores.
+
+    Raises:
+        TypeError: for arguments that are not real.
+        ValueError: for empty inputs, shapes that do not fit, scores that are not finite, labels that are not of these
+            classes.  Under `jit`, values are checked at run time.
+
+    >>> import jax.numpy as jnp
+    >>> float(clean_accuracy(jnp.array([0.3, -2.0, 0.1, -0.2]), labels=jnp.array([1, -1, -1, -1])))
+    0.75
+    """
+    predicted, classes, dtype, failures = _compared(predictions, labels)
+    return checked_result(jnp.sum(predicted == classes).astype(dtype) / len(classes), failures)
+
+
+def _compared(predictions: Any, labels: Any) -> tuple[Array, Array, Any, list[tuple[Any, str]]]:
+    """Predicted and true classes (q,), the dtype of the result, and what may be wrong with the values."""
+    check_real("predictions", predictions)
+    check_real("labels", labels)
+    given, classes = jnp.asarray(predictions), jnp.asarray(labels)
+    floating = jnp.issubdtype(given.dtype, jnp.floating)
+    if given.ndim != 1 and not (given.ndim == 2 and given.shape[1] != 1 and floating):
+        raise ValueError(
+            "predictions must be integer classes of shape (q,), or floating-point scores of shape (q,) or (q, C) "
+            f"with C >= 2, got {given.dtype} of shape {given.shape}"
+        )
+    if given.size == 0:
+        raise ValueError(f"predictions must not be empty, got shape {given.shape}")
+    if classes.shape != given.shape[:1]:
+        raise ValueError(f"labels must have shape {given.shape[:1]}, as predictions do, got {classes.shape}")
+    check_finite("predictions", predictions)
+    check_finite("labels", labels)
+    dtype = jnp.promote_types(given.dtype, jnp.float32) if floating else jnp.result_type(float)
+    if given.ndim == 2:
+        predicted = jnp.argmax(given, axis=1)
+    else:
+        predicted = jnp.sign(given) if floating else given
+    failures = [(~jnp.all(jnp.isfinite(given)), "predictions must be finite"), _not_classes("labels", labels, given)]
+    return predicted, classes, dtype, failures
+
+
+def _not_classes(name: str, values: Any, predictions: Any) -> tuple[Any, str]:
+    """Whether some of the values are none of the classes that the predictions are of."""
+    # NumPy where it can be, so that known labels are refused before a program is compiled.
+    xp: Any = np if is_concrete(values) else jnp
+    values, scores = xp.asarray(values), jnp.asarray(predictions)
+    bad, expected = xp.mod(values, 1) != 0, "whole numbers"
+    if scores.ndim == 2:
+        bad |= (values < 0) | (values >= scores.shape[1])
+        expected = f"in 0..{scores.shape[1] - 1}, as predictions have shape {scores.shape}"
+    elif jnp.issubdtype(scores.dtype, jnp.floating):
+        bad |= abs(values) != 1
+        expected = "-1 or 1, as predictions are floating-point scores of shape (q,)"
+    got = f", got {values[bad].flat[0]}" if xp is np and bad.any() else ""
+    return bad, f"{name} must be {expected}{got}"
