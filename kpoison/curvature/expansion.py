@@ -18,8 +18,9 @@ from kpoison.ridge import KernelExpansion
 
 __all__ = ["jacobians", "mean_hessian", "plane_kernel"]
 
-_COORDINATES_AT_ONCE = 2**22
-_PAIRS_AT_ONCE = 2**17
+_PAIRS_AT_ONCE = 2**13
+# Squared sine of the angle between probe and centre from which on ‖c‖² − (c·e)² keeps all digits but one.
+_APART = 1 / 16
 # Derivatives that the derivative of a Hessian takes.
 _SMOOTH = 3
 
@@ -50,13 +51,13 @@ def plane_kernel(expansion: KernelExpansion) -> Kernel | None:
 
 
 def _plane(X: Float[Array, "N D"], centres: Float[Array, "n D"], smoothness: int | float) -> _Plane:
-    """From differences c − x, so that nothing is lost for pairs that are close."""
+    """From inner products, and from differences c − x for a probe with a centre beside its ray, where those cancel."""
     norms = jnp.linalg.norm(X, axis=1)
     first = jnp.zeros_like(X).at[:, 0].set(1)
     rays = jnp.where((norms > 0)[:, None], X / jnp.where(norms > 0, norms, 1)[:, None], first)
+    reach, centre_squares = matrix_product(rays, centres.T), jnp.sum(centres**2, axis=1)
 
-    def at(point):
-        x, ray, norm = point
+    def from_differences(x, ray, norm, _):
         along, across, left = _split(centres - x[None], ray)
         square = jnp.sum(across**2, axis=1) - left**2
         floor = jnp.finfo(X.dtype).eps * (norm + jnp.abs(along))
@@ -65,8 +66,14 @@ def _plane(X: Float[Array, "N D"], centres: Float[Array, "n D"], smoothness: int
         least = jnp.where(cusp & (smoothness < _SMOOTH), 0, jax.lax.stop_gradient(floor))
         return along, jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), least)
 
-    batch = max(1, _COORDINATES_AT_ONCE // centres.size)
-    along, across = jax.lax.map(at, (X, rays, norms), batch_size=batch)
+    def from_products(x, ray, norm, reached):
+        return reached - norm, jnp.sqrt(centre_squares - reached**2)
+
+    def at(point):
+        apart = jnp.all(centre_squares - point[-1] ** 2 > _APART * centre_squares)
+        return jax.lax.cond(apart, from_products, from_differences, *point)
+
+    along, across = jax.lax.map(at, (X, rays, norms, reach))
     return _Plane(rays, norms, along, across)
 
 
@@ -78,8 +85,12 @@ def _split(difference: Float[Array, "n D"], ray: Float[Array, " D"]) -> tuple[Ar
     return along + left, across, left
 
 
-def _at_pairs(plane: _Plane, function: Callable[[Array, Array], Array]) -> Float[Array, "N n p"]:
-    """`function(here, there)` on three coordinates of every pair: along the ray, across it, and out of the plane."""
+def _at_pairs(plane: _Plane, function: Callable[[Array, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
+    """`function(here, there)` on three coordinates of every pair: along the ray, across it, and out of the plane.
+
+    Returns:
+        Its numbers, each of shape (N, n).
+    """
 
     def row(arguments):
         norm, along, across = arguments
@@ -90,7 +101,7 @@ def _at_pairs(plane: _Plane, function: Callable[[Array, Array], Array]) -> Float
 
         return jax.vmap(pair)(along, across)
 
-    batch = max(1, _PAIRS_AT_ONCE // plane.along.shape[1])
+    batch = min(len(plane.norms), max(1, _PAIRS_AT_ONCE // plane.along.shape[1]))
     return jax.lax.map(row, (plane.norms, plane.along, plane.across), batch_size=batch)
 
 
@@ -108,9 +119,14 @@ def jacobians(kernel: Kernel, expansion: KernelExpansion, X: Float[Array, "N D"]
     calls of the kernel's derivative.
     """
     plane = _plane(X, expansion.centres, kernel.smoothness)
-    slopes = _at_pairs(plane, lambda here, there: jax.grad(kernel.evaluate)(here, there)[:2])
-    on_centres = _over_distance(slopes[..., 1], plane.across)
-    on_rays = slopes[..., 0] - on_centres * (plane.norms[:, None] + plane.along)
+
+    def slopes(here, there):
+        gradient = jax.grad(kernel.evaluate)(here, there)
+        return gradient[0], gradient[1]
+
+    along, across = _at_pairs(plane, slopes)
+    on_centres = _over_distance(across, plane.across)
+    on_rays = along - on_centres * (plane.norms[:, None] + plane.along)
     weights = expansion.all_weights()
 
     def of_output(w):
@@ -131,9 +147,9 @@ def mean_hessian(
 
     def second_derivatives(here, there):
         hessian = jax.hessian(kernel.evaluate)(here, there)
-        return jnp.stack([hessian[0, 0], hessian[0, 1], hessian[1, 1], hessian[2, 2]])
+        return hessian[0, 0], hessian[0, 1], hessian[1, 1], hessian[2, 2]
 
-    h11, h12, h22, h33 = jnp.moveaxis(_at_pairs(plane, second_derivatives), -1, 0)
+    h11, h12, h22, h33 = _at_pairs(plane, second_derivatives)
     weights = matrix_product(output_weights, expansion.all_weights().T) / len(X)
     reach = plane.norms[:, None] + plane.along
     slopes = _over_distance(plane.across, jnp.hypot(reach, plane.across))

@@ -235,9 +235,26 @@ def test_batches_of_probes(monkeypatch):
     same(products[1], gauss @ V)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_centres_in_many_directions_and_one_beside_a_probe(dtype):
+    # In 30 dimensions random directions are far apart, so that planes come from inner products, but for one probe.
+    generator = np.random.default_rng(2)
+    centres, x = (generator.normal(size=(size, 30)).astype(dtype) for size in (15, 6))
+    x[4] = centres[2] + np.asarray(1e-4, dtype) * centres[3]
+    kernel, label = kk.NTK(1, "erf", 1.4, 0.3), generator.normal(size=15).astype(dtype)
+    f = kp.predictor(kp.fit(kernel, centres, label), 0.5)
+    exact = kp.predictor(kp.fit(kernel, centres.astype(float), label.astype(float)), 0.5)
+    targets = np.zeros(6, dtype)
+    values, slopes, hessians = dense_derivatives(exact, x.astype(float))
+    hessian, gauss, *_ = expected(values, slopes, hessians, targets[:, None], "squared")
+    eps = float(np.finfo(dtype).eps)
+    same(input_gradients(f, x), slopes[:, 0], eps)
+    same(gauss_newton(f, x), gauss, eps)
+    same(input_hessian(f, x, targets), hessian, eps)
+
+
 def test_a_scalar_output_in_small_batches(monkeypatch):
-    # Three points at a time, and one that is left; a probe's pairs at a time; two probes at a time, and one.
-    monkeypatch.setattr("kpoison.curvature.expansion._COORDINATES_AT_ONCE", 3 * len(X) * D)
+    # A probe's pairs at a time; two probes at a time, and one that is left.
     monkeypatch.setattr("kpoison.curvature.expansion._PAIRS_AT_ONCE", 1)
     monkeypatch.setattr("kpoison.curvature.matrices._PROBES_AT_ONCE", 2)
     f, x = kp.predictor(kp.fit(kk.RBF(ELL), X, Y[:, 0]), RIDGE), EVERYWHERE[:7]
