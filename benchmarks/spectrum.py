@@ -83,7 +83,7 @@ def run(n: int = 1000, d: int = 3072, probes: int = 1000, k: int = 10) -> list[C
             sorted(large["ours"])[len(large["ours"]) // 2],
             sizes,
             {
-                "memory": f"{large['peak'] - large['before']:.0f} MiB more than the {large['before']:.0f} of the process "
+                "memory": f"{large['peak'] - large['before']:.0f} MiB beyond the {large['before']:.0f} of the process "
                 "with the fitted predictor, compilation included (asked below 500)",
                 "products": large["products"],
                 "largest relative error of an eigenvalue at d = 256": f"{small['error']:.1e} (asked 1e-6)",

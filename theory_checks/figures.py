@@ -14,6 +14,7 @@ from theory_checks.record import Panel, Record
 
 __all__ = ["draw", "draw_panel"]
 
+_PANELS_PER_ROW = 4
 _SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1)}
 
 
@@ -55,9 +56,14 @@ def _label_narrow_axis(axis: Axis) -> None:
 def draw(record: Record) -> bytes:
     """The record's figure as a PNG."""
     with plotting.style():
-        figure = Figure(figsize=(4.6 * len(record.panels), 3.6), layout="constrained")
-        for ax, panel in zip(figure.subplots(1, len(record.panels), squeeze=False)[0], record.panels, strict=True):
+        columns = min(len(record.panels), _PANELS_PER_ROW)
+        rows = -(-len(record.panels) // columns)
+        figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax, panel in zip(axes, record.panels, strict=False):
             draw_panel(ax, panel)
+        for ax in axes[len(record.panels) :]:
+            ax.remove()
         figure.suptitle(f"{record.statement} · {record.title} · {record.kernel} on {record.data}")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=mpl.rcParams["figure.dpi"])

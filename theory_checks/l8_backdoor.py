@@ -13,23 +13,73 @@ import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
 from theory_checks.backdoor import Backdoor, Outcome, make_backdoor
-from theory_checks.record import Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import KERNELS, Laws, Setting
 
 __all__ = ["check"]
 
 _POISONS = 20  # triggered images that share the multiplicity
-_FRACTION = 0.1
 _SEEDS = 5
 _RIDGE = 1e-3
-_COUNTS = np.geomspace(0.3, 100, 9)
+_COUNTS = np.geomspace(0.01, 100, 13)
 _FALSE_ALARM = 1e-3
-_CASES: tuple[tuple[tuple[int, ...], int, float], ...] = (
-    ((0, 1), 3, 1.0),
-    ((0, 1), 3, 0.3),
-    (tuple(range(10)), 3, 1.0),
+_LEADING = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """Classes to tell apart, a patch, and the fractions of the probes that carry it."""
+
+    classes: tuple[int, ...]
+    size: int
+    opacity: float
+    fractions: tuple[float, ...] = (0.1,)
+
+    def __str__(self) -> str:
+        return f"{len(self.classes)} classes, {self.size}×{self.size} patch of opacity {self.opacity:g}"
+
+    def sizes(self, setting: Setting) -> tuple[int, int]:
+        """Clean training images and test images."""
+        return (200, 100) if setting.data == "digits" and len(self.classes) == 2 else (400, 300)
+
+    def draw(self, setting: Setting, seed: int) -> Backdoor:
+        """Training, poison and test images."""
+        train, test = self.sizes(setting)
+        return make_backdoor(
+            setting.data,  # pyright: ignore[reportArgumentType]
+            kp.Patch(self.size, (-self.size - 1, -self.size - 1), 1.0, self.opacity),
+            classes=self.classes,
+            train=train,
+            test=test,
+            poisons=_POISONS,
+            data_dir=setting.data_dir,
+            seed=seed,
+        )
+
+
+_QUICK = (
+    _Case((0, 1), 3, 1.0, (0.1, 0.03, 0.3)),
+    _Case((0, 1), 3, 0.3),
+    _Case((0, 1), 2, 1.0),
 )
-"""Classes, size of the patch in pixels, opacity; the last one in full runs only."""
+_FULL = (*_QUICK, _Case((0, 1), 4, 1.0), _Case((0, 1), 3, 0.6), _Case(tuple(range(10)), 3, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    """One draw of images: predicted on one half of the test images by law, measured on the other by refits.
+
+    Attributes:
+        outcomes: (law, refit), at every one of _COUNTS.
+        clean: the clean predictor over the half of the refits.
+    """
+
+    outcomes: tuple[list[Outcome], list[Outcome]]
+    clean: Outcome
+
+    def thresholds(self) -> tuple[float, float, float, float]:
+        """m_success and m_visible by law, then by refit."""
+        return (*_thresholds(self.outcomes[0]), *_thresholds(self.outcomes[1]))
 
 
 def _refit(clean: kp.Posterior, backdoor: Backdoor, count: float) -> Predictor:
@@ -63,13 +113,13 @@ def _half(backdoor: Backdoor, half: int) -> Backdoor:
 
 
 def _crossing(values: np.ndarray, level: float) -> float:
-    """The count at which a curve over _COUNTS first reaches a level, between two of them; ∞ where it does not."""
+    """Where on _COUNTS, between two of them, a curve first reaches a level; 0 if at the start already, ∞ if never."""
     over = np.flatnonzero(values >= level)
     if len(over) == 0:
         return math.inf
     i = over[0]
     if i == 0:
-        return float(_COUNTS[0])
+        return 0.0
     part = (level - values[i - 1]) / (values[i] - values[i - 1])
     return float(np.exp(np.log(_COUNTS[i - 1]) + part * np.log(_COUNTS[i] / _COUNTS[i - 1])))
 
@@ -81,75 +131,75 @@ def _thresholds(outcomes: list[Outcome]) -> tuple[float, float]:
     return _crossing(success, 0.5), _crossing(np.log(shown), 0.0)
 
 
+def _run(case: _Case, setting: Setting, seed: int) -> tuple[dict[float, _Draw], Comparison]:
+    """For every fraction; and the spectrum by law beside that of a refit on the same images."""
+    backdoor = case.draw(setting, seed)
+    clean = kp.fit(KERNELS[setting.kernel_name](backdoor.median_distance), backdoor.X, backdoor.y)
+    halves = [_half(backdoor, half) for half in (0, 1)]
+    reference = kp.predictor(clean, _RIDGE)
+    edges = [half.clean_edge(reference) for half in halves]
+    by_law, by_refit = (
+        [make(clean, half, count) for count in _COUNTS] for half, make in zip(halves, (_law, _refit), strict=True)
+    )
+    draws = {}
+    for fraction in case.fractions:
+        law, refit = (
+            [half.judge(f, edge, fraction, k=_LEADING) for f in predictors]
+            for half, edge, predictors in zip(halves, edges, (by_law, by_refit), strict=True)
+        )
+        draws[fraction] = _Draw((law, refit), halves[1].judge(reference, edges[1], fraction, k=_LEADING))
+    middle = len(_COUNTS) // 2
+    same = halves[1].judge(by_law[middle], edges[1], case.fractions[0], k=_LEADING).spectrum.values
+    other = draws[case.fractions[0]].outcomes[1][middle].spectrum.values
+    return draws, compare(
+        f"leading Fisher eigenvalues at m = {_COUNTS[middle]:.3g}: {case}",
+        "refit",
+        same,
+        other,
+        1e-6 * float(other[0]),
+        "1e-6 of the largest, far above rounding",
+    )
+
+
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
-    """Predicted and measured lag over draws, for two and ten classes and two opacities; figures of the first draw."""
+    """Predicted and measured lag over draws; two and ten classes, sizes, opacities and fractions; figures of one."""
     if setting.data not in ("digits", "mnist"):
         return None
     comparisons, findings, panels = [], [], []
-    for classes, size, opacity in _CASES[: 2 if setting.scale == "quick" else None]:
-        name = f"{len(classes)} classes, {size}×{size} patch of opacity {opacity:g}"
-        trigger = kp.Patch(size, (-size - 1, -size - 1), 1.0, opacity)
-        found: list[tuple[float, float, float, float]] = []
-        for seed in range(setting.seed, setting.seed + _SEEDS):
-            few = setting.data == "digits" and len(classes) == 2
-            backdoor = make_backdoor(
-                setting.data,  # pyright: ignore[reportArgumentType]
-                trigger,
-                classes=classes,
-                train=200 if few else 400,
-                test=100 if few else 300,
-                poisons=_POISONS,
-                data_dir=setting.data_dir,
-                seed=seed,
-            )
-            clean = kp.fit(KERNELS[setting.kernel_name](backdoor.median_distance), backdoor.X, backdoor.y)
-            halves = [_half(backdoor, half) for half in (0, 1)]
-            reference = kp.predictor(clean, _RIDGE)
-            edges = [half.clean_edge(reference) for half in halves]
-            k = 8
-            curves = [
-                [half.judge(make(clean, half, count), edge, _FRACTION, k=k) for count in _COUNTS]
-                for half, edge, make in zip(halves, edges, (_law, _refit), strict=True)
-            ]
-            found.append((*_thresholds(curves[0]), *_thresholds(curves[1])))
-            if seed == setting.seed:
-                both = [(make(clean, halves[1], 10.0), edges[1], _FRACTION) for make in (_law, _refit)]
-                by_law, by_refit = (halves[1].judge(*arguments, k=k) for arguments in both)
-                comparisons.append(
-                    compare(
-                        f"leading Fisher eigenvalues at m = 10: {name}",
-                        "refit",
-                        by_law.spectrum.values,
-                        by_refit.spectrum.values,
-                        1e-6 * float(by_refit.spectrum.values[0]),
-                        "1e-6 of the largest, far above rounding",
-                    )
-                )
-                panels += _panels(name, curves, halves[1].judge(reference, edges[1], _FRACTION, k=k))
-        table = np.array(found)
-        usable = np.all(np.isfinite(table), axis=1)
-        lag, measured = table[usable, 1] / table[usable, 0], table[usable, 3] / table[usable, 2]
-        if usable.sum() >= _SEEDS:
-            log_ratio = np.log(measured / lag)
-            error = float(np.std(log_ratio, ddof=1) / np.sqrt(len(log_ratio)))
+    for case in _QUICK if setting.scale == "quick" else _FULL:
+        runs = [_run(case, setting, seed) for seed in range(setting.seed, setting.seed + _SEEDS)]
+        comparisons.append(runs[0][1])
+        lags = []
+        for fraction in case.fractions:
+            table = np.array([draws[fraction].thresholds() for draws, _ in runs])
+            name = f"{case}, {fraction:g} of the probes triggered"
+            if not np.all(np.isfinite(table) & (table > 0)):
+                found = np.round(table, 3).tolist()
+                findings.append(f"{name}: m_success, m_visible predicted and measured, per draw: {found}")
+                continue
+            log_predicted, log_measured = np.log(table[:, 1] / table[:, 0]), np.log(table[:, 3] / table[:, 2])
+            log_ratio = log_measured - log_predicted
+            error = float(np.std(log_ratio, ddof=1) / np.sqrt(_SEEDS))
             comparisons.append(
                 compare(
                     f"log(measured lag/predicted lag): {name}",
                     "refit",
                     0.0,
                     float(np.mean(log_ratio)),
-                    scipy.stats.t.ppf(1 - _FALSE_ALARM / 2, len(log_ratio) - 1) * error,
-                    f"t-interval over {len(log_ratio)} draws of training, poison and test images at {_FALSE_ALARM:g}",
+                    scipy.stats.t.ppf(1 - _FALSE_ALARM / 2, _SEEDS - 1) * error,
+                    f"t-interval over {_SEEDS} draws of training, poison and test images at {_FALSE_ALARM:g}",
                 )
             )
+            lags.append((fraction, np.exp(log_predicted), np.exp(log_measured)))
+            success = np.exp(np.mean(np.log(table[:, 0])))
             findings.append(
-                f"{name}: lag predicted {np.exp(np.mean(np.log(lag))):.3g}, measured "
-                f"{np.exp(np.mean(np.log(measured))):.3g}, log ratio {np.mean(log_ratio):+.3f} ± {error:.3f}"
+                f"{name}: m_success {success:.3g} beside {case.sizes(setting)[0]} clean images, lag "
+                f"predicted {np.exp(np.mean(log_predicted)):.3g}, measured "
+                f"{np.exp(np.mean(log_measured)):.3g}, log ratio {np.mean(log_ratio):+.3f} ± {error:.3f}"
             )
-        else:
-            findings.append(
-                f"{name}: m_success, m_visible predicted and measured, per draw: {np.round(table, 2).tolist()}"
-            )
+        panels += _panels(str(case), runs[0][0][case.fractions[0]])
+        if len(lags) > 1:
+            panels.append(_lag_panel(lags))
     return Record(
         "L8-images",
         "Backdoor on images",
@@ -159,13 +209,29 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons,
         findings,
         panels,
-        setting.arguments() | {"ridge": _RIDGE, "fraction": _FRACTION, "seeds": _SEEDS, "poisons": _POISONS},
+        setting.arguments() | {"ridge": _RIDGE, "seeds": _SEEDS, "poisons": _POISONS},
     )
 
 
-def _panels(name: str, curves: list[list[Outcome]], clean: Outcome) -> list[Panel]:
+def _lag_panel(lags: list[tuple[float, np.ndarray, np.ndarray]]) -> Panel:
+    """Against the fraction of triggered probes."""
+    lags = sorted(lags, key=lambda found: found[0])
+    x = [fraction for fraction, _, _ in lags]
+    spread = [float(np.std(measured, ddof=1) / np.sqrt(_SEEDS)) for _, _, measured in lags]
+    return Panel(
+        "Lag against the share of triggered probes",
+        "fraction of the probes",
+        "m_visible/m_success",
+        [
+            Series("predicted", "line", x, [float(np.mean(predicted)) for _, predicted, _ in lags]),
+            Series(f"refits, {_SEEDS} draws", "errorbar", x, [float(np.mean(m)) for _, _, m in lags], spread),
+        ],
+    )
+
+
+def _panels(name: str, draw: _Draw) -> list[Panel]:
     """Success, alignment and visibility against m on one axis; spectra of clean, hidden and visible attacks."""
-    counts, (law, refit) = _COUNTS.tolist(), curves
+    counts, (law, refit), clean = _COUNTS.tolist(), draw.outcomes, draw.clean
     ranks = np.arange(1, len(clean.spectrum.values) + 1).astype(float).tolist()
     visible = [bool(outcome.visibility.visible) for outcome in law]
     hidden, shown = max(0, visible.index(True) - 1 if True in visible else -1), len(law) - 1

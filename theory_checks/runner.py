@@ -19,6 +19,7 @@ from theory_checks import (
     l7_clusters,
     l8_backdoor,
     l8_lag,
+    l8_training,
     n1_finite_width,
 )
 from theory_checks.record import Record
@@ -37,13 +38,14 @@ CHECKS: dict[str, Callable[[Setting, Laws], Record | None]] = {
     "L7": l7_clusters.check,
     "L8": l8_lag.check,
     "L8-images": l8_backdoor.check,
+    "L8-training": l8_training.check,
     "N1": n1_finite_width.check,
 }
 """Every statement's check, by its number."""
 
 _EVERY_STATEMENT = ("rbf", "laplace", "ntk-relu", "ntk-erf")
-_DEAR = ("L4-Hessian", "L8", "L8-images")
-_DEAR_QUICK = ("rbf",)
+_QUICK = {"L4-Hessian": ("rbf",), "L8": ("rbf",), "L8-images": ("rbf",), "L8-training": ("ntk-erf",)}
+"""Kernels on which a quick run does its dearest checks."""
 _NEAR_CLONE_ONLY = tuple(name for name in KERNELS if name not in _EVERY_STATEMENT)
 
 
@@ -53,7 +55,7 @@ def _plan(only: Sequence[str], kernels: Sequence[str], scale: Scale) -> list[tup
         return [(kernel, list(only)) for kernel in kernels]
     if scale == "full":
         return [(kernel, list(only)) for kernel in KERNELS]
-    plan = [(kernel, [s for s in only if s not in _DEAR or kernel in _DEAR_QUICK]) for kernel in _EVERY_STATEMENT]
+    plan = [(kernel, [s for s in only if kernel in _QUICK.get(s, (kernel,))]) for kernel in _EVERY_STATEMENT]
     return plan + [(kernel, ["L5"]) for kernel in _NEAR_CLONE_ONLY if "L5" in only]
 
 
