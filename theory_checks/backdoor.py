@@ -126,14 +126,22 @@ def _outputs(f: Callable[[Array], Array], x: Array) -> Array:
     return jax.lax.map(f, x, batch_size=64)
 
 
-def _load(data: Images, data_dir: str | None) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
-    """Training and test images."""
+@functools.lru_cache(maxsize=2)
+def _load(
+    data: Images, data_dir: str | None, classes: tuple[int, ...]
+) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
+    """Training and test images of these classes; kept, as the next draw is of the same ones."""
     if data == "digits":
         images = datasets.load_digits()
         order = np.random.default_rng(0).permutation(len(images))
-        return images.subset(order[:1200]), images.subset(order[1200:])
-    load = datasets.load_mnist if data == "mnist" else datasets.load_cifar10
-    return load(data_dir, "train"), load(data_dir, "test")
+        training, testing = images.subset(order[:1200]), images.subset(order[1200:])
+    else:
+        load = datasets.load_mnist if data == "mnist" else datasets.load_cifar10
+        training, testing = load(data_dir, "train"), load(data_dir, "test")
+    missing = sorted(set(classes) - set(training.labels.tolist()))
+    if missing:
+        raise ValueError(f"classes must be among the labels of {data}, got {', '.join(map(str, missing))}")
+    return training.subset(np.isin(training.labels, classes)), testing.subset(np.isin(testing.labels, classes))
 
 
 def make_backdoor(
@@ -171,7 +179,7 @@ def make_backdoor(
     for name, size in (("train", train), ("test", test), ("poisons", poisons)):
         if size < len(classes):
             raise ValueError(f"{name} must be at least the number of classes, {len(classes)}, got {size}")
-    training, testing = (part.subset(np.isin(part.labels, classes)) for part in _load(data, data_dir))
+    training, testing = _load(data, data_dir, tuple(classes))
     if train >= len(training) or test > len(testing):
         raise ValueError(
             f"train and test must fit {data}: {len(training)} and {len(testing)} images of these classes, got {train} "

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import between_points, check_integer, check_points, check_positive
+from kpoison._validation import between_points, check_integer, check_points, check_positive, is_concrete
 
 __all__ = [
     "Custom",
@@ -25,6 +26,8 @@ __all__ = [
 
 
 _COORDINATES_AT_ONCE = 2**22
+_BLOCKS = 4
+_BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
 
 
 def matrix_product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
@@ -142,10 +145,40 @@ def with_array_parameters(kernel: Kernel, dtype) -> Kernel:
     return jax.tree.map(as_array, kernel)
 
 
-@eqx.filter_jit
 def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
-    """Compiled `kernel.gram(X, X)`."""
+    """Compiled `kernel.gram(X, X)`; of many known points on a CPU only the lower half of its blocks."""
+    known = all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X)))
+    if not known or len(X) < _BLOCKS_FROM or {device.platform for device in X.devices()} != {"cpu"}:
+        return _symmetric_gram(kernel, X)
+    return _by_blocks(kernel, X)
+
+
+@eqx.filter_jit
+def _symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
     return kernel.gram(X, X)
+
+
+def _by_blocks(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+    """The symmetric Gram matrix from blocks of equal size, of which the last rows and columns overlap.
+
+    One program could not: a compiler computes a block again for its transpose, or does the blocks on one core.
+    """
+    size = -(-len(X) // _BLOCKS)
+    starts = [min(i * size, len(X) - size) for i in range(_BLOCKS)]
+    parts = [X[start : start + size] for start in starts]
+    # All are under way before the first is copied.
+    blocks = [
+        (starts[i], starts[j], _symmetric_gram(kernel, parts[i]) if i == j else _cross_gram(kernel, parts[i], parts[j]))
+        for i in range(_BLOCKS)
+        for j in range(i + 1)
+    ]
+    gram = np.empty((len(X), len(X)), X.dtype)
+    for row, column, block in blocks:
+        values = np.asarray(block)
+        gram[row : row + size, column : column + size] = values
+        if row != column:
+            gram[column : column + size, row : row + size] = values.T
+    return jnp.asarray(gram)
 
 
 @eqx.filter_jit

@@ -73,6 +73,21 @@ def test_symmetric_gram(name):
     assert np.all(np.abs(gram - kernel.pairwise(X1, X1)) < 100 * EPS * size(kernel, X1, X1))
 
 
+@pytest.mark.parametrize("name", ["rbf", "laplace", "NTK-relu-1-bias", "linear"])
+@pytest.mark.parametrize("number", [12, 13, 15])
+def test_symmetric_gram_by_blocks(monkeypatch, name, number):
+    """The last block overlaps the one before, also where that holds a part of the diagonal."""
+    kernel, X = ALL[name], jnp.asarray(np.random.default_rng(3).normal(size=(number, 3)))
+    whole = np.asarray(kernel(X))
+    monkeypatch.setattr(base, "_BLOCKS_FROM", number)
+    blocks = np.asarray(kernel(X))
+    assert np.all(np.abs(blocks - whole) <= 100 * EPS * size(kernel, X, X))
+    np.testing.assert_allclose(np.diag(blocks), np.diag(whole), rtol=EPS)
+    np.testing.assert_array_equal(blocks, blocks.T)
+    # Traced points have no blocks.
+    np.testing.assert_array_equal(jax.jit(kernel)(X), whole)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_diagonal_is_exact(name):
     """Not that of a small distance, of which a cusp would take the square root, but of none."""
