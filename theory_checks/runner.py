@@ -21,6 +21,7 @@ from theory_checks import (
     l8_lag,
     l8_training,
     n1_finite_width,
+    t1_gradient_penalty,
 )
 from theory_checks.record import Record
 from theory_checks.setting import KERNELS, Data, Laws, Scale, Setting, make_setting
@@ -40,11 +41,12 @@ CHECKS: dict[str, Callable[[Setting, Laws], Record | None]] = {
     "L8-images": l8_backdoor.check,
     "L8-training": l8_training.check,
     "N1": n1_finite_width.check,
+    "T1": t1_gradient_penalty.check,
 }
 """Every statement's check, by its number."""
 
 _EVERY_STATEMENT = ("rbf", "laplace", "ntk-relu", "ntk-erf")
-_QUICK = {"L4-Hessian": ("rbf",), "L8": ("rbf",), "L8-images": ("rbf",), "L8-training": ("ntk-erf",)}
+_QUICK = {"L4-Hessian": ("rbf",), "L8": ("rbf",), "L8-images": ("rbf",), "L8-training": ("ntk-erf",), "T1": ("rbf",)}
 """Kernels on which a quick run does its dearest checks."""
 _NEAR_CLONE_ONLY = tuple(name for name in KERNELS if name not in _EVERY_STATEMENT)
 

@@ -11,6 +11,7 @@ from kpoison._validation import check_floating, check_name, check_points, check_
 from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
+from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import check_conditioning, effective_ridge
 
 __all__ = ["PoisonEffect", "check_law_arguments", "like_targets", "poison_effect"]
@@ -22,16 +23,16 @@ class PoisonEffect(eqx.Module):
     Attributes:
         reference: the clean posterior at ρ = (n_c + Σm)λ, or the prior for isolated laws.
         rho: ρ.
-        locations: Z, shape (p, d).
-        gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (p, p); for clones S(m; λ) (L1).
-        coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (p, C).
+        locations: Z, p points; with a gradient penalty their slopes are observed too, P = p(1 + r) numbers, else P = p.
+        gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
+        coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (P, C); slopes have a label of 0.
     """
 
     reference: PosteriorAtRidge | Prior
     rho: Float[Array, ""]
-    locations: Float[Array, "p ..."]
-    gain: Float[Array, "p p"]
-    coefficients: Float[Array, "p C"]
+    locations: Observations
+    gain: Float[Array, "P P"]
+    coefficients: Float[Array, "P C"]
 
     def change(self) -> KernelExpansion:
         """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
@@ -39,9 +40,10 @@ class PoisonEffect(eqx.Module):
 
     def covariances(self) -> list[KernelExpansion]:
         """x ↦ k̃(x, ζ_j) for each location."""
+        points = self.locations.points
         return [
-            self.reference.covariance_expansion(self.locations[j : j + 1], jnp.ones((1, 1), self.rho.dtype))
-            for j in range(len(self.locations))
+            self.reference.covariance_expansion(Observations(points[j : j + 1]), jnp.ones((1, 1), self.rho.dtype))
+            for j in range(len(points))
         ]
 
 
@@ -49,7 +51,8 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
     """Condition on the poison (L1, L7).
 
     m clones are one observation with noise ρ/m; multiplying the usual (k̃ + diag(ρ/m))⁻¹ through by m keeps
-    m = 0 an ordinary point, also for derivatives.
+    m = 0 an ordinary point, also for derivatives.  With a gradient penalty a clone observes its slopes as well, with
+    the same noise (T1).
     """
     dtype = clean.X.dtype
     locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, dtype)
@@ -58,7 +61,9 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
         rho, [(~jnp.all((counts >= 0) & jnp.isfinite(counts)), "poison.count must be finite and >= 0")]
     )
     reference = clean.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
-    covariance = reference.covariance(locations)
+    observed = Observations(locations, clean.root)
+    counts, labels = observed.repeat(counts), observed.with_flat_slopes(labels)
+    covariance = reference.covariance(observed)
     # Rows scaled to a unit diagonal: elimination would lose the small counts beside the large ones.
     scale = (rho + counts * jnp.diagonal(covariance))[:, None]
     system = (rho * jnp.eye(len(counts), dtype=dtype) + counts[:, None] * covariance) / scale
@@ -76,8 +81,8 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
             )
         ],
     )
-    coefficients = matrix_product(gain, labels - reference.mean(locations))
-    return PoisonEffect(reference, rho, locations, gain, coefficients)
+    coefficients = matrix_product(gain, labels - reference.mean(observed))
+    return PoisonEffect(reference, rho, observed, gain, coefficients)
 
 
 def check_law_arguments(arguments: dict[str, Any]) -> None:

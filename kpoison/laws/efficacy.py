@@ -27,7 +27,8 @@ def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") ->
         law: "exact" or "isolated".
 
     Returns:
-        A scalar for clones; for a cluster of p locations the gain matrix (ρI + M k̃(Z, Z))⁻¹ M, shape (p, p).
+        A scalar for clones; for a cluster of p locations the gain matrix (ρI + M k̃(Z, Z))⁻¹ M, shape (p, p).  With a
+        gradient penalty the part of it that takes values to dual coefficients of values.
 
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
@@ -40,7 +41,10 @@ def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") ->
     0.6
     """
     matrix = poison_effect(clean, poison, ridge, law).gain
-    return matrix[0, 0] if poison.location.ndim == clean.X.ndim - 1 else matrix
+    if poison.location.ndim == clean.X.ndim - 1:
+        return matrix[0, 0]
+    number = len(poison.location)
+    return matrix[:number, :number]
 
 
 def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> KernelExpansion:

@@ -87,9 +87,13 @@ def predictor(clean: Posterior, ridge: Scalar, poison: Poison | None = None) -> 
     terms = _terms(clean, ridge, poison)
     if poison is None:
         (mean,) = terms
-        return Predictor(KernelExpansion(mean.kernel, mean.centres, mean.all_weights()), clean.y.ndim == 1)
+        expansion = KernelExpansion(mean.kernel, mean.centres, mean.all_weights(), slopes=mean.slopes)
+        return Predictor(expansion, clean.y.ndim == 1)
     change, mean = terms
     # The clean data are centres of both: one expansion costs half.
     locations = len(change.centres) - len(mean.centres)
     weights = change.all_weights().at[locations:].add(mean.all_weights())
-    return Predictor(KernelExpansion(change.kernel, change.centres, weights), clean.y.ndim == 1)
+    slopes = change.slopes
+    if slopes is not None and mean.slopes is not None:
+        slopes = slopes.at[locations:].add(mean.slopes)
+    return Predictor(KernelExpansion(change.kernel, change.centres, weights, slopes=slopes), clean.y.ndim == 1)

@@ -106,6 +106,11 @@ def _covariance_ratio(covariance: KernelExpansion, points: Array) -> Array:
 
 
 def _only_location(clean: Posterior, poison: Poison) -> None:
+    if clean.root is not None:
+        raise ValueError(
+            "clean must be fitted without a gradient penalty: with one the poison's slopes are observed too, and "
+            "spike/efficacy² depends on the label"
+        )
     if poison.location.ndim != clean.X.ndim - 1:
         raise ValueError(
             f"poison must be clones at one location, shape {clean.X.shape[1:]}, got a cluster of shape "

@@ -1,7 +1,8 @@
 """The kernel ridge posterior and its solvers."""
 
 from kpoison.ridge.expansion import KernelExpansion
-from kpoison.ridge.posterior import IllConditionedWarning, Posterior, PosteriorAtRidge, Prior, fit
+from kpoison.ridge.fitting import fit
+from kpoison.ridge.posterior import IllConditionedWarning, Posterior, PosteriorAtRidge, Prior
 from kpoison.ridge.solvers import Cholesky, Solver, Spectral
 
 __all__ = [

@@ -38,8 +38,11 @@ def compress(
         largest_rank: give up where the rank exceeds this part of n.
 
     Returns:
-        The compressed posterior, or None where its rank is not small or a check between the poles fails.
+        The compressed posterior, or None where its rank is not small, a check between the poles fails, or derivatives
+        are observed too.
     """
+    if clean.root is not None:
+        return None
     # A few poles beyond both ends, where interpolation is at its worst.
     low, high = rho[0] / math.e, rho[1] * math.e
     poles = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))

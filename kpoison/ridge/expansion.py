@@ -1,4 +1,4 @@
-"""Functions of the form f(x) = Σ_i k(x, c_i) w_i: what every ridge predictor and every poison effect is."""
+"""Functions of the form f(x) = Σ_i k(x, c_i) w_i + v_i·∂k(x, c_i): what ridge predictors and poison effects are."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _FLOATS_AT_ONCE = 2**24
 
 
 class KernelExpansion(eqx.Module):
-    """f(x) = Σ_i k(x, c_i) w_i, evaluated from differences x − c_i: exact however close x comes to a centre.
+    """f(x) = Σ_i k(x, c_i) w_i + v_i·∂_c k(x, c_i), from differences x − c_i: exact however close x is to a centre.
 
     Attributes:
         kernel: k.
@@ -23,12 +23,14 @@ class KernelExpansion(eqx.Module):
         weights: w, shape (N, C); with a basis B, w = B · weights and the shape is (p, C).
         basis: None, or B, shape (N, p).  What depends on x only is then computed once for any number of weights
             (under `jax.vmap` over them), and every further set of weights costs p or p² for each point.
+        slopes: None, or v for each output, shape (N, C, D) with the axes of a point flattened; never with a basis.
     """
 
     kernel: Kernel
     centres: Float[Array, "N ..."]
     weights: Float[Array, "p C"]
     basis: Float[Array, "N p"] | None = None
+    slopes: Float[Array, "N C D"] | None = None
 
     def values(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
         """f at many points."""
@@ -57,16 +59,35 @@ class KernelExpansion(eqx.Module):
         """The derivative along x/‖x‖ and the rest of the gradient, at many points x ≠ 0.
 
         For rotation-invariant kernels.  Each kernel is evaluated in a frame whose first axis is x: there the two
-        parts are separate coordinates, so a tangential part 1e-9 of the radial one keeps its digits.
+        parts are separate coordinates, so a tangential part 1e-9 of the radial one keeps its digits; with slopes the
+        gradient is split after it was added up.
         """
         return _each(self._radial_and_tangential_gradient, X, self.centres.size)
 
     def _value(self, x: Array) -> Float[Array, " C"]:
-        return matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
+        values = matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
+        if self.slopes is None:
+            return values
+        derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(self.centres)
+        return values + jnp.einsum("icd,id->c", self.slopes, derivatives, precision="highest")
 
     def _gradient(self, x: Array) -> Float[Array, "C ..."]:
+        if self.slopes is not None:
+            return self._gradient_with_slopes(x, self.slopes)
         slopes = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(x, centre))(self.centres)
         return matrix_product(self.all_weights().T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
+
+    def _gradient_with_slopes(self, x: Array, slopes: Float[Array, "N C D"]) -> Float[Array, "C ..."]:
+        def term(centre, weights, directions):
+            """Σ over outputs is left to `jax.vmap`: ∇_x (w k + v·∂_c k), one for each output."""
+
+            def along(point, direction):
+                return jax.jvp(lambda c: self.kernel.evaluate(point, c), (centre,), (direction.reshape(x.shape),))[1]
+
+            bent = jax.vmap(lambda direction: jax.grad(along)(x, direction))(directions)
+            return jnp.tensordot(weights, jax.grad(self.kernel.evaluate)(x, centre), axes=0) + bent
+
+        return jnp.sum(jax.vmap(term)(self.centres, self.all_weights(), slopes), axis=0)
 
     def _basis_values(self, basis: Array, X: Array) -> Float[Array, "q p"]:
         """The functions of the basis at many points."""
@@ -105,6 +126,10 @@ class KernelExpansion(eqx.Module):
             slopes = jax.grad(self.kernel.evaluate)(here, there)
             return slopes[0], slopes[1] * across / jnp.where(apart, distance, 1)
 
+        if self.slopes is not None:
+            gradients = self._gradient(x)
+            radial = matrix_product(gradients, axis[:, None])
+            return radial[:, 0], gradients - radial * axis[None]
         if x.size == 1:
             return self._gradient(x)[:, 0] * axis[0], jnp.zeros((weights.shape[1], 1), x.dtype)
         radial, tangential = jax.vmap(parts)(self.centres)

@@ -1,20 +1,23 @@
 """The kernel ridge posterior: fitted once, then its mean and covariance at any ridge."""
 
-import math
 import warnings
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Num
+from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite, check_points, check_real, checked_result, is_concrete
-from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
+from kpoison._validation import (
+    checked_result,
+    is_concrete,
+)
+from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.expansion import KernelExpansion
-from kpoison.ridge.solvers import Factor, ReducedFactor, Solver, Spectral, implicit_inverse_product, implicit_solve
+from kpoison.ridge.observations import Observations, covariance, observing
+from kpoison.ridge.solvers import Factor, ReducedFactor, implicit_inverse_product, implicit_solve
 
-__all__ = ["IllConditionedWarning", "Posterior", "PosteriorAtRidge", "Prior", "check_conditioning", "fit"]
+__all__ = ["IllConditionedWarning", "Posterior", "PosteriorAtRidge", "Prior", "check_conditioning"]
 
 
 class IllConditionedWarning(UserWarning):
@@ -28,15 +31,23 @@ class Posterior(eqx.Module):
         kernel: the kernel.
         X: clean inputs, shape (n_c, d).
         y: clean targets, shape (n_c,) or (n_c, C).
-        gram: K(X, X), shape (n_c, n_c).
+        gram: K(X, X), shape (n_c, n_c); with a gradient penalty of rank r the covariance of values and derivatives,
+            shape (N, N) with N = n_c(1 + r).
         factor: its factorisation, a constant to autodiff.
+        root: √γ R with RᵀR the metric, shape (r, D); None without a gradient penalty.
     """
 
     kernel: Kernel
     X: Float[Array, "n ..."]
     y: Float[Array, "n *C"]
-    gram: Float[Array, "n n"]
+    gram: Float[Array, "N N"]
     factor: Factor
+    root: Float[Array, "r D"] | None = None
+
+    @property
+    def observations(self) -> Observations:
+        """What the predictor is trained on: values at X and, with a gradient penalty, flat slopes there."""
+        return Observations(self.X, self.root)
 
     @property
     def targets(self) -> Float[Array, "n C"]:
@@ -118,32 +129,52 @@ class PosteriorAtRidge(eqx.Module):
     def _inverse_product(self, b: Array, c: Array) -> Array:
         return implicit_inverse_product(self.posterior.factor, self.posterior.gram, self.rho, b, c)
 
-    def mean(self, Z: Float[Array, "p ..."]) -> Float[Array, "p C"]:
-        """f_c(Z) = k(Z, X) A⁻¹ y."""
-        cross = self.kernel.pairwise(self.posterior.X, Z)
-        return self._inverse_product(cross, self.posterior.targets)
+    def _cross(self, Z: Observations) -> Float[Array, "N P"]:
+        return covariance(self.kernel, self.posterior.observations, Z)
 
-    def covariance(self, Z: Float[Array, "p ..."]) -> Float[Array, "p p"]:
+    def _targets(self) -> Float[Array, "N C"]:
+        return self.posterior.observations.with_flat_slopes(self.posterior.targets)
+
+    def mean(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P C"]:
+        """f_c(Z) = k(Z, X) A⁻¹ y, at points or of observations."""
+        return self._inverse_product(self._cross(observing(Z)), self._targets())
+
+    def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P P"]:
         """k̃(Z, Z) = k(Z, Z) − k(Z, X) A⁻¹ k(X, Z)."""
-        cross = self.kernel.pairwise(self.posterior.X, Z)
-        return self.kernel.pairwise(Z, Z) - self._inverse_product(cross, cross)
+        Z = observing(Z)
+        cross = self._cross(Z)
+        return covariance(self.kernel, Z, Z) - self._inverse_product(cross, cross)
 
     def mean_expansion(self) -> KernelExpansion:
         """f_c as a function of x."""
-        return KernelExpansion(self.kernel, self.posterior.X, self._solve(self.posterior.targets))
+        weights, slopes = self.posterior.observations.dual(self._solve(self._targets()))
+        return KernelExpansion(self.kernel, self.posterior.X, weights, slopes=slopes)
 
-    def covariance_expansion(self, Z: Float[Array, "p ..."], weights: Float[Array, "p C"]) -> KernelExpansion:
+    def covariance_expansion(
+        self, Z: Observations | Float[Array, "p ..."], weights: Float[Array, "P C"]
+    ) -> KernelExpansion:
         """x ↦ k̃(x, Z) weights."""
-        cross = self.kernel.pairwise(self.posterior.X, Z)
-        centres = jnp.concatenate([Z, self.posterior.X])
+        Z = observing(Z)
+        cross = self._cross(Z)
+        centres = jnp.concatenate([Z.points, self.posterior.X])
         factor = self.posterior.factor
         if isinstance(factor, ReducedFactor):
-            basis = jax.scipy.linalg.block_diag(jnp.eye(len(Z), dtype=Z.dtype), factor.eigenvectors)
+            basis = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=weights.dtype), factor.eigenvectors)
             answer = matrix_product(factor.coordinates(self.rho, cross), weights)
             weights = jnp.concatenate([weights, -answer])
             return KernelExpansion(self.kernel, centres, weights, basis)
-        answer = self._solve(matrix_product(cross, weights))
-        return KernelExpansion(self.kernel, centres, jnp.concatenate([weights, -answer]))
+        there, here = Z.dual(weights), self.posterior.observations.dual(-self._solve(matrix_product(cross, weights)))
+        return KernelExpansion(
+            self.kernel, centres, jnp.concatenate([there[0], here[0]]), slopes=_joined(there[1], here[1], Z.points)
+        )
+
+
+def _joined(there: Array | None, here: Array | None, Z: Float[Array, "p ..."]) -> Float[Array, "N C D"] | None:
+    """Slopes at both sets of centres; 0 where values alone were observed."""
+    if here is None:
+        return there
+    there = jnp.zeros((len(Z), *here.shape[1:]), here.dtype) if there is None else there
+    return jnp.concatenate([there, here])
 
 
 class Prior(eqx.Module):
@@ -152,102 +183,23 @@ class Prior(eqx.Module):
     kernel: Kernel
     outputs: int = eqx.field(static=True)
 
-    def mean(self, Z: Float[Array, "p ..."]) -> Float[Array, "p C"]:
+    def mean(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P C"]:
         """0."""
-        return jnp.zeros((len(Z), self.outputs), Z.dtype)
+        Z = observing(Z)
+        return jnp.zeros((Z.number, self.outputs), Z.points.dtype)
 
-    def covariance(self, Z: Float[Array, "p ..."]) -> Float[Array, "p p"]:
+    def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P P"]:
         """k(Z, Z)."""
-        return self.kernel.pairwise(Z, Z)
+        Z = observing(Z)
+        return covariance(self.kernel, Z, Z)
 
-    def covariance_expansion(self, Z: Float[Array, "p ..."], weights: Float[Array, "p C"]) -> KernelExpansion:
+    def covariance_expansion(
+        self, Z: Observations | Float[Array, "p ..."], weights: Float[Array, "P C"]
+    ) -> KernelExpansion:
         """x ↦ k(x, Z) weights."""
-        return KernelExpansion(self.kernel, Z, weights)
-
-
-def _check_fit(arguments: dict) -> None:
-    kernel, solver = arguments["kernel"], arguments["solver"]
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
-    X = check_points("X", arguments["X"], kernel.point_ndim)
-    check_real("y", arguments["y"])
-    y = jnp.asarray(arguments["y"], X.dtype)
-    if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
-        raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
-    check_finite("y", y)
-    arguments.update(X=X, y=y)
-
-
-@boundary(_check_fit)
-def fit(
-    kernel: Kernel,
-    X: Float[ArrayLike, "n ..."],
-    y: Num[ArrayLike, "n *C"],
-    *,
-    solver: Solver = Spectral(),  # noqa: B008  (an immutable value)
-) -> Posterior:
-    """Fit a kernel ridge predictor to the clean data, once, for every ridge.
-
-    Args:
-        kernel: k.
-        X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
-            in large data sets see `Kernel.__call__`).
-        y: clean targets, shape (n_c,) or (n_c, C).
-        solver: `Spectral()` (one eigendecomposition, every ridge) or `Cholesky()` (factorises at each ridge).
-
-    Returns:
-        The posterior, in the dtype of `X`.
-
-    Raises:
-        TypeError: for a wrong dtype, kernel or solver.
-        ValueError: for mismatched shapes, empty or non-finite data, and for a kernel that is not symmetric and
-            positive semi-definite on `X`.
-
-    >>> import jax.numpy as jnp
-    >>> import kpoison as kp
-    >>> X = jnp.array([[0.0], [1.0], [2.0]])
-    >>> clean = kp.fit(kp.kernels.RBF(length_scale=1.0), X, jnp.array([0.0, 1.0, 0.0]))
-    >>> round(float(kp.predict(clean, jnp.array([1.0]), ridge=1e-4)), 2)
-    1.0
-    """
-    X, y = jnp.asarray(X), jnp.asarray(y)
-    gram, factor, rounding, asymmetry = _factorise(with_array_parameters(kernel, X.dtype), X, solver)
-    lowest, highest = factor.extreme_eigenvalues()
-    name = type(kernel).__name__
-    gram = checked_result(
-        gram,
-        [
-            (~jnp.isfinite(rounding + highest), f"kernel {name} has non-finite values on X"),
-            (asymmetry > rounding, f"kernel {name} is not symmetric on X: k(x, z) and k(z, x) differ"),
-            (lowest < -rounding, f"kernel {name} is not positive semi-definite on X"),
-        ],
-    )
-    return Posterior(with_array_parameters(kernel, X.dtype), X, y, gram, factor)
-
-
-_DIFFERENCES_UP_TO = 2**26
-
-
-def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
-    """K(X, X) as `fit` computes it.
-
-    Kernels of finite smoothness feel the digits that a matrix product loses for close pairs; up to 2²⁶ coordinates of
-    differences (n²d) their Gram matrix is computed pair by pair.
-    """
-    exact = kernel.smoothness != math.inf and len(X) * X.size <= _DIFFERENCES_UP_TO
-    return kernel.pairwise(X, X) if exact else kernel.gram(X, X)
-
-
-@eqx.filter_jit
-def _factorise(kernel: Kernel, X: Array, solver: Solver) -> tuple[Array, Factor, Array, Array]:
-    """The Gram matrix, its factorisation, how far rounding may have moved its eigenvalues, and its asymmetry."""
-    gram = gram_matrix(kernel, X)
-    constant = jax.lax.stop_gradient(gram)
-    rounding = 10 * len(X) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(constant))
-    asymmetry = jnp.max(jnp.abs(constant - constant.T))
-    return gram, solver.factorise(constant), rounding, asymmetry
+        Z = observing(Z)
+        weights, slopes = Z.dual(weights)
+        return KernelExpansion(self.kernel, Z.points, weights, slopes=slopes)
 
 
 def effective_ridge(n_c: int, total_count: Array | float, ridge: Scalar, dtype) -> Array:

@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 
 from kpoison._typing import Law
 from kpoison.poison import Poison
-from kpoison.ridge import Cholesky, Posterior, Spectral, fit
+from kpoison.ridge import Cholesky, Posterior, Spectral
 from kpoison.ridge.compression import compress
+from kpoison.ridge.fitting import fit_observations
 from kpoison.ridge.posterior import check_conditioning
 from kpoison.ridge.solvers import CholeskyFactor
 from kpoison.sweep.axes import Grid, kernel_text
@@ -152,7 +153,7 @@ class Job:
             "solver": type(clean.factor).__name__.removesuffix("Factor"),
             "n_c": len(clean.X),
             "d": int(np.prod(clean.X.shape[1:])),
-            "data_hash": _hash(clean.X, clean.y),
+            "data_hash": _hash(clean.X, clean.y, *(() if clean.root is None else (clean.root,))),
             "points_hash": _hash(*points),
             "axes": {axis.name: len(axis) for axis in grid.axes},
             "metadata": self.metadata,
@@ -306,7 +307,7 @@ class Job:
             return self._compressed[1]
         if kernel not in self._fitted:
             solver = Cholesky() if isinstance(self.clean.factor, CholeskyFactor) else Spectral()
-            made = fit(self.grid.kernels[kernel][0], self.clean.X, self.clean.y, solver=solver)
+            made = fit_observations(self.grid.kernels[kernel][0], self.clean.observations, self.clean.y, solver)
             self._fitted = {kernel: made}
             self._check_conditioning()
         clean = self._fitted[kernel]

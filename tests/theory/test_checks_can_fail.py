@@ -83,6 +83,8 @@ WRONG = [
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
     ("L7", "rbf", scaled("spike")),
+    ("T1", "rbf", scaled("efficacy")),
+    ("T1", "rbf", scaled("spike")),
 ]
 
 
@@ -91,6 +93,14 @@ def test_fails_for_a_wrong_law(settings, statement, kernel, laws):
     record = CHECKS[statement](settings[kernel], laws)
     assert record is not None
     assert record.verdict is Verdict.FAILS
+
+
+def test_the_gradient_penalty_holds(settings):
+    record = CHECKS["T1"](settings["rbf"], Laws())
+    assert record is not None
+    assert record.verdict is Verdict.HOLDS, [c for c in record.comparisons if not c.passed]
+    assert any(c.worst_ratio > 1e-8 for c in record.comparisons)
+    assert CHECKS["T1"](settings["laplace"], Laws()) is None
 
 
 def test_finite_width_does_not_apply_to_kernels_without_a_network(settings):
