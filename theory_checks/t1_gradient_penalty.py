@@ -93,7 +93,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
                 reason,
             ),
         ]
-        shown.append((efficacy[-2], spike[-2], *_energies(clean, ridge)))
+        by_law = [float(law(clean, poison, probes[-2], ridge)) for law in (laws.efficacy, laws.spike)]
+        shown.append((efficacy[-2], spike[-2], *_energies(clean, ridge), *by_law))
     comparisons.append(_linear_identity(X, y, poison, probes, ridge))
     table = np.abs(np.array(shown)).T
     slack = 1e-9 * table.max(axis=1)
@@ -127,6 +128,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
                 "γ/ℓ²",
                 "|Δf| and Λ ℓ²",
                 [
+                    Series("|Δf|, law", "line", x, table[4].tolist()),
+                    Series("Λ ℓ², law", "line", x, (table[5] * setting.length_scale**2).tolist()),
                     Series("|Δf|, refit", "dots", x, table[0].tolist()),
                     Series("Λ ℓ², refit", "dots", x, (table[1] * setting.length_scale**2).tolist()),
                 ],
