@@ -200,6 +200,7 @@ def test_trains_to_a_stationary_point(activation):
     assert float(jnp.max(jnp.abs(result.outputs(X) - y))) > 0.01
 
 
+@pytest.mark.slow
 def test_a_rounded_kink_is_what_lets_relu_converge():
     X, y, _, _ = problem()
 

@@ -22,6 +22,7 @@ from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
 
+_R_OVER_L = {"quick": (0.1,), "full": (0.01, 0.03, 0.1, 0.3, 1.0)}
 _FRACTION = 0.3
 _SEEDS = 8
 _ENOUGH = 5  # draws with a finite lag, for an error bar
@@ -193,7 +194,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     if setting.data == "synthetic":
         # Else the gradients of the signal drown any poison: the attack succeeds and never shows.
         setting = dataclasses.replace(setting, y=_WEAK * setting.y)
-    r_over_l = np.array([0.1]) if setting.scale == "quick" else np.array([0.01, 0.03, 0.1, 0.3, 1.0])
+    r_over_l = np.array(_R_OVER_L[setting.scale])
     ridge = 100 * setting.ridge
     comparisons, findings = [], []
     lags: list[list[float]] = [[] for _ in r_over_l]

@@ -368,6 +368,7 @@ def _quadratic_form(structured):
     return form
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_product():
     # Two of the probes have the poison on their ray, one of them at a distance of 0.
     at = 0.0, RIDGE, jnp.asarray(ZETA)

@@ -80,6 +80,7 @@ def test_edge_by_permutations_without_poison(tmp_path, backdoor, predictors):
     assert result["verdict"].startswith("visible" if result["visible"] else "hidden")
 
 
+@pytest.mark.slow
 def test_hessian_of_networks(tmp_path, capsys, backdoor):
     out = tmp_path / "a.json"
     arguments = ["--kernel", "ntk-erf", "--network", "16", "--ridge", "0.01", "--matrix", "hessian"]

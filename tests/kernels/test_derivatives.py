@@ -104,6 +104,7 @@ def test_hessians_are_finite_and_right(name):
         assert_close(hessian, oracles.joint_jet(kernel, *PAIRS[pair])[2])
 
 
+@pytest.mark.slow
 def test_quadrature_has_finite_derivatives():
     """With 16 nodes the values are not exact, but the derivatives are those of a smooth function everywhere."""
     kernel = quadratures()["NTK-tanh"]

@@ -176,6 +176,7 @@ def faults():
             yield f"{row}: returned {result!r} instead of saying {message!r}"
 
 
+@pytest.mark.slow
 def test_without_a_type_checker():
     """What users see."""
     program = (

@@ -62,6 +62,7 @@ def test_already_and_never():
     assert float(kp.m_success(far, other, X[jnp.argmax(Y)], 1e-2)) == np.inf
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_implicit_function():
     def threshold(length_scale, ridge, zeta, x):
         clean = kp.fit(kp.kernels.RBF(length_scale), X, Y)
@@ -144,6 +145,7 @@ CLUSTER = jnp.asarray(0.3 * RNG.normal(size=(40, 3)) - np.array([2.5, 0.0, 0.0])
 NEAR = jnp.asarray(np.outer([0.9, 0.6, 0.2, 1e-2, 1e-4, 0.0], ACROSS))
 
 
+@pytest.mark.slow
 def test_the_lag_grows_without_bound_towards_the_clone():
     clean, poison, threshold = (
         kp.fit(kp.kernels.RBF(1.0), CLUSTER, jnp.ones(40)),
@@ -166,6 +168,7 @@ def test_the_lag_grows_without_bound_towards_the_clone():
     assert np.all(lag[~seen] == np.inf)
 
 
+@pytest.mark.slow
 def test_special_values_of_the_lag():
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
     # The prediction is the label's without poison, whether or not it shows.
@@ -180,6 +183,7 @@ def test_special_values_of_the_lag():
     assert np.all(np.isnan(kp.lag(clean, poison, x, RIDGE, 1e6)))
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_visible_count():
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
 
@@ -199,6 +203,7 @@ def test_derivatives_of_the_visible_count():
         assert found == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_lag():
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
 

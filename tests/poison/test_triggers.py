@@ -150,6 +150,7 @@ def triggers(draw):
     return functools.partial(kp.Patch, size, position, value, opacity, clip=clip)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(triggers(), st.integers(0, 2**32 - 1))
 def test_is_the_definition(make, seed):

@@ -85,6 +85,7 @@ def test_prediction_is_the_penalised_minimiser(metric, solver):
     np.testing.assert_allclose(gradients, refit.gradients(PROBES), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_no_direction_lowers_the_penalised_loss():
     """The functional itself, at the predictor and beside it, without the system that solves it."""
     clean = fitted(METRICS["full"])
@@ -197,6 +198,7 @@ def test_slopes_at_the_data_shrink_as_the_penalty_grows(kernel):
     assert fits == sorted(fits)
 
 
+@pytest.mark.slow
 def test_images_of_several_axes():
     kernel = kk.Custom(lambda x, z: jnp.exp(-0.5 * jnp.sum((x - z) ** 2) / ELL**2), point_ndim=3)
     images = X.reshape(N, D, 1, 1)
@@ -210,6 +212,7 @@ def test_images_of_several_axes():
     np.testing.assert_allclose(kp.spike(clean, poison, probes, RIDGE), kp.spike(flat, same, PROBES, RIDGE), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_derivatives_in_the_penalty_and_the_length_scale():
     poison = kp.Poison(ZETA, LABEL[0], 2.0)
 
@@ -238,6 +241,7 @@ def test_float32():
     assert np.max(error) <= 10 * np.finfo(np.float32).eps * condition
 
 
+@pytest.mark.slow
 def test_the_input_hessian_and_thresholds():
     """Everything else that takes a posterior."""
     clean = kp.fit(kk.RBF(ELL), X, Y[:, 0], gradient_penalty=GAMMA)

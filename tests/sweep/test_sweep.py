@@ -128,6 +128,7 @@ def test_a_function_of_the_user():
         np.testing.assert_allclose(result.curvature_along[i, j, k], expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_m_success_and_the_coupling_ratio():
     posterior, label = clean(), -float(jnp.sign(kp.predict(clean(), ZETA, 1e-3)))
     result = swept(posterior, poison=poison(label), quantities=["m_success", "coupling_ratio", "coupling_floor"])
@@ -170,6 +171,7 @@ def test_the_manifest_is_enough_to_repeat_it():
     assert swept(clean(), metadata={"seed": 7, "data": "synthetic"}).identical(result)
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing():
     whole = swept(clean(), quantities=("gain", "efficacy", "spike", "m_success"))
     cut = swept(clean(), quantities=("gain", "efficacy", "spike", "m_success"), memory=8_000)

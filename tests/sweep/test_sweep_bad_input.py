@@ -80,6 +80,7 @@ def faults():
             yield f"{row}: returned {result!r} instead of saying {message!r}"
 
 
+@pytest.mark.slow
 def test_without_a_type_checker():
     """What users see; in the tests a type checker would see some of it first."""
     program = (

@@ -83,7 +83,6 @@ WRONG = [
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
     ("L7", "rbf", scaled("spike")),
-    ("T1", "rbf", scaled("efficacy")),
     ("T1", "rbf", scaled("spike")),
 ]
 

@@ -77,6 +77,7 @@ def test_forward_is_reverse():
         np.testing.assert_allclose(a, b, rtol=0, atol=100 * EPS * CONDITION * (1 + np.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_no_poison_is_an_ordinary_point():
     # Not 0/0: a gradient in m at m = 0 exists from the right, and is right.
     start = as_arrays(NUMBERS)
