@@ -302,21 +302,20 @@ def _panels(
     panels = []
     if settled:
         x = [float(r_over_l[i]) for i in settled]
-        means, spreads = [np.mean(measured[i]) for i in settled], [np.std(measured[i], ddof=1) for i in settled]
+        # Lags of different draws differ by far more than by law and by refit of one draw.
+        means = [float(scipy.stats.gmean(measured[i])) for i in settled]
+        errors = [
+            mean * float(scipy.stats.sem(np.log(np.divide(measured[i], lags[i]))))
+            for i, mean in zip(settled, means, strict=True)
+        ]
         panels.append(
             Panel(
                 f"Lag, a fraction {_FRACTION:g} of the probes attacked",
                 "r/ℓ",
                 "m_visible/m_success",
                 [
-                    Series("predicted", "line", x, [float(np.mean(lags[i])) for i in settled]),
-                    Series(
-                        f"measured, {_SEEDS} draws at most",
-                        "errorbar",
-                        x,
-                        list(map(float, means)),
-                        list(map(float, spreads)),
-                    ),
+                    Series("predicted", "line", x, [float(scipy.stats.gmean(lags[i])) for i in settled]),
+                    Series("measured, error of measured/predicted", "errorbar", x, means, errors),
                 ],
             )
         )
