@@ -15,7 +15,7 @@ import kpoison as kp
 from kpoison import datasets
 from kpoison.curvature import BulkEdge, Eigenpairs, Visibility
 
-__all__ = ["Backdoor", "Images", "Outcome", "make_backdoor"]
+__all__ = ["Backdoor", "Images", "Outcome", "make_backdoor", "outputs"]
 
 Images = Literal["digits", "mnist", "cifar10"]
 
@@ -104,13 +104,13 @@ class Backdoor:
         """Edge of the Fisher spectrum of a predictor over clean images only."""
         gradients = kp.curvature.input_gradients(f, self.clean)
         rows = gradients.reshape(-1, gradients.shape[-1])
-        outputs = len(rows) // len(self.clean)
+        number = len(rows) // len(self.clean)
         edge = kp.curvature.bulk_edge_from_clean(rows, level=level, key=key)
-        return BulkEdge(outputs * edge.edge, outputs * edge.samples, edge.method)
+        return BulkEdge(number * edge.edge, number * edge.samples, edge.method)
 
     def judge(self, f, edge: BulkEdge, fraction: float, *, k: int = 10) -> Outcome:
         """Attack success, accuracy, and the Fisher spectrum over probes of which a fraction is triggered."""
-        clean, triggered = (self.scores(_outputs(f, x)) for x in (self.clean, self.triggered))
+        clean, triggered = (self.scores(outputs(f, x)) for x in (self.clean, self.triggered))
         spectrum = kp.curvature.top_eigenpairs(kp.curvature.fisher(f, self.probes(fraction)), k)
         return Outcome(
             float(kp.attack_success_rate(triggered, self.labels, self.target)),
@@ -121,7 +121,7 @@ class Backdoor:
 
 
 @eqx.filter_jit
-def _outputs(f: Callable[[Array], Array], x: Array) -> Array:
+def outputs(f: Callable[[Array], Array], x: Array) -> Array:
     """f at many points; compiled once for all predictors of one shape."""
     return jax.lax.map(f, x, batch_size=64)
 

@@ -12,7 +12,7 @@ import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.networks import Architecture, Network
 from kpoison.ridge import KernelExpansion
-from theory_checks.backdoor import Backdoor, Outcome, make_backdoor
+from theory_checks.backdoor import Backdoor, Outcome, make_backdoor, outputs
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series
 from theory_checks.setting import KERNELS, Laws, Setting
@@ -127,7 +127,7 @@ class _Course:
             for reference, f in zip(clean, poisoned, strict=True)
         ]
         others = np.asarray(backdoor.labels) != backdoor.target
-        margins = [float(jnp.mean(_outputs(f, backdoor.triggered[others]))) for f in poisoned]
+        margins = [float(jnp.mean(outputs(f, backdoor.triggered[others]))) for f in poisoned]
 
         def each(value) -> np.ndarray:
             return np.array([float(value(outcome)) for outcome in outcomes])
@@ -142,9 +142,6 @@ class _Course:
             each(over_edge),
             each(lambda o: o.visibility.alignment),
         )
-
-
-_outputs = eqx.filter_jit(lambda f, x: jax.vmap(f)(x))
 
 
 def _by_kernel(kernel: kp.kernels.Kernel, problem: _Problem) -> list[Predictor]:
