@@ -126,6 +126,12 @@ def test_efficacy_and_spike_are_refits_with_physical_copies(metric, count):
     np.testing.assert_allclose(sum(parts), kp.spike(clean, poison, PROBES, RIDGE), rtol=1e-9)
 
 
+def test_the_poisoned_predictor_and_its_gradients_are_refits():
+    f, after = kp.predictor(fitted(), RIDGE, kp.Poison(ZETA, LABEL, 4.0)), poisoned_refit(np.eye(D), 4)
+    np.testing.assert_allclose(jax.vmap(f)(jnp.asarray(PROBES)), after(PROBES), rtol=1e-9)
+    np.testing.assert_allclose(kp.curvature.input_gradients(f, PROBES), after.gradients(PROBES), rtol=1e-8, atol=1e-12)
+
+
 def test_a_cluster_is_a_refit():
     locations, labels, counts = RNG.normal(size=(3, D)), RNG.normal(size=(3, 2)), np.array([1.0, 2.0, 3.0])
     clean = fitted()
