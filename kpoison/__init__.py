@@ -1,6 +1,6 @@
 """Exact, differentiable theory of data poisoning in the kernel and NTK regime."""
 
-from kpoison import curvature, kernels
+from kpoison import curvature, flow, kernels
 from kpoison.laws import (
     coupling_floor,
     coupling_ratio,
@@ -40,6 +40,7 @@ __all__ = [
     "efficacy",
     "efficacy_gradient",
     "fit",
+    "flow",
     "gain",
     "kernels",
     "lag",

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Inexact
 
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_points, check_positive, is_concrete
@@ -30,7 +30,7 @@ _BLOCKS = 4
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
 
 
-def matrix_product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
+def matrix_product(a: Inexact[Array, "n k"], b: Inexact[Array, "k m"]) -> Inexact[Array, "n m"]:
     """`a @ b` in the full precision of its dtype; accelerators round float32 to 10 bits by default."""
     return jnp.matmul(a, b, precision="highest")
 

@@ -1,72 +1,104 @@
 """Conditioning the clean posterior on the poison: the one calculation behind every law."""
 
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from kpoison._typing import Law, Scalar
 from kpoison._validation import check_floating, check_name, check_points, check_positive, checked_result
 from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
+from kpoison.ridge.early_stopping import at_time, stopped_ridge
 from kpoison.ridge.observations import Observations
-from kpoison.ridge.posterior import check_conditioning, effective_ridge
+from kpoison.ridge.posterior import check_conditioning, checked_ridge
 
-__all__ = ["PoisonEffect", "check_law_arguments", "like_targets", "poison_effect"]
+__all__ = [
+    "PoisonEffect",
+    "as_points",
+    "change",
+    "change_expansion",
+    "check_law_arguments",
+    "like_targets",
+    "linear_in_effect",
+    "poison_effect",
+]
+
+T = TypeVar("T")
 
 
 class PoisonEffect(eqx.Module):
-    """The poison as weighted observations, and the process (posterior or prior) that they condition.
+    """The poison as weighted observations, and the process (posterior or prior) that they condition, at one ρ.
 
     Attributes:
         reference: the clean posterior at ρ = (n_c + Σm)λ, or the prior for isolated laws.
-        rho: ρ.
         locations: Z, p points; with a gradient penalty their slopes are observed too, P = p(1 + r) numbers, else P = p.
         gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
         coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (P, C); slopes have a label of 0.
     """
 
     reference: PosteriorAtRidge | Prior
-    rho: Float[Array, ""]
     locations: Observations
-    gain: Float[Array, "P P"]
-    coefficients: Float[Array, "P C"]
+    gain: Inexact[Array, "P P"]
+    coefficients: Inexact[Array, "P C"]
 
     def change(self) -> KernelExpansion:
         """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
         return self.reference.covariance_expansion(self.locations, self.coefficients)
 
+    def change_coefficients(self) -> tuple[Array, Array | None]:
+        """What of Δf depends on ρ."""
+        return self.coefficients, self.reference.covariance_coefficients(self.locations, self.coefficients)
+
     def covariances(self) -> list[KernelExpansion]:
         """x ↦ k̃(x, ζ_j) for each location."""
         points = self.locations.points
-        return [
-            self.reference.covariance_expansion(Observations(points[j : j + 1]), jnp.ones((1, 1), self.rho.dtype))
-            for j in range(len(points))
-        ]
+        one = jnp.ones((1, 1), points.dtype)
+        return [self.reference.covariance_expansion(Observations(points[j : j + 1]), one) for j in range(len(points))]
 
 
-def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> PoisonEffect:
+class _WeightedPoison(NamedTuple):
+    """The poison as the clean posterior observes it.
+
+    Attributes:
+        locations: Z, with slopes where there is a gradient penalty.
+        labels: y_t, shape (P, C), 0 for slopes.
+        counts: M, shape (P,).
+        n: n_c + Σm.
+    """
+
+    locations: Observations
+    labels: Float[Array, "P C"]
+    counts: Float[Array, " P"]
+    n: Float[Array, ""]
+
+
+def _weighted(clean: Posterior, poison: Poison) -> _WeightedPoison:
+    locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
+    counts = checked_result(
+        counts, [(~jnp.all((counts >= 0) & jnp.isfinite(counts)), "poison.count must be finite and >= 0")]
+    )
+    observed = Observations(locations, clean.root)
+    labels = observed.with_flat_slopes(labels)
+    return _WeightedPoison(observed, labels, observed.repeat(counts), len(clean.X) + jnp.sum(counts))
+
+
+def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""], law: Law) -> PoisonEffect:
     """Condition on the poison (L1, L7).
 
     m clones are one observation with noise ρ/m; multiplying the usual (k̃ + diag(ρ/m))⁻¹ through by m keeps
     m = 0 an ordinary point, also for derivatives.  With a gradient penalty a clone observes its slopes as well, with
     the same noise (T1).
     """
-    dtype = clean.X.dtype
-    locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, dtype)
-    rho = effective_ridge(len(clean.X), jnp.sum(counts), ridge, dtype)
-    rho = checked_result(
-        rho, [(~jnp.all((counts >= 0) & jnp.isfinite(counts)), "poison.count must be finite and >= 0")]
-    )
     reference = clean.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
-    observed = Observations(locations, clean.root)
-    counts, labels = observed.repeat(counts), observed.with_flat_slopes(labels)
-    covariance = reference.covariance(observed)
+    counts = poison.counts
+    covariance = reference.covariance(poison.locations)
     # Rows scaled to a unit diagonal: elimination would lose the small counts beside the large ones.
     scale = (rho + counts * jnp.diagonal(covariance))[:, None]
-    system = (rho * jnp.eye(len(counts), dtype=dtype) + counts[:, None] * covariance) / scale
+    system = (rho * jnp.eye(len(counts), dtype=counts.dtype) + counts[:, None] * covariance) / scale
     if len(counts) == 1:  # a general solve would cost the clone law an LU factorisation
         gain = counts[:, None] / scale
     else:
@@ -81,8 +113,52 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
             )
         ],
     )
-    coefficients = matrix_product(gain, labels - reference.mean(observed))
-    return PoisonEffect(reference, rho, observed, gain, coefficients)
+    coefficients = matrix_product(gain, poison.labels - reference.mean(poison.locations))
+    return PoisonEffect(reference, poison.locations, gain, coefficients)
+
+
+def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> PoisonEffect:
+    """The clean posterior conditioned on the poison, trained to the end.
+
+    Raises:
+        ValueError: for a posterior that is stopped early: its effect is no conditioning, see `linear_in_effect`.
+    """
+    if clean.time is not None:
+        raise ValueError(
+            "clean must be trained to the end, got one stopped early: the gain, and with it spike/efficacy², is that "
+            "of a ridge predictor, and along the flow depends on the label; ask for efficacy and spike instead"
+        )
+    weighted = _weighted(clean, poison)
+    return _condition(clean, weighted, weighted.n * checked_ridge(clean, ridge), law)
+
+
+def linear_in_effect(
+    clean: Posterior, poison: Poison, ridge: Scalar, law: Law, function: Callable[[PoisonEffect], T]
+) -> T:
+    """`function` of the poison's effect, linear in it, at the time at which training is stopped, if it is (T2)."""
+    weighted = _weighted(clean, poison)
+
+    def at(rho):
+        return function(_condition(clean, weighted, rho, law))
+
+    return at_time(at, weighted.n, checked_ridge(clean, ridge), clean.time)
+
+
+def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> KernelExpansion:
+    """Δf as a function of x: a kernel expansion over the poison's locations and the clean data."""
+    coefficients = linear_in_effect(clean, poison, ridge, law, PoisonEffect.change_coefficients)
+    return change_expansion(clean, poison, law, coefficients)
+
+
+def change_expansion(
+    clean: Posterior, poison: Poison, law: Law, coefficients: tuple[Array, Array | None]
+) -> KernelExpansion:
+    """Δf from its `PoisonEffect.change_coefficients`."""
+    locations, (there, here) = _weighted(clean, poison).locations, coefficients
+    if law == "isolated":
+        return Prior(clean.kernel, clean.outputs).change_expansion(locations, there)
+    assert here is not None
+    return clean.change_expansion(locations, there, here)
 
 
 def check_law_arguments(arguments: dict[str, Any]) -> None:
@@ -96,10 +172,10 @@ def check_law_arguments(arguments: dict[str, Any]) -> None:
         counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)[2]
     else:
         counts = jnp.zeros(1)
-    check_positive("ridge", arguments["ridge"])
+    check_positive("ridge", arguments["ridge"], zero=clean.time is not None)
     ridge = arguments["ridge"] = jnp.asarray(arguments["ridge"], clean.X.dtype)
     if arguments.get("law") != "isolated":
-        check_conditioning(clean, (len(clean.X) + jnp.sum(counts)) * ridge)
+        check_conditioning(clean, (len(clean.X) + jnp.sum(counts)) * stopped_ridge(ridge, clean.time))
     if "law" in arguments:
         check_name("law", arguments["law"], get_args(Law))
     if "x" in arguments:

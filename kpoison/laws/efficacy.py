@@ -6,9 +6,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Law, Scalar
 from kpoison._validation import boundary
-from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
+from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge import Posterior
 
 __all__ = ["efficacy", "gain"]
 
@@ -45,11 +45,6 @@ def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") ->
         return matrix[0, 0]
     number = len(poison.location)
     return matrix[:number, :number]
-
-
-def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> KernelExpansion:
-    """Δf as a function of x: a kernel expansion over the poison's locations and the clean data."""
-    return poison_effect(clean, poison, ridge, law).change()
 
 
 @boundary(check_law_arguments)

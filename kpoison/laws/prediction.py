@@ -6,10 +6,18 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_floating
-from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
+from kpoison.laws.effect import (
+    PoisonEffect,
+    as_points,
+    change_expansion,
+    check_law_arguments,
+    like_targets,
+    linear_in_effect,
+)
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior
-from kpoison.ridge.posterior import effective_ridge
+from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge
+from kpoison.ridge.early_stopping import at_time
+from kpoison.ridge.posterior import checked_ridge
 
 __all__ = ["Predictor", "predict", "predictor"]
 
@@ -17,9 +25,16 @@ __all__ = ["Predictor", "predict", "predictor"]
 def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[KernelExpansion]:
     """Expansions whose sum is the predictor, the poison's before that of the clean data."""
     if poison is None:
-        return [clean.at(effective_ridge(len(clean.X), 0.0, ridge, clean.X.dtype)).mean_expansion()]
-    effect = poison_effect(clean, poison, ridge, "exact")
-    return [effect.change(), effect.reference.mean_expansion()]  # pyright: ignore[reportAttributeAccessIssue]
+        ridge = checked_ridge(clean, ridge)
+        mean = at_time(lambda rho: clean.at(rho).mean_coefficients(), len(clean.X), ridge, clean.time)
+        return [clean.mean_expansion(mean)]
+
+    def coefficients(effect: PoisonEffect) -> tuple[tuple[Array, Array | None], Array]:
+        assert isinstance(effect.reference, PosteriorAtRidge)
+        return effect.change_coefficients(), effect.reference.mean_coefficients()
+
+    bent, mean = linear_in_effect(clean, poison, ridge, "exact", coefficients)
+    return [change_expansion(clean, poison, "exact", bent), clean.mean_expansion(mean)]
 
 
 @boundary(check_law_arguments)

@@ -6,8 +6,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Law, Scalar
 from kpoison._validation import boundary, checked_result, is_concrete
-from kpoison.laws.effect import as_points, check_law_arguments, like_targets, poison_effect
-from kpoison.laws.efficacy import change
+from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
 

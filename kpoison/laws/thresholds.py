@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_positive, checked_result
-from kpoison.laws.effect import as_points, check_law_arguments, poison_effect
+from kpoison.laws.effect import PoisonEffect, as_points, change, check_law_arguments, linear_in_effect
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 
@@ -27,8 +27,11 @@ def _with_count(poison: Poison, count: Array) -> Poison:
 
 def _success_margin(clean: Posterior, poison: Poison, point: Array, ridge: Array, count: Array) -> Array:
     """How far the prediction at one point is on the side of the poison's label, at this count."""
-    effect = poison_effect(clean, _with_count(poison, count), ridge, "exact")
-    values = effect.reference.mean(point[None])[0] + effect.change().values(point[None])[0]
+
+    def prediction(effect: PoisonEffect) -> Array:
+        return effect.reference.mean(point[None])[0] + effect.change().values(point[None])[0]
+
+    values = linear_in_effect(clean, _with_count(poison, count), ridge, "exact", prediction)
     label = poison.label.reshape(-1)
     if clean.outputs == 1:
         return values[0] * jnp.sign(label[0])
@@ -151,9 +154,9 @@ def m_visible(
 
     def at(point):
         def margin(count):
-            change = poison_effect(clean, _with_count(poison, count), ridge, "exact").change()
+            norms = change(clean, _with_count(poison, count), ridge, "exact").squared_gradient_norms(point[None])
             # Of the order of one, so that its derivatives neither underflow nor overflow.
-            return jnp.sum(change.squared_gradient_norms(point[None])[0]) / threshold - 1
+            return jnp.sum(norms[0]) / threshold - 1
 
         return _first_crossing(margin, len(clean.X), dtype)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import Kernel, matrix_product
 
@@ -20,7 +20,7 @@ class KernelExpansion(eqx.Module):
     Attributes:
         kernel: k.
         centres: shape (N, d).
-        weights: w, shape (N, C); with a basis B, w = B · weights and the shape is (p, C).
+        weights: w, shape (N, C), complex for complex ridges; with a basis B, w = B · weights and the shape is (p, C).
         basis: None, or B, shape (N, p).  What depends on x only is then computed once for any number of weights
             (under `jax.vmap` over them), and every further set of weights costs p or p² for each point.
         slopes: None, or v for each output, shape (N, C, D) with the axes of a point flattened; never with a basis.
@@ -28,11 +28,11 @@ class KernelExpansion(eqx.Module):
 
     kernel: Kernel
     centres: Float[Array, "N ..."]
-    weights: Float[Array, "p C"]
+    weights: Inexact[Array, "p C"]
     basis: Float[Array, "N p"] | None = None
-    slopes: Float[Array, "N C D"] | None = None
+    slopes: Inexact[Array, "N C D"] | None = None
 
-    def values(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
+    def values(self, X: Float[Array, "q ..."]) -> Inexact[Array, "q C"]:
         """f at many points."""
         if self.basis is None:
             return _each(self._value, X, self.centres.size)
@@ -64,7 +64,7 @@ class KernelExpansion(eqx.Module):
         """
         return _each(self._radial_and_tangential_gradient, X, self.centres.size)
 
-    def _value(self, x: Array) -> Float[Array, " C"]:
+    def _value(self, x: Array) -> Inexact[Array, " C"]:
         values = matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
         if self.slopes is None:
             return values
@@ -135,7 +135,7 @@ class KernelExpansion(eqx.Module):
         radial, tangential = jax.vmap(parts)(self.centres)
         return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
 
-    def all_weights(self) -> Float[Array, "N C"]:
+    def all_weights(self) -> Inexact[Array, "N C"]:
         """w, one row for each centre."""
         return self.weights if self.basis is None else matrix_product(self.basis, self.weights)
 

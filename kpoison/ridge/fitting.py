@@ -1,12 +1,10 @@
 """Fitting: the Gram matrix of the clean data, with or without a gradient penalty, factorised once."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
@@ -17,9 +15,10 @@ from kpoison._validation import (
     check_positive,
     check_real,
     checked_result,
-    is_concrete,
 )
 from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.ridge.metric import checked_metric as _checked_metric
+from kpoison.ridge.metric import metric_root as _root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.observations import gram as observations_gram
 from kpoison.ridge.posterior import Posterior
@@ -45,55 +44,6 @@ def _check_fit(arguments: dict) -> None:
     check_finite("y", y)
     check_positive("gradient_penalty", arguments["gradient_penalty"], zero=True)
     arguments.update(X=X, y=y, metric=_checked_metric(arguments["metric"], X[0].size, X.dtype))
-
-
-def _checked_metric(metric: Any, size: int, dtype) -> Float[Array, "D D"] | Float[np.ndarray, "D D"] | None:
-    """M, symmetric to the last bit; by NumPy where the numbers are known, which `jax.jit` would trace."""
-    if metric is None:
-        return None
-    check_real("metric", metric)
-    if jnp.shape(metric) != (size, size):
-        raise ValueError(
-            f"metric must have shape ({size}, {size}), one row per coordinate of a point, got {jnp.shape(metric)}"
-        )
-    check_finite("metric", metric)
-    library: Any = np if is_concrete(metric) else jnp
-    metric = library.asarray(metric, dtype)
-    symmetric = 0.5 * (metric + metric.T)
-    values = library.linalg.eigvalsh(symmetric)
-    rounding, asymmetry = _rounding(values), abs(metric - metric.T).max()
-    if is_concrete(metric):
-        if asymmetry > rounding:
-            raise ValueError(f"metric must be symmetric, got entries that differ by {asymmetry:.3g}")
-        if values[0] < -rounding:
-            raise ValueError(f"metric must be positive semi-definite, got an eigenvalue of {values[0]:.3g}")
-        return symmetric
-    checks = [
-        (asymmetry > rounding, "metric is not symmetric"),
-        (values[0] < -rounding, "metric is not positive semi-definite"),
-    ]
-    return checked_result(symmetric, checks)
-
-
-def _rounding(eigenvalues):
-    return 10 * len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * abs(eigenvalues).max()
-
-
-def _root(penalty: Scalar, metric: Any, size: int, dtype) -> Float[Array, "r D"] | None:
-    """√γ R with RᵀR = M, without the rows that are known to be 0; None without a penalty."""
-    if is_concrete(penalty) and bool(np.asarray(penalty) == 0):
-        return None
-    scale = jnp.sqrt(jnp.asarray(penalty, dtype))
-    if metric is None:
-        return scale * jnp.eye(size, dtype=dtype)
-    library: Any = np if is_concrete(metric) else jnp
-    values, vectors = library.linalg.eigh(metric)
-    if is_concrete(metric):
-        kept = values > _rounding(values)
-        if not kept.any():
-            return None
-        values, vectors = values[kept], vectors[:, kept]
-    return scale * jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
 
 
 def _check_derivatives(kernel: Kernel, observed: Observations) -> None:

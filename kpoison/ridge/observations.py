@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import Kernel, matrix_product
 
@@ -44,7 +44,7 @@ class Observations(eqx.Module):
         missing = self.number - len(targets)
         return jnp.concatenate([targets, jnp.zeros((missing, targets.shape[1]), targets.dtype)]) if missing else targets
 
-    def dual(self, coefficients: Float[Array, "N C"]) -> tuple[Float[Array, "n C"], Float[Array, "n C D"] | None]:
+    def dual(self, coefficients: Inexact[Array, "N C"]) -> tuple[Inexact[Array, "n C"], Inexact[Array, "n C D"] | None]:
         """Weights w and slopes v of Σ w k(x, z) + v·∂_z k(x, z), from one coefficient for each observation."""
         if self.root is None:
             return coefficients, None

@@ -5,7 +5,7 @@ import warnings
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from kpoison._typing import Scalar
 from kpoison._validation import (
@@ -35,6 +35,8 @@ class Posterior(eqx.Module):
             shape (N, N) with N = n_c(1 + r).
         factor: its factorisation, a constant to autodiff.
         root: √γ R with RᵀR the metric, shape (r, D); None without a gradient penalty.
+        time: training time t of the gradient flow at which the predictor is stopped; None where it is trained to the
+            end.  Made by `kpoison.flow.early_stopped`.
     """
 
     kernel: Kernel
@@ -43,6 +45,7 @@ class Posterior(eqx.Module):
     gram: Float[Array, "N N"]
     factor: Factor
     root: Float[Array, "r D"] | None = None
+    time: Scalar | None = None
 
     @property
     def observations(self) -> Observations:
@@ -59,13 +62,15 @@ class Posterior(eqx.Module):
         """Number of outputs C."""
         return self.targets.shape[1]
 
-    def condition_number(self, rho: Float[Array, ""]) -> Float[Array, ""]:
+    def condition_number(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
         """Upper bound on the condition number of A = K + ρI."""
         lowest, highest = self.factor.extreme_eigenvalues()
-        return (highest + rho) / (jnp.maximum(lowest, 0) + rho)
+        lowest = jnp.maximum(lowest, 0)
+        nearest = jnp.abs(jnp.where(lowest + jnp.real(rho) >= 0, lowest + rho, jnp.imag(rho)))
+        return (highest + jnp.abs(rho)) / nearest
 
-    def at(self, rho: Float[Array, ""]) -> "PosteriorAtRidge":
-        """The posterior at ρ = nλ, the number added to the Gram diagonal.
+    def at(self, rho: Inexact[Array, ""]) -> "PosteriorAtRidge":
+        """The posterior at ρ = nλ, the number added to the Gram diagonal; or at one of the complex ones of a flow.
 
         Raises:
             ValueError: where rounding would leave no digit (eps · condition number >= 1); in compiled code a
@@ -74,9 +79,28 @@ class Posterior(eqx.Module):
         error = jax.lax.stop_gradient(self.rounding(rho))
         return PosteriorAtRidge(self, checked_result(rho, [(~(error < 1), _no_digits(self.gram.dtype))]))
 
-    def rounding(self, rho: Float[Array, ""]) -> Float[Array, ""]:
+    def rounding(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
         """eps · condition number: bound on the relative rounding error of a solve."""
         return jnp.finfo(self.gram.dtype).eps * self.condition_number(rho)
+
+    def mean_expansion(self, coefficients: Inexact[Array, "p C"]) -> KernelExpansion:
+        """k(x, X) · coefficients as a function of x, with derivatives of k where slopes are observed."""
+        if isinstance(self.factor, ReducedFactor):
+            return KernelExpansion(self.kernel, self.X, coefficients, self.factor.eigenvectors)
+        weights, slopes = self.observations.dual(coefficients)
+        return KernelExpansion(self.kernel, self.X, weights, slopes=slopes)
+
+    def change_expansion(
+        self, Z: Observations, there: Inexact[Array, "P C"], here: Inexact[Array, "p C"]
+    ) -> KernelExpansion:
+        """k(x, Z) · there + k(x, X) · here as a function of x."""
+        centres = jnp.concatenate([Z.points, self.X])
+        if isinstance(self.factor, ReducedFactor):
+            basis = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.X.dtype), self.factor.eigenvectors)
+            return KernelExpansion(self.kernel, centres, jnp.concatenate([there, here]), basis)
+        (poison, poison_slopes), (own, own_slopes) = Z.dual(there), self.observations.dual(here)
+        slopes = _joined(poison_slopes, own_slopes, Z.points)
+        return KernelExpansion(self.kernel, centres, jnp.concatenate([poison, own]), slopes=slopes)
 
 
 def _no_digits(dtype) -> str:
@@ -116,7 +140,7 @@ class PosteriorAtRidge(eqx.Module):
     """Clean predictor f_c and posterior covariance k̃ at one ρ."""
 
     posterior: Posterior
-    rho: Float[Array, ""]
+    rho: Inexact[Array, ""]
 
     @property
     def kernel(self) -> Kernel:
@@ -124,7 +148,11 @@ class PosteriorAtRidge(eqx.Module):
         return self.posterior.kernel
 
     def _solve(self, b: Array) -> Array:
-        return implicit_solve(self.posterior.factor, self.posterior.gram, self.rho, b)
+        """A⁻¹b; with a compressed posterior its coordinates in the basis."""
+        factor = self.posterior.factor
+        if isinstance(factor, ReducedFactor):
+            return factor.coordinates(self.rho, b)
+        return implicit_solve(factor, self.posterior.gram, self.rho, b)
 
     def _inverse_product(self, b: Array, c: Array) -> Array:
         return implicit_inverse_product(self.posterior.factor, self.posterior.gram, self.rho, b, c)
@@ -135,41 +163,40 @@ class PosteriorAtRidge(eqx.Module):
     def _targets(self) -> Float[Array, "N C"]:
         return self.posterior.observations.with_flat_slopes(self.posterior.targets)
 
-    def mean(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P C"]:
+    def mean(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P C"]:
         """f_c(Z) = k(Z, X) A⁻¹ y, at points or of observations."""
         return self._inverse_product(self._cross(observing(Z)), self._targets())
 
-    def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P P"]:
+    def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P P"]:
         """k̃(Z, Z) = k(Z, Z) − k(Z, X) A⁻¹ k(X, Z)."""
         Z = observing(Z)
         cross = self._cross(Z)
         return covariance(self.kernel, Z, Z) - self._inverse_product(cross, cross)
 
+    def mean_coefficients(self) -> Inexact[Array, "p C"]:
+        """A⁻¹y: what of f_c depends on ρ, see `Posterior.mean_expansion`."""
+        return self._solve(self._targets())
+
+    def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> Inexact[Array, "p C"]:
+        """−A⁻¹ k(X, Z) · weights: what of x ↦ k̃(x, Z) weights belongs to X, see `Posterior.change_expansion`."""
+        cross = self._cross(Z)
+        if isinstance(self.posterior.factor, ReducedFactor):
+            return -matrix_product(self._solve(cross), weights)
+        return -self._solve(matrix_product(cross, weights))
+
     def mean_expansion(self) -> KernelExpansion:
         """f_c as a function of x."""
-        weights, slopes = self.posterior.observations.dual(self._solve(self._targets()))
-        return KernelExpansion(self.kernel, self.posterior.X, weights, slopes=slopes)
+        return self.posterior.mean_expansion(self.mean_coefficients())
 
     def covariance_expansion(
-        self, Z: Observations | Float[Array, "p ..."], weights: Float[Array, "P C"]
+        self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
     ) -> KernelExpansion:
         """x ↦ k̃(x, Z) weights."""
         Z = observing(Z)
-        cross = self._cross(Z)
-        centres = jnp.concatenate([Z.points, self.posterior.X])
-        factor = self.posterior.factor
-        if isinstance(factor, ReducedFactor):
-            basis = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=weights.dtype), factor.eigenvectors)
-            answer = matrix_product(factor.coordinates(self.rho, cross), weights)
-            weights = jnp.concatenate([weights, -answer])
-            return KernelExpansion(self.kernel, centres, weights, basis)
-        there, here = Z.dual(weights), self.posterior.observations.dual(-self._solve(matrix_product(cross, weights)))
-        return KernelExpansion(
-            self.kernel, centres, jnp.concatenate([there[0], here[0]]), slopes=_joined(there[1], here[1], Z.points)
-        )
+        return self.posterior.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
 
 
-def _joined(there: Array | None, here: Array | None, Z: Float[Array, "p ..."]) -> Float[Array, "N C D"] | None:
+def _joined(there: Array | None, here: Array | None, Z: Float[Array, "p ..."]) -> Inexact[Array, "N C D"] | None:
     """Slopes at both sets of centres; 0 where values alone were observed."""
     if here is None:
         return there
@@ -193,19 +220,23 @@ class Prior(eqx.Module):
         Z = observing(Z)
         return covariance(self.kernel, Z, Z)
 
-    def covariance_expansion(
-        self, Z: Observations | Float[Array, "p ..."], weights: Float[Array, "P C"]
-    ) -> KernelExpansion:
-        """x ↦ k(x, Z) weights."""
-        Z = observing(Z)
-        weights, slopes = Z.dual(weights)
+    def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> None:
+        """None: no clean data."""
+
+    def change_expansion(self, Z: Observations, there: Inexact[Array, "P C"], here: None = None) -> KernelExpansion:
+        """k(x, Z) · there as a function of x."""
+        weights, slopes = Z.dual(there)
         return KernelExpansion(self.kernel, Z.points, weights, slopes=slopes)
 
+    def covariance_expansion(
+        self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
+    ) -> KernelExpansion:
+        """x ↦ k(x, Z) weights."""
+        return self.change_expansion(observing(Z), weights)
 
-def effective_ridge(n_c: int, total_count: Array | float, ridge: Scalar, dtype) -> Array:
-    """ρ = (n_c + Σ m) λ, the number added to the Gram diagonal; refuses λ <= 0 in compiled code too."""
-    ridge = jnp.asarray(ridge, dtype)
-    return checked_result(
-        (n_c + total_count) * ridge,
-        [(~((ridge > 0) & jnp.isfinite(ridge)), "ridge must be finite and > 0")],
-    )
+
+def checked_ridge(clean: Posterior, ridge: Scalar) -> Float[Array, ""]:
+    """λ in the dtype of the data, refused in compiled code too; 0 is allowed where training is stopped early."""
+    ridge = jnp.asarray(ridge, clean.X.dtype)
+    bad, least = (ridge <= 0, "> 0") if clean.time is None else (ridge < 0, ">= 0")
+    return checked_result(ridge, [(bad | ~jnp.isfinite(ridge), f"ridge must be finite and {least}")])

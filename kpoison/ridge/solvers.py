@@ -1,4 +1,4 @@
-"""Factorisations of the Gram matrix, and linear algebra with A = K + ρI from them.
+"""Factorisations of the Gram matrix, and linear algebra with A = K + ρI from them; ρ may be complex.
 
 A solver is a value passed to `fit`.  Factorisations are constants to autodiff: derivatives come from the solved
 equation itself, A dx = db − dA x, so clusters of eigenvalues and duplicated points do no harm.
@@ -9,7 +9,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import matrix_product
 
@@ -20,13 +20,13 @@ class Factor(eqx.Module):
     """What is kept of a Gram matrix K to solve with A = K + ρI."""
 
     @abc.abstractmethod
-    def solve(self, rho: Float[Array, ""], b: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """A⁻¹b, without derivatives in K."""
 
     @abc.abstractmethod
     def inverse_product(
-        self, rho: Float[Array, ""], b: Float[Array, "n k"], c: Float[Array, "n l"]
-    ) -> Float[Array, "k l"]:
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
+    ) -> Inexact[Array, "k l"]:
         """bᵀA⁻¹c, without derivatives in K."""
 
     @abc.abstractmethod
@@ -48,14 +48,14 @@ class SpectralFactor(Factor):
     eigenvalues: Float[Array, " p"]
     eigenvectors: Float[Array, "n p"]
 
-    def solve(self, rho: Float[Array, ""], b: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Q (μ + ρ)⁻¹ Qᵀb: O(n²) per right-hand side."""
         coordinates = matrix_product(self.eigenvectors.T, b)
         return matrix_product(self.eigenvectors, coordinates / (self.eigenvalues + rho)[:, None])
 
     def inverse_product(
-        self, rho: Float[Array, ""], b: Float[Array, "n k"], c: Float[Array, "n l"]
-    ) -> Float[Array, "k l"]:
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
+    ) -> Inexact[Array, "k l"]:
         """(Qᵀb)ᵀ (μ + ρ)⁻¹ (Qᵀc): O(n) per pair and ridge once Qᵀb, Qᵀc are known."""
         left = matrix_product(self.eigenvectors.T, b)
         right = matrix_product(self.eigenvectors.T, c)
@@ -72,7 +72,7 @@ class ReducedFactor(SpectralFactor):
     lowest: Float[Array, ""]
     highest: Float[Array, ""]
 
-    def coordinates(self, rho: Float[Array, ""], b: Float[Array, "n k"]) -> Float[Array, "p k"]:
+    def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "p k"]:
         """A⁻¹b in the basis of the eigenvectors."""
         return matrix_product(self.eigenvectors.T, b) / (self.eigenvalues + rho)[:, None]
 
@@ -98,14 +98,20 @@ class CholeskyFactor(Factor):
     def _lower(self, rho: Float[Array, ""]) -> Float[Array, "n n"]:
         return jnp.linalg.cholesky(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype))
 
-    def solve(self, rho: Float[Array, ""], b: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """Two triangular solves after an n³/3 factorisation."""
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Two triangular solves after an n³/3 factorisation; LU for complex ρ, with which A is not Hermitian."""
+        if jnp.iscomplexobj(rho):
+            return jnp.linalg.solve(
+                self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype), b.astype(rho.dtype)
+            )
         return jax.scipy.linalg.cho_solve((self._lower(rho), True), b)
 
     def inverse_product(
-        self, rho: Float[Array, ""], b: Float[Array, "n k"], c: Float[Array, "n l"]
-    ) -> Float[Array, "k l"]:
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
+    ) -> Inexact[Array, "k l"]:
         """(L⁻¹b)ᵀ(L⁻¹c)."""
+        if jnp.iscomplexobj(rho):
+            return matrix_product(b.T, self.solve(rho, c))
         lower = self._lower(rho)
         left = jax.scipy.linalg.solve_triangular(lower, b, lower=True)
         right = jax.scipy.linalg.solve_triangular(lower, c, lower=True)

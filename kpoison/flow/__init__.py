@@ -1,0 +1,20 @@
+"""Gradient flow and input-gradient regularisation: early stopping, trade-off, effective length scale (T2–T5)."""
+
+from kpoison.flow.energies import Energies, energies
+from kpoison.flow.loss_gradient import IncompleteFlowError, LossGradientFlow, loss_gradient_flow
+from kpoison.flow.penalty_choice import PenaltyChoice, smallest_gradient_penalty
+from kpoison.flow.tradeoff import tradeoff
+from kpoison.flow.trajectory import early_stopped, trajectory
+
+__all__ = [
+    "Energies",
+    "IncompleteFlowError",
+    "LossGradientFlow",
+    "PenaltyChoice",
+    "early_stopped",
+    "energies",
+    "loss_gradient_flow",
+    "smallest_gradient_penalty",
+    "tradeoff",
+    "trajectory",
+]

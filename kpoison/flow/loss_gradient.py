@@ -1,0 +1,214 @@
+"""The paper's own penalty, on the input gradient of the loss: its flow, integrated numerically (T2)."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from kpoison._typing import Scalar
+from kpoison._validation import boundary, check_integer, check_name, check_positive, is_concrete
+from kpoison.flow.trajectory import checked_times
+from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.laws import Predictor
+from kpoison.laws.effect import check_law_arguments
+from kpoison.poison import Poison
+from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge.observations import Observations, covariance, gram
+
+__all__ = ["IncompleteFlowError", "LossGradientFlow", "loss_gradient_flow"]
+
+Method: TypeAlias = Literal["auto", "explicit", "implicit"]
+"""Tsitouras' explicit pair 5(4), Kværnø's implicit one 5(4), or the one of the two that the stiffness asks for."""
+
+# Explicit steps are bounded by about 3/rate; an implicit one costs about as much as so many, by its factorisations.
+_EXPLICIT_UP_TO = 3_000
+
+
+class IncompleteFlowError(RuntimeError):
+    """The solver stopped before the last time; its result is no data point."""
+
+
+class LossGradientFlow(eqx.Module):
+    """The predictor at T times of the flow with the loss-gradient penalty.
+
+    Attributes:
+        kernel: k.
+        observations: values and slopes of the training points, the poison's first.
+        coefficients: dual coefficients, shape (T, N, C); not finite at times that the solver has not reached.
+        times: t, shape (T,).
+        steps: steps of the solver, rejected ones included.
+        completed: whether it has reached the last time.
+    """
+
+    kernel: Kernel
+    observations: Observations
+    coefficients: Float[Array, "T N C"]
+    times: Float[Array, " T"]
+    steps: Int[Array, ""]
+    completed: Bool[Array, ""]
+    _scalar: bool = eqx.field(static=True)
+
+    def predictor(self, index: int | Int[Array, ""]) -> Predictor:
+        """f at one of the times, as a function of one point."""
+        weights, slopes = self.observations.dual(self.coefficients[index])
+        return Predictor(KernelExpansion(self.kernel, self.observations.points, weights, slopes=slopes), self._scalar)
+
+    def __call__(self, x: Float[ArrayLike, "q ..."]) -> Float[Array, "T q ..."]:
+        """f at q points and every time: shape (T, q), or (T, q, C) where y had an axis for outputs."""
+
+        def at(index):
+            values = self.predictor(index).expansion.values(jnp.asarray(x))
+            return values[:, 0] if self._scalar else values
+
+        return jax.lax.map(at, jnp.arange(len(self.times)))
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    clean = arguments["clean"]
+    check_law_arguments(arguments)
+    if clean.root is None:
+        raise ValueError("clean must be fitted with a gradient penalty, whose γ and metric the flow uses, got none")
+    if clean.time is not None:
+        raise ValueError("clean must not be stopped early: the times of this flow are given by times")
+    check_positive("tolerance", arguments["tolerance"])
+    check_integer("max_steps", arguments["max_steps"], 1)
+    check_name("method", arguments["method"], get_args(Method))
+    arguments["times"] = checked_times("times", arguments["times"], clean.X.dtype)
+    if is_concrete(arguments["times"]) and not bool(jnp.isfinite(arguments["times"][-1])):
+        raise ValueError("times must be finite for a flow that is integrated, got ∞")
+
+
+@boundary(_check)
+def loss_gradient_flow(
+    clean: Posterior,
+    ridge: Scalar,
+    times: Float[ArrayLike, " T"],
+    poison: Poison | None = None,
+    *,
+    tolerance: float = 1e-8,
+    max_steps: int = 20_000,
+    method: Method = "auto",
+    throw: bool = True,
+) -> LossGradientFlow:
+    """Gradient flow with the paper's penalty (γ/2n) Σ ‖∇_x ℓ_i‖²_M, ℓ_i = ½‖f(x_i) − y_i‖², from f = 0.
+
+    ‖∇_x ℓ_i‖² = ‖(f(x_i) − y_i)ᵀ∇f(x_i)‖² is not quadratic in f, so the flow in the kernel's space is integrated with
+    diffrax.  It fades as the data are fitted.  `early_stopped` is its closed form with the residuals replaced by 1: for
+    labels ±1 those at the start.
+
+    Args:
+        clean: a posterior fitted with a gradient penalty, of which γ and M are taken.
+        ridge: λ > 0 of the mean loss.
+        times: t >= 0, strictly rising, finite, shape (T,).
+        poison: clones or a cluster, m times in the training set; None for the clean predictor.
+        tolerance: largest error of a step, relative to each coefficient and to the largest coefficient y/n.
+        max_steps: a flow is given up after so many steps, rejected ones included.
+        method: "explicit", "implicit" (for late times and large ratios of eigenvalues; factorises matrices of n(1 + r)
+            rows and outputs), or "auto".
+        throw: raise where the solver has stopped before the last time; otherwise see `completed` on the result.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+        IncompleteFlowError: the solver has stopped early (under a trace: `equinox.error_if`).
+    """
+    observations, targets, weights = _training_set(clean, poison)
+    if method == "auto":
+        method = _method(clean, jnp.asarray(ridge), jnp.asarray(times), weights)
+    result = _integrate(clean, observations, targets, weights, jnp.asarray(ridge, clean.X.dtype), jnp.asarray(times),
+                        jnp.asarray(tolerance, clean.X.dtype), max_steps, method == "implicit")  # fmt: skip
+    return complete_only(result, max_steps) if throw else result
+
+
+def complete_only(result: Any, max_steps: int) -> Any:
+    """`result`, with `completed` and `steps`, where the solver has reached the last time in all of its runs.
+
+    Raises:
+        IncompleteFlowError: where it has not; under a trace `equinox.error_if`.
+    """
+    completed, steps = result.completed, result.steps
+    advice = "Raise max_steps or tolerance, or look at earlier times."
+    if not is_concrete(completed):
+        return eqx.error_if(result, ~jnp.all(completed), f"The flow has stopped before the last time. {advice}")
+    if not bool(jnp.all(completed)):
+        raise IncompleteFlowError(
+            f"{int(jnp.sum(~completed))} of {completed.size} flows have stopped before the last time, after "
+            f"{int(jnp.max(steps))} of at most {max_steps} steps. {advice}"
+        )
+    return result
+
+
+def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations, Array, Array]:
+    """Observations, targets (n, C) and multiplicities (n,), the poison's first."""
+    points, targets, weights = clean.X, clean.targets, jnp.ones(len(clean.X), clean.X.dtype)
+    if poison is not None:
+        locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
+        points, targets = jnp.concatenate([locations, points]), jnp.concatenate([labels, targets])
+        weights = jnp.concatenate([counts, weights])
+    return Observations(points, clean.root), targets, weights
+
+
+def _method(clean: Posterior, ridge: Array, times: Array, weights: Array) -> Method:
+    """Explicit steps as long as they are few; implicit ones where that cannot be known."""
+    largest = clean.factor.extreme_eigenvalues()[1]
+    if not all(is_concrete(value) for value in (largest, ridge, times, weights)):
+        return "implicit"
+    # The poison adds at most m k(ζ, ζ), which is no more than m times the largest entry of the diagonal.
+    diagonal = float(np.max(np.diagonal(clean.gram)))
+    rate = (float(largest) + float(np.sum(weights)) * diagonal) / float(np.sum(weights)) + float(ridge)
+    return "explicit" if rate * float(times[-1]) <= _EXPLICIT_UP_TO else "implicit"
+
+
+@eqx.filter_jit
+def _integrate(
+    clean: Posterior,
+    observations: Observations,
+    targets: Array,
+    weights: Array,
+    ridge: Array,
+    times: Array,
+    tolerance: Array,
+    max_steps: int,
+    implicit: bool,
+) -> LossGradientFlow:
+    points = Observations(observations.points)
+    matrix = gram(clean.kernel, observations, covariance(clean.kernel, points, points))
+    number, outputs = targets.shape
+    share = weights / jnp.sum(weights)
+
+    def velocity(t: Any, coefficients: Array, arguments: Any) -> Array:
+        seen = matrix_product(matrix, coefficients)
+        residuals = seen[:number] - targets
+        slopes = seen[number:].reshape(number, -1, outputs)
+        # √γ R ∇ℓ_i, and the derivatives of its square in values and slopes.
+        loss_slopes = jnp.einsum("irc,ic->ir", slopes, residuals, precision="highest")
+        on_values = residuals + jnp.einsum("irc,ir->ic", slopes, loss_slopes, precision="highest")
+        on_slopes = loss_slopes[:, :, None] * residuals[:, None, :]
+        pull = jnp.concatenate([share[:, None] * on_values, (share[:, None, None] * on_slopes).reshape(-1, outputs)])
+        return -pull - ridge * coefficients
+
+    scale = jnp.max(jnp.abs(share[:, None] * targets))
+    controller = diffrax.PIDController(
+        rtol=tolerance, atol=tolerance * jnp.where(scale > 0, scale, 1), pcoeff=0.3, icoeff=0.4
+    )
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(velocity),
+        diffrax.Kvaerno5() if implicit else diffrax.Tsit5(),
+        t0=jnp.zeros((), times.dtype),
+        t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
+        dt0=None,
+        y0=jnp.zeros((observations.number, outputs), targets.dtype),
+        saveat=diffrax.SaveAt(ts=times),
+        # Interpolation between steps would be less exact than the steps.
+        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
+        max_steps=max_steps,
+        throw=False,
+    )
+    completed = solution.result == diffrax.RESULTS.successful
+    assert solution.ys is not None
+    return LossGradientFlow(
+        clean.kernel, observations, solution.ys, times, solution.stats["num_steps"], completed, clean.y.ndim == 1
+    )

@@ -1,0 +1,164 @@
+"""The smallest gradient penalty that stops an attack (T4)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import ArrayLike, Float, Num
+
+from kpoison._typing import Scalar
+from kpoison._validation import boundary, check_finite_scalar, check_name, check_positive
+from kpoison.flow.energies import Energies, energies
+from kpoison.flow.tradeoff import check_probes, refitted, target_class
+from kpoison.laws import efficacy, predict
+from kpoison.poison import Poison, attack_success_rate
+from kpoison.ridge import Cholesky, Posterior
+
+__all__ = ["PenaltyChoice", "smallest_gradient_penalty"]
+
+Measure: TypeAlias = Literal["efficacy", "attack_success_rate"]
+
+_PER_DECADE = 2
+_DECADES = 6  # to both sides of the penalty at which slopes weigh as much as values
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyChoice:
+    """The smallest penalty that reaches a target, and what it costs.
+
+    Attributes:
+        gradient_penalty: γ; ∞ where none of those tried reaches the target.
+        value: of the measure at γ (at the largest γ tried where none reaches the target).
+        before, after: energies of the poisoned predictor without penalty and with γ.
+        fits: how many penalties were tried.
+    """
+
+    gradient_penalty: float
+    value: float
+    before: Energies
+    after: Energies
+    fits: int
+
+    @property
+    def cost(self) -> float:
+        """By how much the mean squared residual on the training set rises, in y²."""
+        return float(self.after.fit - self.before.fit)
+
+
+def _check_smallest(arguments: dict[str, Any]) -> None:
+    check_probes(arguments)
+    check_name("measure", arguments["measure"], get_args(Measure))
+    check_finite_scalar("target", arguments["target"])
+    check_positive("target", arguments["target"], zero=arguments["measure"] == "attack_success_rate")
+    if arguments["measure"] == "attack_success_rate" and arguments["labels"] is None:
+        raise ValueError('labels must be given for measure="attack_success_rate"')
+    check_positive("rtol", arguments["rtol"])
+
+
+@boundary(_check_smallest)
+def smallest_gradient_penalty(
+    clean: Posterior,
+    poison: Poison,
+    x: Float[ArrayLike, "..."],
+    ridge: Scalar,
+    target: Scalar,
+    *,
+    measure: Measure = "efficacy",
+    metric: Float[ArrayLike, "D D"] | None = None,
+    labels: Num[ArrayLike, " q"] | None = None,
+    rtol: float = 1e-6,
+) -> PenaltyChoice:
+    """The smallest γ that brings the attack below a target, and what it costs in fit (T4).
+
+    Efficacy need not fall monotonically with γ: the first crossing is looked for at two penalties per decade, over
+    twelve decades about the penalty at which slopes weigh as much as values, then found within its bracket.
+
+    Args:
+        clean: a posterior that says kernel and data; every γ tried costs one Cholesky factorisation of n_c(1 + r)
+            numbers.
+        poison: clones or a cluster.
+        x: triggered inputs, shape (q, d), or (d,) for one.
+        ridge: λ > 0 of the mean loss.
+        target: largest |Δf| over x (and outputs), or the largest attack success rate, that is put up with.
+        measure: "efficacy" or "attack_success_rate".
+        metric: M, see `kpoison.fit`.
+        labels: true classes of x, for the attack success rate.
+        rtol: relative accuracy of γ.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([1.0, -1.0]))
+    >>> poison, x = kp.Poison(jnp.array([1.0, 1.0]), label=-1.0, count=3), jnp.array([0.5, 1.5])
+    >>> choice = kp.flow.smallest_gradient_penalty(clean, poison, x, 1e-2, target=0.2)
+    >>> abs(round(choice.value, 6)), choice.cost > 0
+    (0.2, True)
+    """
+    x, reached = jnp.asarray(x), {}
+
+    def measured(penalty: float) -> float:
+        if penalty not in reached:
+            posterior = refitted(clean, penalty, metric, Cholesky())
+            if measure == "efficacy":
+                value = jnp.max(jnp.abs(efficacy(posterior, poison, x, ridge)))
+            else:
+                assert labels is not None
+                value = attack_success_rate(
+                    predict(posterior, x, ridge, poison), labels, target_class(poison, clean.outputs)
+                )
+            reached[penalty] = float(value)
+        return reached[penalty]
+
+    def choice(penalty: float, value: float) -> PenaltyChoice:
+        plain, chosen = (
+            energies(refitted(clean, p, metric, Cholesky()), ridge, poison, metric=metric) for p in (0.0, penalty)
+        )
+        found = math.inf if value > limit else penalty
+        return PenaltyChoice(found, value, plain, chosen, len(reached))
+
+    limit = float(jnp.asarray(target))
+    if measured(0.0) <= limit:
+        return choice(0.0, measured(0.0))
+    middle = _balanced_penalty(clean, metric)
+    candidates = middle * np.logspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
+    first = next((i for i, penalty in enumerate(candidates) if measured(penalty) <= limit), None)
+    if first is None:
+        return choice(candidates[-1], measured(candidates[-1]))
+    if first == 0:
+        return choice(candidates[0], measured(candidates[0]))
+    low, high = candidates[first - 1], candidates[first]
+    penalty = _crossing(lambda p: measured(p) - limit, low, high, rtol, continuous=measure == "efficacy")
+    return choice(penalty, measured(penalty))
+
+
+def _crossing(function: Callable[[float], float], low: float, high: float, rtol: float, *, continuous: bool) -> float:
+    """Where a function that is positive at `low` and is not at `high` crosses 0; of a step the far side."""
+    if continuous and function(high) < 0:
+        # An error of rtol in the logarithm is one of rtol, relatively, in the penalty.
+        log = scipy.optimize.brentq(lambda log: function(math.exp(log)), math.log(low), math.log(high), xtol=rtol)
+        return math.exp(log)  # pyright: ignore[reportArgumentType]
+    while high / low > 1 + rtol:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return high
+
+
+def _balanced_penalty(clean: Posterior, metric: Any) -> float:
+    """γ at which the mean variance of a slope equals that of a value, under the kernel's prior."""
+    kernel = clean.kernel
+
+    def variances(point):
+        slopes = jax.jacfwd(jax.grad(kernel.evaluate, argnums=1))(point, point).reshape(point.size, point.size)
+        weighted = slopes if metric is None else slopes * jnp.asarray(metric)
+        return kernel.evaluate(point, point), jnp.trace(slopes) if metric is None else jnp.sum(weighted)
+
+    values, slopes = jax.vmap(variances)(clean.X)
+    total = float(jnp.sum(slopes))
+    return float(jnp.sum(values)) * clean.X[0].size / total if total > 0 else 1.0
