@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import check_real, checked_result, is_concrete
+from kpoison._validation import boundary, check_real, checked_result, is_concrete
 from kpoison.ridge import Posterior
 
 __all__ = ["early_stopped", "trajectory"]
@@ -17,9 +18,26 @@ __all__ = ["early_stopped", "trajectory"]
 _TIMES_AT_ONCE = 16
 
 
-def _check_clean(clean: Any) -> None:
+def _check_clean(arguments: dict[str, Any]) -> None:
+    clean = arguments["clean"]
     if not isinstance(clean, Posterior):
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+
+
+def _check_time(arguments: dict[str, Any]) -> None:
+    _check_clean(arguments)
+    time = arguments["time"]
+    check_real("time", time)
+    if np.shape(time) != ():
+        raise ValueError(f"time must be a single number, got shape {np.shape(time)}; see trajectory for several")
+    time = jnp.asarray(time, arguments["clean"].X.dtype)
+    got = f", got {time}" if is_concrete(time) else ""
+    arguments["time"] = checked_result(time, [(~(time >= 0), f"time must be >= 0{got}")])
+
+
+def _check_times(arguments: dict[str, Any]) -> None:
+    _check_clean(arguments)
+    arguments["times"] = checked_times("times", arguments["times"], arguments["clean"].X.dtype)
 
 
 def checked_times(name: str, times: Any, dtype) -> Float[Array, " T"]:
@@ -42,6 +60,7 @@ def checked_times(name: str, times: Any, dtype) -> Float[Array, " T"]:
     )
 
 
+@boundary(_check_time)
 def early_stopped(clean: Posterior, time: Scalar) -> Posterior:
     """The posterior of training stopped at time t: predictions and laws are then those of the gradient flow (T2).
 
@@ -71,16 +90,10 @@ def early_stopped(clean: Posterior, time: Scalar) -> Posterior:
     >>> round(float(kp.predict(stopped, jnp.array([0.0]), ridge=0.0)), 4)  # 1 − e^(−2)
     0.8647
     """
-    _check_clean(clean)
-    check_real("time", time)
-    time = jnp.asarray(time, clean.X.dtype)
-    if time.shape != ():
-        raise ValueError(f"time must be a single number, got shape {time.shape}; see trajectory for several")
-    got = f", got {time}" if is_concrete(time) else ""
-    time = checked_result(time, [(~(time >= 0), f"time must be >= 0{got}")])
     return eqx.tree_at(lambda posterior: posterior.time, clean, time, is_leaf=lambda leaf: leaf is None)
 
 
+@boundary(_check_times)
 def trajectory(
     law: Callable[..., Any], clean: Posterior, times: Float[ArrayLike, " T"], *arguments: Any, **keywords: Any
 ) -> Any:
@@ -106,10 +119,9 @@ def trajectory(
     >>> kp.flow.trajectory(kp.efficacy, clean, jnp.array([0.0, 1.0, 10.0]), poison, jnp.array([1.0]), 1e-3).round(3)
     Array([ 0.   , -0.461, -1.56 ], dtype=float64)
     """
-    _check_clean(clean)
-    times = checked_times("times", times, clean.X.dtype)
 
     def at(time):
         return law(early_stopped(clean, time), *arguments, **keywords)
 
+    times = jnp.asarray(times)
     return jax.lax.map(at, times, batch_size=min(len(times), _TIMES_AT_ONCE))

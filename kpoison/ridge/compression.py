@@ -38,10 +38,10 @@ def compress(
         largest_rank: give up where the rank exceeds this part of n.
 
     Returns:
-        The compressed posterior, or None where its rank is not small, a check between the poles fails, or derivatives
-        are observed too.
+        The compressed posterior, or None where its rank is not small, a check between the poles fails, slopes are
+        observed too, or training is stopped early, which takes complex ρ.
     """
-    if clean.root is not None:
+    if clean.root is not None or clean.time is not None:
         return None
     # A few poles beyond both ends, where interpolation is at its worst.
     low, high = rho[0] / math.e, rho[1] * math.e

@@ -13,8 +13,9 @@ from kpoison._validation import check_floating, check_real
 from kpoison.kernels import Kernel
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
+from kpoison.ridge.metric import checked_metric
 
-__all__ = ["Axis", "Grid", "make_grid", "parse_axis"]
+__all__ = ["Axis", "Grid", "Trained", "make_grid", "parse_axis"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +76,39 @@ def parse_axis(text: str) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class Trained:
+    """How the predictor of one cell is trained.
+
+    Attributes:
+        kernel: k.
+        unit: its unit of length; None: ‖ζ‖.
+        penalty: γ; None: that of the posterior that is swept.
+        time: t; None: that of the posterior that is swept, by default the end.
+    """
+
+    kernel: Kernel
+    unit: float | None
+    penalty: float | None
+    time: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Grid:
     """All axes of a sweep, checked.
 
     Attributes:
         inner: r_over_l, m and ridge, which one factorisation serves.
         label: the label axis, or None for the poison's own.
-        outer: what changes the factorisation, the location or the direction; only the axes that were given.
-        kernels: the kernel of every cell of the kernel axes, and its unit of length (None: ‖ζ‖).
+        outer: what changes the predictor, the location or the direction; only the axes that were given.
+        trained: the predictor of every cell of the axes of kernels, penalties and times, times fastest.
+        metric: M of the penalties; None: the identity.
     """
 
     inner: tuple[Axis, Axis, Axis]
     label: Axis | None
     outer: tuple[Axis, ...]
-    kernels: tuple[tuple[Kernel, float | None], ...]
+    trained: tuple[Trained, ...]
+    metric: np.ndarray | None
     locations: np.ndarray
     directions: np.ndarray
     labels: np.ndarray
@@ -99,14 +119,14 @@ class Grid:
         return (*self.outer, *([] if self.label is None else [self.label]), *self.inner)
 
 
-def _numbers(name: str, values: Any, description: str, units: str, *, zero: bool) -> Axis:
-    """A strictly rising axis of real numbers."""
+def _numbers(name: str, values: Any, description: str, units: str, *, zero: bool, infinite: bool = False) -> Axis:
+    """A strictly rising axis of real numbers, the last of which may be ∞."""
     check_real(name, values)
     array = np.atleast_1d(np.asarray(values, float))
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} must be a number or a list of numbers, not empty, got shape {np.shape(values)}")
     allowed = array >= 0 if zero else array > 0
-    if not np.all(np.isfinite(array) & allowed):
+    if not np.all((np.isfinite(array) | (infinite & (array == np.inf))) & allowed):
         raise ValueError(f"{name} must be finite and {'>= 0' if zero else '> 0'}, got {array[~allowed][:3]}")
     if np.any(np.diff(array) <= 0):
         raise ValueError(f"{name} must rise strictly: a grid has one place for each value, got {array[:6]}")
@@ -171,6 +191,9 @@ def make_grid(
     kernels: Mapping[str, Kernel] | None,
     hyperparameters: Mapping[str, Any] | None,
     length_scale: float | None,
+    gradient_penalty: Any,
+    metric: Any,
+    time: Any,
 ) -> Grid:
     """Check everything that spans the grid.
 
@@ -191,6 +214,17 @@ def make_grid(
         _numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False),
     )
     outer, cells = _kernel_axes(clean, kernels, hyperparameters, length_scale)
+    penalties, times = [None], [None]
+    if gradient_penalty is not None:
+        outer.append(_numbers("gradient_penalty", gradient_penalty, "gradient penalty γ", "input²", zero=True))
+        penalties = outer[-1].values.tolist()
+    if time is not None:
+        outer.append(_numbers("time", time, "training time t of the gradient flow", "1/k", zero=True, infinite=True))
+        times = outer[-1].values.tolist()
+    if metric is not None and gradient_penalty is None:
+        raise ValueError("metric is that of gradient_penalty, which is not given")
+    metric = checked_metric(metric, clean.X[0].size, clean.X.dtype)
+    trained = [Trained(kernel, unit, penalty, t) for kernel, unit in cells for penalty in penalties for t in times]
     locations = _points("location", poison.location if location is None else location, shape)
     directions = _points("direction", direction, shape)
     norms = np.linalg.norm(directions.reshape(len(directions), -1), axis=1)
@@ -217,7 +251,16 @@ def make_grid(
     names = [axis.name for axis in outer]
     if len(set(names) | {"r_over_l", "m", "ridge", "label", "output"}) < len(names) + 5:
         raise ValueError(f"every axis must have a name of its own, got {names}")
-    return Grid(inner, label_axis, tuple(outer), tuple(cells), locations, directions, labels)
+    return Grid(
+        inner,
+        label_axis,
+        tuple(outer),
+        tuple(trained),
+        None if metric is None else np.asarray(metric),
+        locations,
+        directions,
+        labels,
+    )
 
 
 def kernel_text(kernel: Kernel) -> str:

@@ -19,13 +19,10 @@ from jax.sharding import Mesh
 
 from kpoison._typing import Law
 from kpoison.poison import Poison
-from kpoison.ridge import Cholesky, Posterior, Spectral
-from kpoison.ridge.compression import compress
-from kpoison.ridge.fitting import fit_observations
-from kpoison.ridge.posterior import check_conditioning
-from kpoison.ridge.solvers import CholeskyFactor
+from kpoison.ridge import Posterior
 from kpoison.sweep.axes import Grid, kernel_text
 from kpoison.sweep.evaluate import evaluate
+from kpoison.sweep.posteriors import Posteriors
 from kpoison.sweep.quantities import Quantity
 from kpoison.sweep.storage import (
     Parts,
@@ -65,12 +62,10 @@ class Job:
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
         self.cells = list(
-            itertools.product(range(len(grid.kernels)), range(len(grid.locations)), range(len(grid.directions)))
+            itertools.product(range(len(grid.trained)), range(len(grid.locations)), range(len(grid.directions)))
         )
         self.plan = self._plan(memory)
-        self._fitted: dict[int, Posterior] = {0: clean} if grid.kernels[0][0] is clean.kernel else {}
-        self._compressed: tuple[tuple[int, int], dict[str, Posterior]] | None = None
-        self._check_conditioning()
+        self.posteriors = Posteriors(clean, grid, quantities, law)
 
     # --- What is computed -------------------------------------------------------------------------------------
 
@@ -96,19 +91,6 @@ class Job:
         if shape is None or len(shape) not in (leading, leading + 1):
             raise ValueError(f"{quantity.name} among quantities must return a number or (C,) for a probe, got {shape}")
         return shape[leading:]
-
-    def _check_conditioning(self) -> None:
-        """Refuse ridges too small for the dtype before anything is computed, as far as a kernel is fitted."""
-        if self.law == "exact":
-            for posterior in self._fitted.values():
-                check_conditioning(posterior, jnp.asarray(self._rho_range()[0], posterior.X.dtype))
-
-    def _rho_range(self) -> tuple[float, float]:
-        """Smallest and largest ρ = (n_c + m)λ of the grid."""
-        _, counts, ridges = (axis.values for axis in self.grid.inner)
-        n_c = len(self.clean.X)
-        # A law reads m and λ in the dtype of the data: a margin for their rounding.
-        return float((n_c + counts[0]) * ridges[0]) * 0.999, float((n_c + counts[-1]) * ridges[-1]) * 1.001
 
     def variables(self) -> dict[str, Variable]:
         """The variables of the result."""
@@ -149,11 +131,13 @@ class Job:
             "dtype": str(clean.X.dtype),
             "law": self.law,
             "quantities": {quantity.name: quantity.identity for quantity in self.quantities},
-            "kernels": [[kernel_text(kernel), unit] for kernel, unit in grid.kernels],
+            "kernels": [[kernel_text(cell.kernel), cell.unit] for cell in grid.trained],
+            "gradient_penalties": [cell.penalty for cell in grid.trained],
+            "times": [str(cell.time) for cell in grid.trained],
             "solver": type(clean.factor).__name__.removesuffix("Factor"),
             "n_c": len(clean.X),
             "d": int(np.prod(clean.X.shape[1:])),
-            "data_hash": _hash(clean.X, clean.y, *(() if clean.root is None else (clean.root,))),
+            "data_hash": _hash(clean.X, clean.y, *(a for a in (clean.root, clean.time, grid.metric) if a is not None)),
             "points_hash": _hash(*points),
             "axes": {axis.name: len(axis) for axis in grid.axes},
             "metadata": self.metadata,
@@ -252,9 +236,9 @@ class Job:
     def _pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
         """Where the arrays of a chunk belong in the result."""
         cell, m, r = chunk
-        outer = dict(zip(("kernels", "location", "direction"), cell, strict=True))
-        kernel_axes = [axis for axis in self.grid.outer if axis.name not in ("location", "direction")]
-        places = np.unravel_index(outer["kernels"], [len(axis) for axis in kernel_axes]) if kernel_axes else ()
+        outer = dict(zip(("trained", "location", "direction"), cell, strict=True))
+        axes = [axis for axis in self.grid.outer if axis.name not in ("location", "direction")]
+        places = np.unravel_index(outer["trained"], [len(axis) for axis in axes]) if axes else ()
         leading = [int(place) for place in places]
         leading += [outer[axis.name] for axis in self.grid.outer if axis.name in ("location", "direction")]
         labels = [slice(None)] if self.grid.label is not None else []
@@ -269,16 +253,16 @@ class Job:
 
     def compute(self, chunk) -> dict[str, np.ndarray]:
         """The quantities that this chunk is the first to hold, each of shape (label, *its axes, *output)."""
-        (kernel, location, direction), m, r = chunk
+        (trained, location, direction), m, r = chunk
         grid, dtype = self.grid, self.clean.X.dtype
         quantities = tuple(
             quantity
             for quantity in self.quantities
             if ("r_over_l" in quantity.axes or r.start == 0) and ("m" in quantity.axes or m.start == 0)
         )
-        posteriors = self._posteriors(kernel, location)
+        posteriors = self.posteriors(trained, location)
         zeta = grid.locations[location]
-        unit = grid.kernels[kernel][1]
+        unit = grid.trained[trained].unit
         distances = grid.inner[0].values[r] * (np.linalg.norm(zeta) if unit is None else unit)
         probes = zeta + distances.reshape(-1, *[1] * zeta.ndim) * grid.directions[direction]
         # As many probes for each device; the surplus is dropped.
@@ -300,33 +284,6 @@ class Job:
             array = np.asarray(result)
             found[quantity.name] = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
         return found
-
-    def _posteriors(self, kernel: int, location: int) -> dict[str, Posterior]:
-        """The clean posterior by what is needed of it; that of the last cell is kept."""
-        if self._compressed is not None and self._compressed[0] == (kernel, location):
-            return self._compressed[1]
-        if kernel not in self._fitted:
-            solver = Cholesky() if isinstance(self.clean.factor, CholeskyFactor) else Spectral()
-            made = fit_observations(self.grid.kernels[kernel][0], self.clean.observations, self.clean.y, solver)
-            self._fitted = {kernel: made}
-            self._check_conditioning()
-        clean = self._fitted[kernel]
-        posteriors = {"all": clean, "poison": clean, "targets": clean}
-        if self.law == "exact":
-            zeta = jnp.asarray(self.grid.locations[location], clean.X.dtype)
-            cross = clean.kernel.pairwise(clean.X, zeta[None])
-            wanted = {quantity.solves for quantity in self.quantities}
-            low, high = self._rho_range()
-            if "targets" in wanted:
-                both = jnp.concatenate([cross, clean.targets], axis=1)
-                n_c, ridges = len(clean.X), self.grid.inner[2].values
-                # Thresholds look at every multiplicity that `m_success` does.
-                wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
-                posteriors["targets"] = compress(clean, both, wide) or clean
-            if "poison" in wanted:
-                posteriors["poison"] = compress(clean, cross, (low, high)) or clean
-        self._compressed = ((kernel, location), posteriors)
-        return posteriors
 
 
 def _available_memory() -> int:

@@ -42,6 +42,9 @@ def sweep(
     kernels: Mapping[str, Kernel] | None = None,
     hyperparameters: Mapping[str, Numbers] | None = None,
     length_scale: Scalar | None = None,
+    gradient_penalty: Numbers | None = None,
+    metric: Float[ArrayLike, "D D"] | None = None,
+    time: Numbers | None = None,
     out: str | os.PathLike[str] | None = None,
     metadata: Mapping[str, str | int | float] | None = None,
     mesh: Mesh | None = None,
@@ -69,6 +72,10 @@ def sweep(
         hyperparameters: several values by name of a field of the kernel, such as {"hidden_layers": [1, 2, 3]}, for an
             axis of that name; every kernel must have it.
         length_scale: unit of r for kernels that have no length scale of their own; by default ‖ζ‖.
+        gradient_penalty: several γ >= 0 (T1), for an axis of that name; one factorisation of n_c(1 + r) numbers each.
+        metric: M of these penalties, see `kpoison.fit`.
+        time: several training times t >= 0 of the gradient flow (T2), ∞ for its end, for an axis `time`; see
+            `kpoison.flow.early_stopped` for what can be asked of them.
         out: a file FILE.nc (netCDF) or FILE.zarr (needs the package zarr).  Finished chunks are kept in FILE.parts, so
             that a killed sweep is continued by the same call.
         metadata: anything that describes the data, kept with the result.
@@ -115,6 +122,9 @@ def sweep(
         kernels=kernels,
         hyperparameters=hyperparameters,
         length_scale=None if length_scale is None else float(np.asarray(length_scale)),
+        gradient_penalty=gradient_penalty,
+        metric=metric,
+        time=time,
     )
     for key, value in (metadata or {}).items():
         if not isinstance(value, str):

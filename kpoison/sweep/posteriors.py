@@ -1,0 +1,94 @@
+"""The clean posterior of every cell of a sweep: fitted once for each kernel and penalty, compressed for each ζ."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from kpoison._typing import Law
+from kpoison.flow import early_stopped
+from kpoison.ridge import Cholesky, Posterior, Spectral
+from kpoison.ridge.compression import compress
+from kpoison.ridge.fitting import fit_observations
+from kpoison.ridge.metric import metric_root
+from kpoison.ridge.observations import Observations
+from kpoison.ridge.posterior import check_conditioning
+from kpoison.ridge.solvers import CholeskyFactor
+from kpoison.sweep.axes import Grid, Trained
+from kpoison.sweep.quantities import Quantity
+
+__all__ = ["Posteriors"]
+
+
+class Posteriors:
+    """Posteriors by cell; call it with the indices of a trained predictor and a location.
+
+    Those of the last cell are kept, and the last factorisation.
+    """
+
+    def __init__(self, clean: Posterior, grid: Grid, quantities: tuple[Quantity, ...], law: Law):
+        self._clean, self._grid, self._law = clean, grid, law
+        self._wanted = {quantity.solves for quantity in quantities}
+        self._fitted: tuple[int, Posterior] | None = None
+        self._last: tuple[tuple[int, int], dict[str, Posterior]] | None = None
+        first = grid.trained[0]
+        if first.kernel is clean.kernel and (first.penalty is None or (first.penalty == 0 and clean.root is None)):
+            self._keep(0, clean)
+
+    def __call__(self, trained: int, location: int) -> dict[str, Posterior]:
+        """The posterior by what is needed of it, see `Quantity.solves`."""
+        if self._last is not None and self._last[0] == (trained, location):
+            return self._last[1]
+        clean = self._trained(trained)
+        posteriors = {"all": clean, "poison": clean, "targets": clean}
+        if self._law == "exact" and clean.time is None:
+            zeta = jnp.asarray(self._grid.locations[location], clean.X.dtype)
+            cross = clean.kernel.pairwise(clean.X, zeta[None])
+            low, high = self._rho_range()
+            if "targets" in self._wanted:
+                both = jnp.concatenate([cross, clean.targets], axis=1)
+                n_c, ridges = len(clean.X), self._grid.inner[2].values
+                # Thresholds look at every multiplicity that `m_success` does.
+                wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
+                posteriors["targets"] = compress(clean, both, wide) or clean
+            if "poison" in self._wanted:
+                posteriors["poison"] = compress(clean, cross, (low, high)) or clean
+        self._last = ((trained, location), posteriors)
+        return posteriors
+
+    def _trained(self, index: int) -> Posterior:
+        """The posterior of a kernel, a penalty and a time; one factorisation serves every time."""
+        clean, cell = self._clean, self._grid.trained[index]
+        first = next(i for i, other in enumerate(self._grid.trained) if _same_fit(other, cell))
+        if self._fitted is None or self._fitted[0] != first:
+            solver = Cholesky() if isinstance(clean.factor, CholeskyFactor) else Spectral()
+            root = clean.root
+            if cell.penalty is not None:
+                root = metric_root(cell.penalty, self._grid.metric, clean.X[0].size, clean.X.dtype)
+            made = fit_observations(cell.kernel, Observations(clean.X, root), clean.y, solver)
+            self._keep(first, made if clean.time is None else early_stopped(made, clean.time))
+        assert self._fitted is not None
+        fitted = self._fitted[1]
+        if cell.time is None:
+            return fitted
+        ended = eqx.tree_at(lambda posterior: posterior.time, fitted, None, is_leaf=lambda leaf: leaf is None)
+        return ended if cell.time == math.inf else early_stopped(ended, cell.time)
+
+    def _keep(self, first: int, posterior: Posterior) -> None:
+        """Keep a factorisation; refuse ridges too small for its dtype before anything is computed from it."""
+        times = (cell.time for cell in self._grid.trained)
+        to_the_end = any(t == math.inf or (t is None and self._clean.time is None) for t in times)
+        if self._law == "exact" and to_the_end:
+            check_conditioning(posterior, jnp.asarray(self._rho_range()[0], posterior.X.dtype))
+        self._fitted = (first, posterior)
+
+    def _rho_range(self) -> tuple[float, float]:
+        """Smallest and largest ρ = (n_c + m)λ of the grid."""
+        _, counts, ridges = (axis.values for axis in self._grid.inner)
+        n_c = len(self._clean.X)
+        # A law reads m and λ in the dtype of the data: a margin for their rounding.
+        return float((n_c + counts[0]) * ridges[0]) * 0.999, float((n_c + counts[-1]) * ridges[-1]) * 1.001
+
+
+def _same_fit(first: Trained, second: Trained) -> bool:
+    return first.kernel is second.kernel and first.penalty == second.penalty
