@@ -1,6 +1,12 @@
 """Gradient flow and input-gradient regularisation: early stopping, trade-off, effective length scale (T2–T5)."""
 
 from kpoison.flow.energies import Energies, energies
+from kpoison.flow.filter import (
+    effective_length_scale,
+    multiplier,
+    penalised_spectral_density,
+    spectral_density,
+)
 from kpoison.flow.loss_gradient import IncompleteFlowError, LossGradientFlow, loss_gradient_flow
 from kpoison.flow.penalty_choice import PenaltyChoice, smallest_gradient_penalty
 from kpoison.flow.tradeoff import tradeoff
@@ -12,9 +18,13 @@ __all__ = [
     "LossGradientFlow",
     "PenaltyChoice",
     "early_stopped",
+    "effective_length_scale",
     "energies",
     "loss_gradient_flow",
+    "multiplier",
+    "penalised_spectral_density",
     "smallest_gradient_penalty",
+    "spectral_density",
     "tradeoff",
     "trajectory",
 ]

@@ -116,38 +116,35 @@ def smallest_gradient_penalty(
             reached[penalty] = float(value)
         return reached[penalty]
 
-    def choice(penalty: float, value: float) -> PenaltyChoice:
+    def choice(penalty: float) -> PenaltyChoice:
+        value = measured(penalty)
         plain, chosen = (
             energies(refitted(clean, p, metric, Cholesky()), ridge, poison, metric=metric) for p in (0.0, penalty)
         )
-        found = math.inf if value > limit else penalty
-        return PenaltyChoice(found, value, plain, chosen, len(reached))
+        return PenaltyChoice(penalty if value <= limit else math.inf, value, plain, chosen, len(reached))
 
     limit = float(jnp.asarray(target))
     if measured(0.0) <= limit:
-        return choice(0.0, measured(0.0))
-    middle = _balanced_penalty(clean, metric)
-    candidates = middle * np.logspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
-    first = next((i for i, penalty in enumerate(candidates) if measured(penalty) <= limit), None)
+        return choice(0.0)
+    candidates = _balanced_penalty(clean, metric) * np.logspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
+    first = next((i for i, penalty in enumerate(candidates) if measured(float(penalty)) <= limit), None)
     if first is None:
-        return choice(candidates[-1], measured(candidates[-1]))
-    if first == 0:
-        return choice(candidates[0], measured(candidates[0]))
-    low, high = candidates[first - 1], candidates[first]
-    penalty = _crossing(lambda p: measured(p) - limit, low, high, rtol, continuous=measure == "efficacy")
-    return choice(penalty, measured(penalty))
+        return choice(float(candidates[-1]))
+    if first > 0:
+        low, high = float(candidates[first - 1]), float(candidates[first])
+        _close_in(lambda p: measured(p) - limit, low, high, rtol, continuous=measure == "efficacy")
+    return choice(min(penalty for penalty, value in reached.items() if penalty > 0 and value <= limit))
 
 
-def _crossing(function: Callable[[float], float], low: float, high: float, rtol: float, *, continuous: bool) -> float:
-    """Where a function that is positive at `low` and is not at `high` crosses 0; of a step the far side."""
+def _close_in(function: Callable[[float], float], low: float, high: float, rtol: float, *, continuous: bool) -> None:
+    """Evaluate a function, positive at `low` and not at `high`, ever closer to where it ceases to be positive."""
     if continuous and function(high) < 0:
         # An error of rtol in the logarithm is one of rtol, relatively, in the penalty.
-        log = scipy.optimize.brentq(lambda log: function(math.exp(log)), math.log(low), math.log(high), xtol=rtol)
-        return math.exp(log)  # pyright: ignore[reportArgumentType]
+        scipy.optimize.brentq(lambda log: function(math.exp(log)), math.log(low), math.log(high), xtol=rtol)
+        return
     while high / low > 1 + rtol:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if function(middle) > 0 else (low, middle)
-    return high
 
 
 def _balanced_penalty(clean: Posterior, metric: Any) -> float:
