@@ -7,14 +7,20 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from benchmarks import gram, memory, spectrum, sweep
+from benchmarks import gram, memory, penalty, spectrum, sweep
 from benchmarks.timing import machine, write
 
-_ALL = {"sweep": sweep.run, "gram": gram.run, "memory": memory.run, "spectrum": spectrum.run}
+_ALL = {
+    "sweep": sweep.run,
+    "gram": gram.run,
+    "memory": memory.run,
+    "spectrum": spectrum.run,
+    "penalty": penalty.run,
+}
 
 
 def main(
-    names: Annotated[tuple[Literal["sweep", "gram", "memory", "spectrum"], ...], tyro.conf.Positional] = (),
+    names: Annotated[tuple[Literal["sweep", "gram", "memory", "spectrum", "penalty"], ...], tyro.conf.Positional] = (),
     out: Path | None = None,
 ) -> int:
     """Run benchmarks and print median and spread of every ratio.

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ __all__ = [
     "Networks",
     "compare_with_networks",
     "error_bars",
+    "in_their_span",
     "rmse_slope",
     "without_next_order",
 ]
@@ -70,7 +72,7 @@ class FiniteWidth:
         # Two hidden layers cost width² per step and would end at widths where O(1/width) still shows.
         kernel = kp.kernels.NTK(1, kernel.activation, kernel.weight_std, kernel.bias_std)
         number = min(12, len(setting.X))
-        X, location, direction = _in_their_span(setting.X[:number], setting.location, setting.direction)
+        X, location, direction = in_their_span(setting.X[:number], setting.location, setting.direction)
         self.setting = dataclasses.replace(
             setting,
             kernel=kernel,
@@ -88,6 +90,11 @@ class FiniteWidth:
         self.training = networks.Training(tolerance=1e-6 if quick else None, memory=3)
         self.widths = np.array([1024, 4096, 16384] if quick else [256, 1024, 4096, 16384])
         self.seeds = 32 if quick else 64
+        # Each statement about a penalty or a flow trains its own networks, and a flow takes ten times the gradients.
+        self.penalised_widths = np.array([512, 2048, 8192]) if quick else self.widths
+        self.penalised_seeds = 24 if quick else 64
+        self.flow_widths = np.array([128, 512, 2048] if quick else [128, 512, 2048, 8192])
+        self.integration = networks.Integration(tolerance=1e-4 if quick else None)
         self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))
 
     def arguments(self) -> dict:
@@ -100,6 +107,16 @@ class FiniteWidth:
             "network_n_c": len(self.setting.X),
             "network_tolerance": self.training.tolerance,
         }
+
+    def penalised_arguments(self) -> dict:
+        """What identifies the penalised networks in a report."""
+        own = {"network_widths": self.penalised_widths.tolist(), "network_seeds": self.penalised_seeds}
+        return self.arguments() | own
+
+    def flow_arguments(self) -> dict:
+        """What identifies the flowing networks in a report."""
+        arguments = self.arguments() | {"network_widths": self.flow_widths.tolist()}
+        return arguments | {"network_tolerance": self.integration.tolerance}
 
     @property
     def kinks(self) -> bool:
@@ -116,19 +133,81 @@ class FiniteWidth:
 
     def train(self, poison: kp.Poison, probes: Array) -> Networks:
         """Trained without and with any poison; one compiled program per width."""
-        found, setting = [], self.setting
-        for index, width in enumerate(self.widths.tolist()):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(setting.seed), index), self.seeds)
-            architecture = networks.Architecture.matching(setting.kernel, width)  # pyright: ignore
-            result = networks.ensemble(
+        setting = self.setting
+
+        def run(architecture, keys):
+            return networks.ensemble(
                 architecture, keys, setting.X, setting.y, poison, setting.ridge, probes, training=self.training
             )
+
+        return Networks(self.widths, *self._each_width(self.widths, self.seeds, run))
+
+    @functools.cache  # noqa: B019 - the object lives as long as the run
+    def penalised(self, count: int, penalty: float) -> Networks:
+        """Trained at `penalised_widths` without and with `count` clones of ζ, both with (γ/2n) Σ ‖∇g(x_i)‖².
+
+        Args:
+            count: m.
+            penalty: γ, in the squared unit of the inputs of `self.setting`.
+
+        Raises:
+            ValueError: for an activation with a kink.
+        """
+        setting = self.setting
+
+        def run(architecture, keys):
+            return networks.ensemble(
+                architecture,
+                keys,
+                setting.X,
+                setting.y,
+                setting.poison(count),
+                setting.ridge,
+                self.probes,
+                gradient_penalty=penalty,
+                training=self.training,
+            )
+
+        widths = self.penalised_widths
+        return Networks(widths, *self._each_width(widths, self.penalised_seeds, run))
+
+    @functools.cache  # noqa: B019 - the object lives as long as the run
+    def flow(self, count: int, times: tuple[float, ...], penalty: float = 0.0) -> tuple[Networks, ...]:
+        """At each of some increasing times, the gradient flow at `flow_widths` without and with `count` clones of ζ."""
+        setting = self.setting
+
+        def run(architecture, keys):
+            return networks.flow_ensemble(
+                architecture,
+                keys,
+                setting.X,
+                setting.y,
+                setting.poison(count),
+                setting.ridge,
+                np.array(times),
+                self.probes,
+                gradient_penalty=penalty,
+                integration=self.integration,
+            )
+
+        clean, efficacy, gradient = self._each_width(self.flow_widths, self.seeds, run)
+        return tuple(
+            Networks(self.flow_widths, clean[:, :, i], efficacy[:, :, i], gradient[:, :, i]) for i in range(len(times))
+        )
+
+    def _each_width(
+        self, widths: np.ndarray, seeds: int, run: Callable[[networks.Architecture, Array], Any]
+    ) -> Iterator[np.ndarray]:
+        """f_c, Δf and ∇Δf of an ensemble at each width, with a leading axis of widths."""
+        found = []
+        for index, width in enumerate(widths.tolist()):
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(self.setting.seed), index), seeds)
+            result = run(networks.Architecture.matching(self.setting.kernel, width), keys)  # pyright: ignore
             found.append([np.asarray(a) for a in (result.clean, result.efficacy, result.gradient)])
-        clean, efficacy, gradient = (np.stack(part) for part in zip(*found, strict=True))
-        return Networks(self.widths, clean, efficacy, gradient)
+        return (np.stack(part) for part in zip(*found, strict=True))
 
 
-def _in_their_span(X: Array, location: Array, direction: Array) -> tuple[Array, Array, Array]:
+def in_their_span(X: Array, location: Array, direction: Array) -> tuple[Array, Array, Array]:
     """The same points in coordinates of the space they span, scaled so that x·z/d and with it every NTK is unchanged.
 
     Training costs width · d; images have hundreds of coordinates, a few dozen points span only as many.

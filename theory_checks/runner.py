@@ -22,6 +22,10 @@ from theory_checks import (
     l8_training,
     n1_finite_width,
     t1_gradient_penalty,
+    t2_flow,
+    t3_contraction,
+    t4_tradeoff,
+    t5_length_scale,
 )
 from theory_checks.record import Record
 from theory_checks.setting import KERNELS, Data, Laws, Scale, Setting, make_setting
@@ -42,11 +46,21 @@ CHECKS: dict[str, Callable[[Setting, Laws], Record | None]] = {
     "L8-training": l8_training.check,
     "N1": n1_finite_width.check,
     "T1": t1_gradient_penalty.check,
+    "T2": t2_flow.check,
+    "T3": t3_contraction.check,
+    "T4": t4_tradeoff.check,
+    "T5": t5_length_scale.check,
 }
 """Every statement's check, by its number."""
 
 _EVERY_STATEMENT = ("rbf", "laplace", "ntk-relu", "ntk-erf")
-_QUICK = {"L4-Hessian": ("rbf",), "L8": ("rbf",), "L8-images": ("rbf",), "L8-training": ("ntk-erf",), "T1": ("rbf",)}
+_QUICK = {
+    "L4-Hessian": ("rbf",),
+    "L8": ("rbf",),
+    "L8-images": ("rbf",),
+    "L8-training": ("ntk-erf",),
+    **{statement: ("rbf",) for statement in ("T1", "T2", "T3", "T4", "T5")},
+}
 """Kernels on which a quick run does its dearest checks."""
 _NEAR_CLONE_ONLY = tuple(name for name in KERNELS if name not in _EVERY_STATEMENT)
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from jax import Array
 
 import kpoison as kp
@@ -46,6 +47,11 @@ class Laws:
     coupling_floor: Callable[..., Array] = kp.coupling_floor
     m_success: Callable[..., Array] = kp.m_success
     m_visible: Callable[..., Array] = kp.m_visible
+    early_stopped: Callable[..., kp.Posterior] = kp.flow.early_stopped
+    tradeoff: Callable[..., xr.Dataset] = kp.flow.tradeoff
+    smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
+    multiplier: Callable[..., Array] = kp.flow.multiplier
+    effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ from kpoison.flow.filter import (
     penalised_spectral_density,
     spectral_density,
 )
-from kpoison.flow.loss_gradient import IncompleteFlowError, LossGradientFlow, loss_gradient_flow
+from kpoison.flow.integration import IncompleteFlowError
+from kpoison.flow.loss_gradient import LossGradientFlow, loss_gradient_flow
 from kpoison.flow.penalty_choice import PenaltyChoice, smallest_gradient_penalty
 from kpoison.flow.tradeoff import tradeoff
 from kpoison.flow.trajectory import early_stopped, trajectory

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integer, check_name, check_positive, is_concrete
-from kpoison.flow.trajectory import checked_times
+from kpoison.flow.integration import checked_times, complete_only
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.laws import Predictor
 from kpoison.laws.effect import check_law_arguments
@@ -19,17 +19,13 @@ from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
 from kpoison.ridge.observations import Observations, covariance, gram
 
-__all__ = ["IncompleteFlowError", "LossGradientFlow", "loss_gradient_flow"]
+__all__ = ["LossGradientFlow", "loss_gradient_flow"]
 
 Method: TypeAlias = Literal["auto", "explicit", "implicit"]
 """Tsitouras' explicit pair 5(4), Kværnø's implicit one 5(4), or the one of the two that the stiffness asks for."""
 
 # Explicit steps are bounded by about 3/rate; an implicit one costs about as much as so many, by its factorisations.
 _EXPLICIT_UP_TO = 3_000
-
-
-class IncompleteFlowError(RuntimeError):
-    """The solver stopped before the last time; its result is no data point."""
 
 
 class LossGradientFlow(eqx.Module):
@@ -74,12 +70,12 @@ def _check(arguments: dict[str, Any]) -> None:
         raise ValueError("clean must be fitted with a gradient penalty, whose γ and metric the flow uses, got none")
     if clean.time is not None:
         raise ValueError("clean must not be stopped early: the times of this flow are given by times")
+    if arguments["total"] is not None:
+        check_positive("total", arguments["total"])
     check_positive("tolerance", arguments["tolerance"])
     check_integer("max_steps", arguments["max_steps"], 1)
     check_name("method", arguments["method"], get_args(Method))
-    arguments["times"] = checked_times("times", arguments["times"], clean.X.dtype)
-    if is_concrete(arguments["times"]) and not bool(jnp.isfinite(arguments["times"][-1])):
-        raise ValueError("times must be finite for a flow that is integrated, got ∞")
+    arguments["times"] = checked_times("times", arguments["times"], clean.X.dtype, finite=True)
 
 
 @boundary(_check)
@@ -89,6 +85,7 @@ def loss_gradient_flow(
     times: Float[ArrayLike, " T"],
     poison: Poison | None = None,
     *,
+    total: Scalar | None = None,
     tolerance: float = 1e-8,
     max_steps: int = 20_000,
     method: Method = "auto",
@@ -105,6 +102,7 @@ def loss_gradient_flow(
         ridge: λ > 0 of the mean loss.
         times: t >= 0, strictly rising, finite, shape (T,).
         poison: clones or a cluster, m times in the training set; None for the clean predictor.
+        total: n of the means, by default n_c + Σm; with that of a poison and without it, the reference of an efficacy.
         tolerance: largest error of a step, relative to each coefficient and to the largest coefficient y/n.
         max_steps: a flow is given up after so many steps, rejected ones included.
         method: "explicit", "implicit" (for late times and large ratios of eigenvalues; factorises matrices of n(1 + r)
@@ -116,29 +114,22 @@ def loss_gradient_flow(
         IncompleteFlowError: the solver has stopped early (under a trace: `equinox.error_if`).
     """
     observations, targets, weights = _training_set(clean, poison)
+    n = jnp.sum(weights) if total is None else jnp.asarray(total, clean.X.dtype)
     if method == "auto":
-        method = _method(clean, jnp.asarray(ridge), jnp.asarray(times), weights)
-    result = _integrate(clean, observations, targets, weights, jnp.asarray(ridge, clean.X.dtype), jnp.asarray(times),
-                        jnp.asarray(tolerance, clean.X.dtype), max_steps, method == "implicit")  # fmt: skip
+        method = _method(clean, jnp.asarray(ridge), jnp.asarray(times), weights, n)
+    dtype = clean.X.dtype
+    result = _integrate(
+        clean,
+        observations,
+        targets,
+        weights / n,
+        jnp.asarray(ridge, dtype),
+        jnp.asarray(times),
+        jnp.asarray(tolerance, dtype),
+        max_steps,
+        method == "implicit",
+    )
     return complete_only(result, max_steps) if throw else result
-
-
-def complete_only(result: Any, max_steps: int) -> Any:
-    """`result`, with `completed` and `steps`, where the solver has reached the last time in all of its runs.
-
-    Raises:
-        IncompleteFlowError: where it has not; under a trace `equinox.error_if`.
-    """
-    completed, steps = result.completed, result.steps
-    advice = "Raise max_steps or tolerance, or look at earlier times."
-    if not is_concrete(completed):
-        return eqx.error_if(result, ~jnp.all(completed), f"The flow has stopped before the last time. {advice}")
-    if not bool(jnp.all(completed)):
-        raise IncompleteFlowError(
-            f"{int(jnp.sum(~completed))} of {completed.size} flows have stopped before the last time, after "
-            f"{int(jnp.max(steps))} of at most {max_steps} steps. {advice}"
-        )
-    return result
 
 
 def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations, Array, Array]:
@@ -151,14 +142,14 @@ def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations
     return Observations(points, clean.root), targets, weights
 
 
-def _method(clean: Posterior, ridge: Array, times: Array, weights: Array) -> Method:
+def _method(clean: Posterior, ridge: Array, times: Array, weights: Array, n: Array) -> Method:
     """Explicit steps as long as they are few; implicit ones where that cannot be known."""
     largest = clean.factor.extreme_eigenvalues()[1]
-    if not all(is_concrete(value) for value in (largest, ridge, times, weights)):
+    if not all(is_concrete(value) for value in (largest, ridge, times, weights, n)):
         return "implicit"
     # The poison adds at most m k(ζ, ζ), which is no more than m times the largest entry of the diagonal.
     diagonal = float(np.max(np.diagonal(clean.gram)))
-    rate = (float(largest) + float(np.sum(weights)) * diagonal) / float(np.sum(weights)) + float(ridge)
+    rate = (float(largest) + float(np.sum(weights)) * diagonal) / float(n) + float(ridge)
     return "explicit" if rate * float(times[-1]) <= _EXPLICIT_UP_TO else "implicit"
 
 
@@ -167,7 +158,7 @@ def _integrate(
     clean: Posterior,
     observations: Observations,
     targets: Array,
-    weights: Array,
+    share: Array,
     ridge: Array,
     times: Array,
     tolerance: Array,
@@ -177,7 +168,6 @@ def _integrate(
     points = Observations(observations.points)
     matrix = gram(clean.kernel, observations, covariance(clean.kernel, points, points))
     number, outputs = targets.shape
-    share = weights / jnp.sum(weights)
 
     def velocity(t: Any, coefficients: Array, arguments: Any) -> Array:
         seen = matrix_product(matrix, coefficients)

@@ -20,7 +20,8 @@ from kpoison._validation import (
     is_concrete,
 )
 from kpoison.flow.energies import energies_of
-from kpoison.flow.trajectory import checked_times, early_stopped
+from kpoison.flow.integration import checked_times
+from kpoison.flow.trajectory import early_stopped
 from kpoison.laws import efficacy_gradient, predictor
 from kpoison.laws.effect import change, check_law_arguments, like_targets
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy
@@ -29,8 +30,6 @@ from kpoison.ridge.metric import checked_metric
 from kpoison.ridge.solvers import CholeskyFactor, Solver
 
 __all__ = ["check_probes", "refitted", "target_class", "tradeoff"]
-
-_TIMES_AT_ONCE = 8
 
 
 class _Probes(eqx.Module):
@@ -218,7 +217,8 @@ def _along(
             found["clean_accuracy"] = clean_accuracy(scores, classes)
         return found
 
-    return jax.lax.map(at, times, batch_size=min(len(times), _TIMES_AT_ONCE))
+    # One time after the other: batches of singular value decompositions may hang, see `kpoison.ridge.lapack`.
+    return jax.lax.map(at, times)
 
 
 _DESCRIPTIONS = {

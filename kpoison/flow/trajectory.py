@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_real, checked_result, is_concrete
+from kpoison.flow.integration import checked_times
 from kpoison.ridge import Posterior
 
 __all__ = ["early_stopped", "trajectory"]
@@ -38,26 +39,6 @@ def _check_time(arguments: dict[str, Any]) -> None:
 def _check_times(arguments: dict[str, Any]) -> None:
     _check_clean(arguments)
     arguments["times"] = checked_times("times", arguments["times"], arguments["clean"].X.dtype)
-
-
-def checked_times(name: str, times: Any, dtype) -> Float[Array, " T"]:
-    """Rising times >= 0, shape (T,); ∞ is the end of training.
-
-    Raises:
-        TypeError, ValueError: naming the argument; under a trace a runtime error.
-    """
-    check_real(name, times)
-    times = jnp.asarray(times, dtype)
-    if times.ndim != 1 or times.size == 0:
-        raise ValueError(f"{name} must have shape (T,) with T >= 1, got {times.shape}")
-    got = f", got {times.tolist()[:6]}" if is_concrete(times) else ""
-    return checked_result(
-        times,
-        [
-            (~jnp.all(times >= 0), f"{name} must be >= 0{got}"),
-            (jnp.any(jnp.diff(times) <= 0), f"{name} must rise strictly{got}"),
-        ],
-    )
 
 
 @boundary(_check_time)

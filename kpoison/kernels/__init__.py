@@ -14,6 +14,7 @@ from kpoison.kernels.activations import (
 from kpoison.kernels.base import Custom, Kernel, Product, Scaled, Sum
 from kpoison.kernels.dot_product import Linear, Polynomial
 from kpoison.kernels.neural import NNGP, NTK
+from kpoison.kernels.periodic import Periodic
 from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic
 from kpoison.kernels.stax import from_stax
 
@@ -32,6 +33,7 @@ __all__ = [
     "Linear",
     "Matern32",
     "Matern52",
+    "Periodic",
     "Polynomial",
     "Product",
     "Quadrature",

@@ -13,6 +13,7 @@ from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
 from kpoison.ridge.early_stopping import at_time, stopped_ridge
+from kpoison.ridge.lapack import linear_solve
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import check_conditioning, checked_ridge
 
@@ -102,7 +103,7 @@ def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""
     if len(counts) == 1:  # a general solve would cost the clone law an LU factorisation
         gain = counts[:, None] / scale
     else:
-        gain = jnp.linalg.solve(system, jnp.diag(counts) / scale)
+        gain = linear_solve(system, jnp.diag(counts) / scale)
     gain = checked_result(
         gain,
         [

@@ -13,7 +13,7 @@ from kpoison._validation import check_integer, check_positive
 from kpoison.kernels.activations import Activation, LeakyReLU, as_activation
 from kpoison.kernels.neural import NeuralKernel
 
-__all__ = ["Architecture", "Network", "Parameters"]
+__all__ = ["Architecture", "Centred", "Network", "Parameters"]
 
 
 class Parameters(NamedTuple):
@@ -170,3 +170,22 @@ class Network(eqx.Module):
     def output_shape(self) -> tuple[int, ...]:
         """() or (C,)."""
         return () if self.scalar else (self.parameters.weights[-1].shape[0],)
+
+
+class Centred(eqx.Module):
+    """A centred network; call it on a single point for g(x) = f(θ)(x) − f(θ0)(x).
+
+    Attributes:
+        initial, final: the network at θ0 and at θ.
+    """
+
+    initial: Network
+    final: Network
+
+    def __call__(self, x: Float[ArrayLike, " d"]) -> Float[Array, "..."]:
+        """g(x) at one point (d,): shape () or (C,)."""
+        return self.final(x) - self.initial(x)
+
+    def outputs(self, X: Float[ArrayLike, "n d"]) -> Float[Array, "n ..."]:
+        """g at n points: shape (n,) or (n, C)."""
+        return self.final.outputs(X) - self.initial.outputs(X)

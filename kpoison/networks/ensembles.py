@@ -19,6 +19,7 @@ from kpoison._validation import (
     check_positive,
 )
 from kpoison.networks.architecture import Architecture, Network
+from kpoison.networks.objective import Penalty, checked_penalty
 from kpoison.networks.training import Trained, Training, converged_only, minimise, train
 from kpoison.poison import Poison
 
@@ -48,7 +49,7 @@ class Ensemble(eqx.Module):
     converged: Bool[Array, "S 2"]
 
 
-class _Problem(NamedTuple):
+class PoisonedProblem(NamedTuple):
     """The poisoned training set, clean points first; the clean run is the one with the poisons' weights at 0."""
 
     X: Array
@@ -60,11 +61,11 @@ class _Problem(NamedTuple):
     ridge: Array
 
 
-def _check_reference(arguments: dict[str, Any]) -> None:
+def check_reference(arguments: dict[str, Any]) -> None:
     check_name("reference", arguments["reference"], get_args(Reference))
 
 
-@boundary(_check_reference)
+@boundary(check_reference)
 def train_pair(
     network: Network,
     X: Float[ArrayLike, "..."],
@@ -73,6 +74,8 @@ def train_pair(
     ridge: Scalar,
     *,
     reference: Reference = "poisoned",
+    gradient_penalty: Scalar = 0.0,
+    metric: Float[ArrayLike, "..."] | None = None,
     training: Training = Training(),  # noqa: B008 - immutable
     throw: bool = True,
 ) -> tuple[Trained, Trained]:
@@ -85,6 +88,8 @@ def train_pair(
         poison: clones or a cluster.
         ridge: λ > 0 of the mean-loss convention.
         reference: the n of the clean run's ρ = nλ: "poisoned", n_c + Σm as in every law, or "clean", n_c.
+        gradient_penalty: γ, see `train`; the poisons are penalised with their multiplicities.
+        metric: M, see `train`.
         training: the method.
         throw: raise where a run has not converged.
 
@@ -95,16 +100,26 @@ def train_pair(
         TypeError, ValueError: naming the argument that does not fit.
         UnconvergedError: a run has not converged (under a trace: `equinox.error_if`).
     """
-    problem = _problem(X, y, poison, ridge, reference, network.dtype)
+    problem = poisoned_problem(X, y, poison, ridge, reference, network.dtype)
 
     def run(weights: Array, total: Array) -> Trained:
-        data = (problem.X, problem.y, problem.ridge)
-        return train(network, *data, weights=weights, total=total, training=training, throw=throw)
+        return train(
+            network,
+            problem.X,
+            problem.y,
+            problem.ridge,
+            weights=weights,
+            total=total,
+            gradient_penalty=gradient_penalty,
+            metric=metric,
+            training=training,
+            throw=throw,
+        )
 
     return run(problem.clean_weights, problem.clean_total), run(problem.weights, problem.total)
 
 
-@boundary(_check_reference)
+@boundary(check_reference)
 def ensemble(
     architecture: Architecture,
     keys: Key[Array, "..."],
@@ -115,6 +130,8 @@ def ensemble(
     x: Float[ArrayLike, "..."],
     *,
     reference: Reference = "poisoned",
+    gradient_penalty: Scalar = 0.0,
+    metric: Float[ArrayLike, "..."] | None = None,
     training: Training = Training(),  # noqa: B008 - immutable
     batch_size: int = 1,
     throw: bool = True,
@@ -130,6 +147,8 @@ def ensemble(
         ridge: λ > 0 of the mean-loss convention.
         x: probes (q, d).
         reference: see `train_pair`.
+        gradient_penalty: γ, see `train_pair`.
+        metric: M, see `train`.
         training: the method.
         batch_size: seeds trained side by side. One after the other is fastest on a CPU (by 2 to 4 times) and needs
             the memory of one; more may fill an accelerator, and then wait for the slowest of the batch.
@@ -139,15 +158,13 @@ def ensemble(
         TypeError, ValueError: naming the argument that does not fit.
         UnconvergedError: a run has not converged (under a trace: `equinox.error_if`).
     """
-    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"keys must be random keys made by jax.random.key, got dtype {keys.dtype}")
-    if keys.ndim != 1 or len(keys) == 0:
-        raise ValueError(f"keys must have shape (S,) with S >= 1, got {keys.shape}")
-    check_integer("batch_size", batch_size, 1)
+    check_keys(keys, batch_size)
     X = check_points("X", X, 1)
     x = check_points("x", x, 1, like=X)
-    problem = _problem(X, y, poison, ridge, reference, X.dtype)
-    result = _ensemble(architecture, keys, problem, x, training.limits(X.dtype), training.memory, batch_size)
+    problem = poisoned_problem(X, y, poison, ridge, reference, X.dtype)
+    penalty = checked_penalty(gradient_penalty, metric, architecture, X.shape[1], X.dtype)
+    limits = training.limits(X.dtype)
+    result = _ensemble(architecture, keys, problem, x, limits, training.memory, batch_size, penalty)
     return converged_only(result, training) if throw else result
 
 
@@ -155,11 +172,12 @@ def ensemble(
 def _ensemble(
     architecture: Architecture,
     keys: Array,
-    problem: _Problem,
+    problem: PoisonedProblem,
     x: Array,
     limits: tuple[Array, Array],
     memory: int,
     batch_size: int,
+    penalty: Penalty | None,
 ) -> Ensemble:
     X, y = problem.X, problem.y
     outputs = None if y.ndim == 1 else y.shape[1]
@@ -169,7 +187,7 @@ def _ensemble(
 
         def one_run(run):
             weights, total = run
-            result = minimise(network, X, y, weights, total, problem.ridge, limits, memory)
+            result = minimise(network, X, y, weights, total, problem.ridge, limits, memory, penalty)
             values, gradients = jax.vmap(lambda point: (result(point), jax.jacrev(result)(point)))(x)
             return values, gradients, result.steps, result.gradient_norm, result.converged
 
@@ -183,8 +201,18 @@ def _ensemble(
     return Ensemble(*lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None))
 
 
-def _problem(X, y, poison: Poison, ridge, reference: str, dtype) -> _Problem:
-    check_positive("ridge", ridge)
+def check_keys(keys: Array, batch_size: int) -> None:
+    """One random key per seed, and how many seeds run side by side."""
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"keys must be random keys made by jax.random.key, got dtype {keys.dtype}")
+    if keys.ndim != 1 or len(keys) == 0:
+        raise ValueError(f"keys must have shape (S,) with S >= 1, got {keys.shape}")
+    check_integer("batch_size", batch_size, 1)
+
+
+def poisoned_problem(X, y, poison: Poison, ridge, reference: str, dtype, *, no_ridge: bool = False) -> PoisonedProblem:
+    """The training set with the poisons, checked."""
+    check_positive("ridge", ridge, zero=no_ridge)
     X = check_points("X", X, 1).astype(dtype)
     y = check_floating("y", y).astype(dtype)
     if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
@@ -195,7 +223,7 @@ def _problem(X, y, poison: Poison, ridge, reference: str, dtype) -> _Problem:
     locations, labels, counts = poison.observations(X.shape[1:], 1 if y.ndim == 1 else y.shape[1], dtype)
     ones = jnp.ones(len(X), dtype)
     total = len(X) + jnp.sum(counts)
-    return _Problem(
+    return PoisonedProblem(
         X=jnp.concatenate([X, locations]),
         y=jnp.concatenate([y, labels.reshape(-1, *y.shape[1:])]),
         clean_weights=jnp.concatenate([ones, jnp.zeros_like(counts)]),

@@ -16,7 +16,8 @@ from kpoison._validation import (
     check_positive,
     is_concrete,
 )
-from kpoison.networks.architecture import Network, Parameters
+from kpoison.networks.architecture import Centred, Network
+from kpoison.networks.objective import Penalty, centred_objective, checked_penalty, shifted
 
 __all__ = ["Trained", "Training", "UnconvergedError", "train"]
 
@@ -57,7 +58,7 @@ class Training(eqx.Module):
         return jnp.asarray(self.relative_tolerance(dtype), dtype), jnp.asarray(self.max_steps, jnp.int32)
 
 
-class Trained(eqx.Module):
+class Trained(Centred):
     """A trained, centred network; call it on a single point for g(x) = f(θ)(x) − f(θ0)(x).
 
     Attributes:
@@ -67,19 +68,9 @@ class Trained(eqx.Module):
         converged: whether it is within the tolerance.
     """
 
-    initial: Network
-    final: Network
     steps: Int[Array, ""]
     gradient_norm: Float[Array, ""]
     converged: Bool[Array, ""]
-
-    def __call__(self, x: Float[ArrayLike, " d"]) -> Float[Array, "..."]:
-        """g(x) at one point (d,): shape () or (C,)."""
-        return self.final(x) - self.initial(x)
-
-    def outputs(self, X: Float[ArrayLike, "n d"]) -> Float[Array, "n ..."]:
-        """g at n points: shape (n,) or (n, C)."""
-        return self.final.outputs(X) - self.initial.outputs(X)
 
 
 def train(
@@ -90,13 +81,16 @@ def train(
     *,
     weights: Num[ArrayLike, "..."] | None = None,
     total: Scalar | None = None,
+    gradient_penalty: Scalar = 0.0,
+    metric: Float[ArrayLike, "..."] | None = None,
     training: Training = Training(),  # noqa: B008 - immutable
     throw: bool = True,
 ) -> Trained:
     """Train the centred network g(θ) = f(θ) − f(θ0) from θ0 to the ridge optimum.
 
-    Minimises (1/2n) Σ_i w_i ‖g(x_i) − y_i‖² + (λ/2) ‖θ − θ0‖², whose solution tends to the NTK ridge predictor at
-    ρ = nλ as the width grows (statement N1; Jacot et al. 2018, Lee et al. 2019).
+    Minimises (1/2n) Σ_i w_i (‖g(x_i) − y_i‖² + γ Σ_c ‖∇g_c(x_i)‖²_M) + (λ/2) ‖θ − θ0‖². As the width grows its
+    solution tends to the NTK ridge predictor at ρ = nλ (statement N1; Jacot et al. 2018, Lee et al. 2019), with a
+    gradient penalty to the posterior of `kpoison.fit` with the same γ and M (T1).
 
     Args:
         network: the initial network θ0; calculations are done in the dtype of its parameters.
@@ -105,6 +99,9 @@ def train(
         ridge: λ > 0 of the mean-loss convention.
         weights: multiplicities w (n,), real and >= 0, by default 1; m clones are one point of weight m.
         total: n > 0, by default Σ w; a clean reference at the poisoned ρ = nλ has the poisoned n.
+        gradient_penalty: γ >= 0, on the input gradient of g at the training points, by double back-propagation; needs
+            an activation without a kink. 0 costs nothing.
+        metric: M, symmetric and positive semi-definite, shape (d, d); by default the identity.
         training: the method.
         throw: raise where the run has not converged; otherwise see `converged` on the result.
 
@@ -112,13 +109,23 @@ def train(
         TypeError, ValueError: naming the argument that does not fit.
         UnconvergedError: the gradient has not vanished (under a trace: `equinox.error_if`).
     """
+    check_positive("ridge", ridge)
+    data = checked_data(network, X, y, weights, total)
+    penalty = checked_penalty(gradient_penalty, metric, network.architecture, network.inputs, network.dtype)
+    limits = training.limits(network.dtype)
+    ridge = jnp.asarray(ridge, network.dtype)
+    result = _compiled_minimise(network, *data, ridge, limits, training.memory, penalty)
+    return converged_only(result, training) if throw else result
+
+
+def checked_data(network: Network, X, y, weights, total) -> tuple[Array, Array, Array, Array]:
+    """Points, targets, weights and total, in the dtype of the network."""
     X = check_points("X", X, 1).astype(network.dtype)
     if X.shape[1] != network.inputs:
         raise ValueError(f"X must have shape (n, {network.inputs}), as the network's inputs, got {X.shape}")
     y = check_floating("y", y).astype(network.dtype)
     check_shape("y", y, (len(X), *network.output_shape), "one target per point of X and output of the network")
     check_finite("y", y)
-    check_positive("ridge", ridge)
     weights = jnp.ones(len(X), network.dtype) if weights is None else weights
     check_positive("weights", weights, zero=True, scalar=False)
     check_shape("weights", weights, (len(X),), "one weight per point of X")
@@ -127,10 +134,7 @@ def train(
         total = jnp.sum(weights)
         check_positive("the sum of weights", total)
     check_positive("total", total)
-    ridge, total = jnp.asarray(ridge, network.dtype), jnp.asarray(total, network.dtype)
-    limits = training.limits(network.dtype)
-    result = _compiled_minimise(network, X, y, weights, total, ridge, limits, training.memory)
-    return converged_only(result, training) if throw else result
+    return X, y, weights, jnp.asarray(total, network.dtype)
 
 
 def converged_only(result, training: Training):
@@ -165,25 +169,16 @@ def minimise(
     ridge: Array,
     limits: tuple[Array, Array],
     memory: int,
+    penalty: Penalty | None = None,
 ) -> Trained:
     """`train` without its checks: every argument an array of the network's dtype, limits from `Training`."""
-    start = network.parameters
-    weights = (weights / total).reshape(-1, *[1] * (y.ndim - 1))
-    target = network.outputs(X) + y
-
-    def moved(shift: Parameters) -> Network:
-        return eqx.tree_at(lambda net: net.parameters, network, jax.tree.map(jnp.add, start, shift))
-
-    def objective(shift: Parameters) -> Array:
-        residual = moved(shift).outputs(X) - target
-        return 0.5 * (jnp.sum(weights * residual**2) + ridge * optax.tree.norm(shift, squared=True))
-
+    objective = centred_objective(network, X, y, weights, total, ridge, penalty)
     tolerance, max_steps = limits
     optimiser = optax.lbfgs(memory_size=memory)
-    shift = jax.tree.map(jnp.zeros_like, start)
+    shift = jax.tree.map(jnp.zeros_like, network.parameters)
     value, gradient = jax.value_and_grad(objective)(shift)
     # Without a target to fit the start is the minimum, and its gradient rounding noise.
-    nothing = jnp.all(weights * y == 0)
+    nothing = jnp.all(weights.reshape(-1, *[1] * (y.ndim - 1)) * y == 0)
     gradient = jax.tree.map(lambda leaf: jnp.where(nothing, 0, leaf), gradient)
     first_norm = optax.tree.norm(gradient)
 
@@ -201,7 +196,7 @@ def minimise(
     first = (shift, optimiser.init(shift), jnp.zeros((), jnp.int32), value, gradient)
     shift, _, steps, _, gradient = lax.while_loop(unfinished, step, first)
     gradient_norm = optax.tree.norm(gradient) / jnp.where(first_norm > 0, first_norm, 1)
-    return Trained(network, moved(shift), steps, gradient_norm, gradient_norm <= tolerance)
+    return Trained(network, shifted(network, shift), steps, gradient_norm, gradient_norm <= tolerance)
 
 
 _compiled_minimise = eqx.filter_jit(minimise)

@@ -1,5 +1,6 @@
 """Pictures.  Every function takes and returns axes; one style for all."""
 
+from kpoison.plotting.flow import against_penalty, along_time, draw_flow, draw_tradeoff, frontier
 from kpoison.plotting.laws import against_count, near_clone, phase_diagram, spike_against_efficacy
 from kpoison.plotting.spectra import draw_image, draw_spectrum, draw_spectrum_figure
 from kpoison.plotting.style import COLOURS, dashed, dots, errorbars, line, style
@@ -8,13 +9,18 @@ from kpoison.plotting.sweeps import draw_sweep
 __all__ = [
     "COLOURS",
     "against_count",
+    "against_penalty",
+    "along_time",
     "dashed",
     "dots",
+    "draw_flow",
     "draw_image",
     "draw_spectrum",
     "draw_spectrum_figure",
     "draw_sweep",
+    "draw_tradeoff",
     "errorbars",
+    "frontier",
     "line",
     "near_clone",
     "phase_diagram",

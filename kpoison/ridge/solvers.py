@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import matrix_product
+from kpoison.ridge.lapack import cholesky, cholesky_solve, linear_solve, lower_solve
 
 __all__ = ["Cholesky", "CholeskyFactor", "Factor", "ReducedFactor", "Solver", "Spectral", "SpectralFactor"]
 
@@ -96,15 +97,13 @@ class CholeskyFactor(Factor):
     lowest: Float[Array, ""]
 
     def _lower(self, rho: Float[Array, ""]) -> Float[Array, "n n"]:
-        return jnp.linalg.cholesky(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype))
+        return cholesky(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype))
 
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Two triangular solves after an n³/3 factorisation; LU for complex ρ, with which A is not Hermitian."""
         if jnp.iscomplexobj(rho):
-            return jnp.linalg.solve(
-                self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype), b.astype(rho.dtype)
-            )
-        return jax.scipy.linalg.cho_solve((self._lower(rho), True), b)
+            return linear_solve(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype), b)
+        return cholesky_solve(self._lower(rho), b)
 
     def inverse_product(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
@@ -113,8 +112,8 @@ class CholeskyFactor(Factor):
         if jnp.iscomplexobj(rho):
             return matrix_product(b.T, self.solve(rho, c))
         lower = self._lower(rho)
-        left = jax.scipy.linalg.solve_triangular(lower, b, lower=True)
-        right = jax.scipy.linalg.solve_triangular(lower, c, lower=True)
+        left = lower_solve(lower, b)
+        right = lower_solve(lower, c)
         return matrix_product(left.T, right)
 
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -128,7 +127,7 @@ class Cholesky(Solver):
     def factorise(self, gram: Float[Array, "n n"]) -> CholeskyFactor:
         """Keeps the matrix, after one factorisation that tells whether it is positive semi-definite."""
         shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps * _largest_row_sum(gram)
-        lower = jnp.linalg.cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
+        lower = cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
         return CholeskyFactor(gram, jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(gram.dtype))
 
 

@@ -1,0 +1,55 @@
+"""Dense solves and factorisations that are safe under `jax.vmap` on a CPU.
+
+jaxlib before 0.11.2 hands a batch of LAPACK calls to the threads that run the program and waits for them there: as
+many batches at a time as there are threads, such as two on two cores, wait for each other for ever.  Until then each
+batch is done one matrix after the other.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+from kpoison.kernels.base import matrix_product
+
+__all__ = ["cholesky", "cholesky_solve", "linear_solve", "lower_solve"]
+
+_MENDED_IN = (0, 11, 2)
+
+
+def _one_after_the_other(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function`, which under `jax.vmap` on an affected CPU becomes a loop."""
+    looped = jax.custom_batching.sequential_vmap(function)
+
+    def called(*arguments: Array) -> Array:
+        affected = jax.default_backend() == "cpu" and jax.__version_info__ < _MENDED_IN
+        return (looped if affected else function)(*arguments)
+
+    return called
+
+
+_solve = _one_after_the_other(jnp.linalg.solve)
+
+cholesky: Callable[[Array], Array] = _one_after_the_other(jnp.linalg.cholesky)
+"""Lower Cholesky factor; without derivatives under `jax.vmap`."""
+
+cholesky_solve: Callable[[Array, Array], Array] = _one_after_the_other(
+    lambda lower, b: jax.scipy.linalg.cho_solve((lower, True), b)
+)
+"""(LLᵀ)⁻¹b from L; without derivatives under `jax.vmap`."""
+
+lower_solve: Callable[[Array, Array], Array] = _one_after_the_other(
+    lambda lower, b: jax.scipy.linalg.solve_triangular(lower, b, lower=True)
+)
+"""L⁻¹b; without derivatives under `jax.vmap`."""
+
+
+def linear_solve(matrix: Inexact[Array, "n n"], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    """matrix⁻¹ b by LU, differentiable in both."""
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix_product(matrix, x),
+        b.astype(jnp.result_type(matrix, b)),
+        solve=lambda _, b: _solve(matrix, b),
+        transpose_solve=lambda _, b: _solve(matrix.T, b),
+    )

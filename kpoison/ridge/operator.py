@@ -1,0 +1,340 @@
+"""The covariance of values and slopes as a linear map that is applied and never formed."""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
+from kpoison.ridge.observations import Observations
+from kpoison.ridge.pairs import PairDerivatives, pair_derivatives
+
+__all__ = [
+    "CovarianceOperator",
+    "DerivativeOperator",
+    "PairOperator",
+    "Projected",
+    "ValueOperator",
+    "covariance_operator",
+    "gram_operator",
+]
+
+_FLOATS_AT_ONCE = 2**22
+
+
+class CovarianceOperator(eqx.Module):
+    """`covariance(kernel, first, second)` of `observations`, known by its products; made by `covariance_operator`."""
+
+    @abc.abstractmethod
+    def transpose(self) -> "CovarianceOperator":
+        """The covariance of second and first."""
+
+    @abc.abstractmethod
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "CovarianceOperator":
+        """Every observation of a point times a number of that point."""
+
+    @abc.abstractmethod
+    def diagonal(self) -> Float[Array, " N"]:
+        """The variances, where first and second are the same."""
+
+    @abc.abstractmethod
+    def values(self) -> Float[Array, "n m"]:
+        """The covariance of the values, as a matrix."""
+
+    @abc.abstractmethod
+    def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]: ...
+
+    def product(self, coefficients: Inexact[Array, "M C"]) -> Inexact[Array, "N C"]:
+        """The covariance times C columns: O(nmd) time for each, O(nm + (n + m)d) memory.
+
+        Values come first, then slopes point by point, as in `Observations`.
+        """
+        if not jnp.iscomplexobj(coefficients):
+            return self._real_product(coefficients)
+        parts = jnp.concatenate([coefficients.real, coefficients.imag], axis=1)
+        return jax.lax.complex(*jnp.split(self._real_product(parts), 2, axis=1))
+
+
+def covariance_operator(kernel: Kernel, first: Observations, second: Observations) -> CovarianceOperator:
+    """The covariance of two sets of observations under the kernel's prior.
+
+    Raises:
+        ValueError: where slopes are observed and the kernel is not twice differentiable at coincident points.
+    """
+    kernel = with_array_parameters(kernel, first.points.dtype)
+    sloped = first.root is not None or second.root is not None
+    if sloped and kernel.smoothness < 2:
+        raise ValueError(
+            f"kernel {type(kernel).__name__} (smoothness {kernel.smoothness}) must be twice continuously "
+            "differentiable at coincident points where slopes are observed"
+        )
+    if not sloped:
+        return ValueOperator(kernel.gram(first.points, second.points))
+    pairs = pair_derivatives(kernel, first.points, second.points) if first.points.ndim == 2 else None
+    if pairs is None:
+        return DerivativeOperator(kernel, first, second)
+    # Differences are taken about the data's own centre, where less of them cancels.
+    centre = jnp.mean(second.points, axis=0)
+
+    def through(root):
+        if root is None:
+            return None
+        here, there = (matrix_product(points - centre[None], root.T) for points in (first.points, second.points))
+        return Projected(here, there, matrix_product(centre[None], root.T)[0])
+
+    mixed = None if first.root is None or second.root is None else matrix_product(first.root, second.root.T)
+    return PairOperator(pairs, through(first.root), through(second.root), mixed)
+
+
+def gram_operator(kernel: Kernel, X: Observations) -> CovarianceOperator:
+    """The Gram matrix of values and slopes, of shape (N, N) with N = n(1 + r).
+
+    Raises:
+        ValueError: as `covariance_operator`.
+    """
+    return covariance_operator(kernel, X, X)
+
+
+class ValueOperator(CovarianceOperator):
+    """The covariance of values alone: a matrix."""
+
+    matrix: Float[Array, "n m"]
+
+    def transpose(self) -> "ValueOperator":
+        """The covariance of second and first."""
+        return ValueOperator(self.matrix.T)
+
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "ValueOperator":
+        """Every observation of a point times a number of that point."""
+        return ValueOperator(first[:, None] * self.matrix * second[None])
+
+    def diagonal(self) -> Float[Array, " n"]:
+        """The variances, where first and second are the same."""
+        return jnp.diagonal(self.matrix)
+
+    def values(self) -> Float[Array, "n m"]:
+        """The matrix."""
+        return self.matrix
+
+    def _real_product(self, coefficients: Float[Array, "m C"]) -> Float[Array, "n C"]:
+        return matrix_product(self.matrix, coefficients)
+
+
+class Projected(eqx.Module):
+    """A root times the points of both sides of a covariance, about a centre, and times the centre."""
+
+    first: Float[Array, "n r"]
+    second: Float[Array, "m r"]
+    centre: Float[Array, " r"]
+
+    def transpose(self) -> "Projected":
+        """The sides exchanged."""
+        return Projected(self.second, self.first, self.centre)
+
+    def rotated(self, rotation: Float[Array, "r r"]) -> "Projected":
+        """With coordinates combined by the columns of `rotation`."""
+        centre = matrix_product(self.centre[None], rotation)[0]
+        return Projected(matrix_product(self.first, rotation), matrix_product(self.second, rotation), centre)
+
+
+class PairOperator(CovarianceOperator):
+    """By matrix products, for kernels that `pair_derivatives` knows: three of n·m·r multiplications for a column.
+
+    Attributes:
+        pairs: κ and its derivatives at all pairs.
+        by_first, by_second: points through the root of the first and of the second observations, where it has one.
+        mixed: first root · (second root)ᵀ, shape (r, q), or its diagonal where it is known to be diagonal.
+    """
+
+    pairs: PairDerivatives
+    by_first: Projected | None
+    by_second: Projected | None
+    mixed: Float[Array, "r *q"] | None
+
+    def transpose(self) -> "PairOperator":
+        """The covariance of second and first."""
+        first, second = (None if part is None else part.transpose() for part in (self.by_second, self.by_first))
+        return PairOperator(self.pairs.transpose(), first, second, None if self.mixed is None else self.mixed.T)
+
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "PairOperator":
+        """Every observation of a point times a number of that point."""
+        pairs = self.pairs.scaled(first[:, None] * second[None])
+        return PairOperator(pairs, self.by_first, self.by_second, self.mixed)
+
+    def rotated(self, rotation: Float[Array, "r r"], squares: Float[Array, " r"]) -> "PairOperator":
+        """A Gram operator with the rows of the root combined by the columns of `rotation`.
+
+        They are then orthogonal and have these squared norms.
+        """
+        first, second = (None if part is None else part.rotated(rotation) for part in (self.by_first, self.by_second))
+        return PairOperator(self.pairs, first, second, squares)
+
+    def diagonal(self) -> Float[Array, " N"]:
+        """The variances, where first and second are the same."""
+        values = jnp.diagonal(self.pairs.value)
+        if self.by_first is None or self.mixed is None:
+            return values
+        squares = self.mixed if self.mixed.ndim == 1 else jnp.diagonal(self.mixed)
+        slopes = -2 * jnp.diagonal(self.pairs.s)[:, None] * squares[None]
+        if self.pairs.pw is not None:
+            coordinates = self.by_first.first + self.by_first.centre[None]
+            slopes += 4 * jnp.diagonal(self.pairs.pw)[:, None] * coordinates**2
+        return jnp.concatenate([values, slopes.ravel()])
+
+    def values(self) -> Float[Array, "n m"]:
+        """κ."""
+        return self.pairs.value
+
+    def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
+        columns = coefficients.shape[1]
+        at_once = max(1, _FLOATS_AT_ONCE // self.pairs.value.size)
+        if columns <= at_once:
+            return self._columns(coefficients)
+        whole = columns - columns % at_once
+        blocks = jnp.moveaxis(coefficients[:, :whole].reshape(len(coefficients), -1, at_once), 1, 0)
+        images = jnp.moveaxis(jax.lax.map(self._columns, blocks), 0, 1)
+        parts = [images.reshape(len(images), whole)]
+        if whole < columns:
+            parts.append(self._columns(coefficients[:, whole:]))
+        return jnp.concatenate(parts, axis=1)
+
+    def _columns(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
+        """The product; the three large matrix products take all columns at once."""
+        pairs = self.pairs
+        (n, m), C = pairs.value.shape, coefficients.shape[1]
+
+        def at_pairs(part, weights):
+            """A number for each pair and column, shape (n, C, m), from numbers of the pairs and of the columns."""
+            return part[:, None] * weights
+
+        values, norms = coefficients[:m], pairs.in_norms
+        result = matrix_product(pairs.value, values)
+        weights = values.T[None]
+        on_differences = at_pairs(2 * pairs.s, weights)
+        on_first = None if norms is None else at_pairs(norms[0], weights)
+        straight = None
+        if self.by_second is not None:
+            slopes = coefficients[m:].reshape(m, -1, C).transpose(1, 2, 0)  # (q, C, m)
+            flat = slopes.reshape(len(slopes), -1)
+            own = jnp.sum(self.by_second.second.T[:, None] * slopes, axis=0)
+            # (x − z)·v for every x of the first and every z of the second points, v the slope at z.
+            across = matrix_product(self.by_second.first, flat).reshape(n, C, m) - own[None]
+            result -= 2 * jnp.sum(at_pairs(pairs.s, across), axis=2)
+            on_differences -= at_pairs(4 * pairs.ss, across)
+            if norms is not None and on_first is not None:
+                _, w, sp, sw, pw = norms
+                own += matrix_product(self.by_second.centre[None], flat).reshape(C, m)
+                result += 2 * matrix_product(w, own.T)
+                on_differences += at_pairs(4 * sw, own[None])
+                on_first += 2 * (at_pairs(pw, own[None]) - at_pairs(sp, across))
+            straight = matrix_product(-2 * pairs.s, slopes.transpose(2, 1, 0).reshape(m, -1))
+        if self.by_first is None:
+            return result
+        here, there = self.by_first.first, self.by_first.second
+        bent = jnp.sum(on_differences, axis=2)[:, :, None] * here[:, None]
+        bent -= matrix_product(on_differences.reshape(n * C, m), there).reshape(bent.shape)
+        if on_first is not None:
+            bent += 2 * jnp.sum(on_first, axis=2)[:, :, None] * (here + self.by_first.centre[None])[:, None]
+        if straight is not None and self.mixed is not None:
+            if self.mixed.ndim == 1:
+                bent += straight.reshape(n, C, -1) * self.mixed[None, None]
+            else:
+                bent += matrix_product(straight.reshape(n * C, -1), self.mixed.T).reshape(bent.shape)
+        return jnp.concatenate([result, bent.transpose(0, 2, 1).reshape(-1, C)])
+
+
+class DerivativeOperator(CovarianceOperator):
+    """By derivatives of `kernel.evaluate` along the slopes, for every other kernel; pair after pair in batches."""
+
+    kernel: Kernel
+    first: Observations
+    second: Observations
+    first_factors: Float[Array, " n"] | None = None
+    second_factors: Float[Array, " m"] | None = None
+
+    def transpose(self) -> "DerivativeOperator":
+        """The covariance of second and first."""
+        return DerivativeOperator(self.kernel, self.second, self.first, self.second_factors, self.first_factors)
+
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "DerivativeOperator":
+        """Every observation of a point times a number of that point."""
+        factors = (
+            new if old is None else old * new
+            for old, new in ((self.first_factors, first), (self.second_factors, second))
+        )
+        return DerivativeOperator(self.kernel, self.first, self.second, *factors)
+
+    def diagonal(self) -> Float[Array, " N"]:
+        """The variances, where first and second are the same."""
+        points, root = self.first.points, self.first.root
+        result = self.kernel.diagonal(points)
+        if root is not None:
+            directions = root.reshape(-1, *points.shape[1:])
+
+            def of_point(point):
+                def variance(direction):
+                    def along(x):
+                        return jax.jvp(lambda z: self.kernel.evaluate(x, z), (point,), (direction,))[1]
+
+                    return jax.jvp(along, (point,), (direction,))[1]
+
+                return _over(variance, directions, len(root), max(1, _FLOATS_AT_ONCE // (8 * root.shape[1])))
+
+            result = jnp.concatenate([result, jax.lax.map(of_point, points).ravel()])
+        if self.first_factors is None or self.second_factors is None:
+            return result
+        return result * self.first.repeat(self.first_factors * self.second_factors)
+
+    def values(self) -> Float[Array, "n m"]:
+        """The kernel's own Gram matrix."""
+        matrix = self.kernel.gram(self.first.points, self.second.points)
+        if self.first_factors is None or self.second_factors is None:
+            return matrix
+        return self.first_factors[:, None] * matrix * self.second_factors[None]
+
+    def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
+        first, second = self.first, self.second
+        if self.second_factors is not None:
+            coefficients = second.repeat(self.second_factors)[:, None] * coefficients
+        values, slopes = second.dual(coefficients)
+        if slopes is not None:
+            slopes = slopes.reshape(*values.shape, *second.points.shape[1:])
+        # A pair holds about so many numbers for each coordinate and column.
+        at_once = max(1, _FLOATS_AT_ONCE // (8 * second.points[0].size * values.shape[1]))
+
+        @jax.checkpoint  # what a pair holds is not kept for derivatives
+        def row(x):
+            found = _over(lambda pair: self._pair(x, *pair), (second.points, values, slopes), len(values), at_once)
+            return jax.tree.map(lambda part: jnp.sum(part, axis=0), found)
+
+        here, gradients = _over(row, first.points, len(first.points), max(1, at_once // len(values)))
+        if gradients is not None:
+            root = first.root
+            assert root is not None
+            flat = gradients.reshape(*gradients.shape[:2], -1)
+            bent = jnp.einsum("icd,rd->irc", flat, root, precision="highest")
+            here = jnp.concatenate([here, bent.reshape(-1, bent.shape[2])])
+        return here if self.first_factors is None else first.repeat(self.first_factors)[:, None] * here
+
+    def _pair(self, x: Array, z: Array, values: Float[Array, " C"], slopes: Float[Array, "C ..."] | None):
+        """values k(x, z) + slopes·∂_z k(x, z) and, where it is observed, its gradient in x."""
+        sloped = self.first.root is not None
+        if slopes is None:
+            value, gradient = jax.value_and_grad(self.kernel.evaluate)(x, z)
+            return values * value, jnp.tensordot(values, gradient, axes=0) if sloped else None
+
+        def term(point, weight, direction):
+            value, along = jax.jvp(lambda end: self.kernel.evaluate(point, end), (z,), (direction,))
+            return weight * value + along
+
+        if not sloped:
+            return jax.vmap(lambda *column: term(x, *column))(values, slopes), None
+        return jax.vmap(lambda *column: jax.value_and_grad(term)(x, *column))(values, slopes)
+
+
+def _over(function: Callable, arguments, length: int, batch: int):
+    """`function` along the leading axis of its arguments, so many at once."""
+    return jax.vmap(function)(arguments) if length <= batch else jax.lax.map(function, arguments, batch_size=batch)
