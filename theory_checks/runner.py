@@ -59,7 +59,7 @@ _QUICK = {
     "L8": ("rbf",),
     "L8-images": ("rbf",),
     "L8-training": ("ntk-erf",),
-    **{statement: ("rbf",) for statement in ("T1", "T2", "T3", "T4", "T5")},
+    **dict.fromkeys(("T1", "T2", "T3", "T4", "T5"), ("rbf",)),
 }
 """Kernels on which a quick run does its dearest checks."""
 _NEAR_CLONE_ONLY = tuple(name for name in KERNELS if name not in _EVERY_STATEMENT)

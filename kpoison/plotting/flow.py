@@ -105,8 +105,8 @@ def _label(dataset: xr.Dataset, name: str) -> str:
     short = {
         "efficacy": "mean |Δf| at the triggered inputs",
         "spike": "mean spike Λ at the triggered inputs",
-        "fisher_eigenvalue": "largest eigenvalue of the input Fisher matrix",
-        "poison_component": "poison's component uᵀFu",
+        "fisher_eigenvalue": "largest eigenvalue of F",
+        "poison_component": "component uᵀFu of F along the poison",
         "training_fit": "mean squared residual on the training set",
         "attack_success_rate": "attack success rate",
     }
