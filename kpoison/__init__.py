@@ -17,7 +17,7 @@ from kpoison.laws import (
     spike_efficacy_ratio,
 )
 from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger, attack_success_rate, clean_accuracy
-from kpoison.ridge import Cholesky, IllConditionedWarning, Posterior, Spectral, fit
+from kpoison.ridge import Cholesky, ConjugateGradients, IllConditionedWarning, Posterior, Spectral, fit
 from kpoison.sweep import sweep
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Blend",
     "Cholesky",
+    "ConjugateGradients",
     "IllConditionedWarning",
     "Patch",
     "Poison",

@@ -1,12 +1,12 @@
 """The paper's own penalty, on the input gradient of the loss: its flow, integrated numerically (T2)."""
 
+import functools
 from typing import Any, Literal, TypeAlias, get_args
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._typing import Scalar
@@ -17,7 +17,9 @@ from kpoison.laws import Predictor
 from kpoison.laws.effect import check_law_arguments
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge.iterative import IterativeFactor
 from kpoison.ridge.observations import Observations, covariance, gram
+from kpoison.ridge.operator import gram_operator
 
 __all__ = ["LossGradientFlow", "loss_gradient_flow"]
 
@@ -106,7 +108,7 @@ def loss_gradient_flow(
         tolerance: largest error of a step, relative to each coefficient and to the largest coefficient y/n.
         max_steps: a flow is given up after so many steps, rejected ones included.
         method: "explicit", "implicit" (for late times and large ratios of eigenvalues; factorises matrices of n(1 + r)
-            rows and outputs), or "auto".
+            rows and outputs), or "auto"; a posterior of `ConjugateGradients` is integrated explicitly.
         throw: raise where the solver has stopped before the last time; otherwise see `completed` on the result.
 
     Raises:
@@ -144,12 +146,14 @@ def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations
 
 def _method(clean: Posterior, ridge: Array, times: Array, weights: Array, n: Array) -> Method:
     """Explicit steps as long as they are few; implicit ones where that cannot be known."""
+    if isinstance(clean.factor, IterativeFactor):
+        return "explicit"
     largest = clean.factor.extreme_eigenvalues()[1]
     if not all(is_concrete(value) for value in (largest, ridge, times, weights, n)):
         return "implicit"
     # The poison adds at most m k(ζ, ζ), which is no more than m times the largest entry of the diagonal.
-    diagonal = float(np.max(np.diagonal(clean.gram)))
-    rate = (float(largest) + float(np.sum(weights)) * diagonal) / float(n) + float(ridge)
+    diagonal = float(jnp.max(clean.kernel.diagonal(clean.X)))
+    rate = (float(largest) + float(jnp.sum(weights)) * diagonal) / float(n) + float(ridge)
     return "explicit" if rate * float(times[-1]) <= _EXPLICIT_UP_TO else "implicit"
 
 
@@ -165,12 +169,16 @@ def _integrate(
     max_steps: int,
     implicit: bool,
 ) -> LossGradientFlow:
-    points = Observations(observations.points)
-    matrix = gram(clean.kernel, observations, covariance(clean.kernel, points, points))
+    if isinstance(clean.factor, IterativeFactor):
+        see = gram_operator(clean.kernel, observations).product
+    else:
+        points = Observations(observations.points)
+        matrix = gram(clean.kernel, observations, covariance(clean.kernel, points, points))
+        see = functools.partial(matrix_product, matrix)
     number, outputs = targets.shape
 
     def velocity(t: Any, coefficients: Array, arguments: Any) -> Array:
-        seen = matrix_product(matrix, coefficients)
+        seen = see(coefficients)
         residuals = seen[:number] - targets
         slopes = seen[number:].reshape(number, -1, outputs)
         # √γ R ∇ℓ_i, and the derivatives of its square in values and slopes.

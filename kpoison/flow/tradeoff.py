@@ -25,9 +25,9 @@ from kpoison.flow.trajectory import early_stopped
 from kpoison.laws import efficacy_gradient, predictor
 from kpoison.laws.effect import change, check_law_arguments, like_targets
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy
-from kpoison.ridge import Cholesky, Posterior, Spectral, fit
+from kpoison.ridge import Posterior, fit
 from kpoison.ridge.metric import checked_metric
-from kpoison.ridge.solvers import CholeskyFactor, Solver
+from kpoison.ridge.solvers import Solver
 
 __all__ = ["check_probes", "refitted", "target_class", "tradeoff"]
 
@@ -176,7 +176,7 @@ def refitted(clean: Posterior, penalty: float, metric: Any, solver: Solver | Non
     if solver is None:
         if penalty == 0 and clean.root is None:
             return clean
-        solver = Cholesky() if isinstance(clean.factor, CholeskyFactor) else Spectral()
+        solver = clean.factor.solver
     return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=metric)
 
 

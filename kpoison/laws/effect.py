@@ -13,6 +13,7 @@ from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
 from kpoison.ridge.early_stopping import at_time, stopped_ridge
+from kpoison.ridge.iterative import IterativeFactor, weighted_solve
 from kpoison.ridge.lapack import linear_solve
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import check_conditioning, checked_ridge
@@ -38,21 +39,44 @@ class PoisonEffect(eqx.Module):
         reference: the clean posterior at ρ = (n_c + Σm)λ, or the prior for isolated laws.
         locations: Z, p points; with a gradient penalty their slopes are observed too, P = p(1 + r) numbers, else P = p.
         gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
+            None where solves are iterative and slopes are observed: a column of it would be a solve.
         coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (P, C); slopes have a label of 0.
+        clean: without a gain, the clean data's dual coefficients in f_c, and what the poison changes in them.
     """
 
     reference: PosteriorAtRidge | Prior
     locations: Observations
-    gain: Inexact[Array, "P P"]
+    gain: Inexact[Array, "P P"] | None
     coefficients: Inexact[Array, "P C"]
+    clean: tuple[Inexact[Array, "N C"], Inexact[Array, "N C"]] | None = None
 
     def change(self) -> KernelExpansion:
         """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
-        return self.reference.covariance_expansion(self.locations, self.coefficients)
+        there, here = self.change_coefficients()
+        if isinstance(self.reference, Prior):
+            return self.reference.change_expansion(self.locations, there)
+        assert here is not None
+        return self.reference.posterior.change_expansion(self.locations, there, here)
 
     def change_coefficients(self) -> tuple[Array, Array | None]:
         """What of Δf depends on ρ."""
+        if self.clean is not None:
+            return self.coefficients, self.clean[1]
         return self.coefficients, self.reference.covariance_coefficients(self.locations, self.coefficients)
+
+    def mean_coefficients(self) -> Array:
+        """What of f_c depends on ρ."""
+        if self.clean is not None:
+            return self.clean[0]
+        assert isinstance(self.reference, PosteriorAtRidge)
+        return self.reference.mean_coefficients()
+
+    def mean(self, x: Array) -> Array:
+        """f_c at points."""
+        if self.clean is not None:
+            assert isinstance(self.reference, PosteriorAtRidge)
+            return self.reference.posterior.mean_expansion(self.clean[0]).values(x)
+        return self.reference.mean(x)
 
     def covariances(self) -> list[KernelExpansion]:
         """x ↦ k̃(x, ζ_j) for each location."""
@@ -94,6 +118,8 @@ def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""
     m = 0 an ordinary point, also for derivatives.  With a gradient penalty a clone observes its slopes as well, with
     the same noise (T1).
     """
+    if law == "exact" and clean.root is not None and isinstance(clean.factor, IterativeFactor):
+        return _refit(clean.at(rho), poison, clean.factor)
     reference = clean.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
     counts = poison.counts
     covariance = reference.covariance(poison.locations)
@@ -118,6 +144,23 @@ def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""
     return PoisonEffect(reference, poison.locations, gain, coefficients)
 
 
+def _refit(reference: PosteriorAtRidge, poison: _WeightedPoison, factor: IterativeFactor) -> PoisonEffect:
+    """The same from two solves, without and with the poison, instead of one for each of its P observations."""
+    clean, Z = reference.posterior, poison.locations
+    number, here = len(Z.points), clean.observations
+    together = Observations(jnp.concatenate([Z.points, clean.X]), clean.root)
+    weights = jnp.concatenate([poison.counts[:number], jnp.ones(len(clean.X), clean.X.dtype)])
+    targets = together.with_flat_slopes(jnp.concatenate([poison.labels[:number], clean.targets]))
+    solved = weighted_solve(factor.method, clean.kernel, together, weights, reference.rho, targets)
+    before, all_points = reference.mean_coefficients(), len(together.points)
+    slopes = Z.number - number
+    first, second = solved[:all_points], solved[all_points:]
+    there = jnp.concatenate([first[:number], second[:slopes]])
+    after = jnp.concatenate([first[number:], second[slopes:]])
+    assert len(after) == here.number
+    return PoisonEffect(reference, Z, None, there, (before, after - before))
+
+
 def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> PoisonEffect:
     """The clean posterior conditioned on the poison, trained to the end.
 
@@ -128,6 +171,11 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
         raise ValueError(
             "clean must be trained to the end, got one stopped early: the gain, and with it spike/efficacy², is that "
             "of a ridge predictor, and along the flow depends on the label; ask for efficacy and spike instead"
+        )
+    if law == "exact" and clean.root is not None and isinstance(clean.factor, IterativeFactor):
+        raise ValueError(
+            "clean must be fitted by a dense solver for the gain: with conjugate gradients and a gradient penalty each "
+            "of its columns would be a solve; ask for efficacy and spike instead"
         )
     weighted = _weighted(clean, poison)
     return _condition(clean, weighted, weighted.n * checked_ridge(clean, ridge), law)
@@ -142,7 +190,8 @@ def linear_in_effect(
     def at(rho):
         return function(_condition(clean, weighted, rho, law))
 
-    return at_time(at, weighted.n, checked_ridge(clean, ridge), clean.time)
+    one_by_one = isinstance(clean.factor, IterativeFactor)
+    return at_time(at, weighted.n, checked_ridge(clean, ridge), clean.time, one_by_one=one_by_one)
 
 
 def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> KernelExpansion:

@@ -41,6 +41,7 @@ def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") ->
     0.6
     """
     matrix = poison_effect(clean, poison, ridge, law).gain
+    assert matrix is not None
     if poison.location.ndim == clean.X.ndim - 1:
         return matrix[0, 0]
     number = len(poison.location)

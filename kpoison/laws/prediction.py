@@ -15,8 +15,9 @@ from kpoison.laws.effect import (
     linear_in_effect,
 )
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge
+from kpoison.ridge import KernelExpansion, Posterior
 from kpoison.ridge.early_stopping import at_time
+from kpoison.ridge.iterative import IterativeFactor
 from kpoison.ridge.posterior import checked_ridge
 
 __all__ = ["Predictor", "predict", "predictor"]
@@ -26,12 +27,14 @@ def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[Kerne
     """Expansions whose sum is the predictor, the poison's before that of the clean data."""
     if poison is None:
         ridge = checked_ridge(clean, ridge)
-        mean = at_time(lambda rho: clean.at(rho).mean_coefficients(), len(clean.X), ridge, clean.time)
+        one_by_one = isinstance(clean.factor, IterativeFactor)
+        mean = at_time(
+            lambda rho: clean.at(rho).mean_coefficients(), len(clean.X), ridge, clean.time, one_by_one=one_by_one
+        )
         return [clean.mean_expansion(mean)]
 
     def coefficients(effect: PoisonEffect) -> tuple[tuple[Array, Array | None], Array]:
-        assert isinstance(effect.reference, PosteriorAtRidge)
-        return effect.change_coefficients(), effect.reference.mean_coefficients()
+        return effect.change_coefficients(), effect.mean_coefficients()
 
     bent, mean = linear_in_effect(clean, poison, ridge, "exact", coefficients)
     return [change_expansion(clean, poison, "exact", bent), clean.mean_expansion(mean)]

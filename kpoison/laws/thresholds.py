@@ -29,7 +29,7 @@ def _success_margin(clean: Posterior, poison: Poison, point: Array, ridge: Array
     """How far the prediction at one point is on the side of the poison's label, at this count."""
 
     def prediction(effect: PoisonEffect) -> Array:
-        return effect.reference.mean(point[None])[0] + effect.change().values(point[None])[0]
+        return effect.mean(point[None])[0] + effect.change().values(point[None])[0]
 
     values = linear_in_effect(clean, _with_count(poison, count), ridge, "exact", prediction)
     label = poison.label.reshape(-1)

@@ -2,11 +2,13 @@
 
 from kpoison.ridge.expansion import KernelExpansion
 from kpoison.ridge.fitting import fit
+from kpoison.ridge.iterative import ConjugateGradients
 from kpoison.ridge.posterior import IllConditionedWarning, Posterior, PosteriorAtRidge, Prior
 from kpoison.ridge.solvers import Cholesky, Solver, Spectral
 
 __all__ = [
     "Cholesky",
+    "ConjugateGradients",
     "IllConditionedWarning",
     "KernelExpansion",
     "Posterior",

@@ -39,9 +39,9 @@ def compress(
 
     Returns:
         The compressed posterior, or None where its rank is not small, a check between the poles fails, slopes are
-        observed too, or training is stopped early, which takes complex ρ.
+        observed too, training is stopped early, which takes complex ρ, or solves are iterative.
     """
-    if clean.root is not None or clean.time is not None:
+    if clean.root is not None or clean.time is not None or clean.gram is None:
         return None
     # A few poles beyond both ends, where interpolation is at its worst.
     low, high = rho[0] / math.e, rho[1] * math.e
@@ -80,6 +80,7 @@ def _orthonormal_basis(columns: np.ndarray) -> tuple[np.ndarray, int]:
 
 @eqx.filter_jit
 def _project(clean: Posterior, basis: Array) -> ReducedFactor:
+    assert clean.gram is not None
     projected = matrix_product(basis.T, matrix_product(clean.gram, basis))
     values, vectors = jnp.linalg.eigh(projected)
     lowest, highest = clean.factor.extreme_eigenvalues()

@@ -45,7 +45,14 @@ def stopped_ridge(ridge: Float[Array, ""], time: Scalar | None) -> Float[Array, 
     return ridge if time is None else ridge + 1 / _after_start(jnp.asarray(time, ridge.dtype))
 
 
-def at_time(function: Callable[[Array], T], n: Scalar, ridge: Float[Array, ""], time: Scalar | None) -> T:
+def at_time(
+    function: Callable[[Array], T],
+    n: Scalar,
+    ridge: Float[Array, ""],
+    time: Scalar | None,
+    *,
+    one_by_one: bool = False,
+) -> T:
     """What is linear in the predictor, at time t of the flow: Re Σ w_j function(n(λ + z_j/t)).
 
     Args:
@@ -53,6 +60,7 @@ def at_time(function: Callable[[Array], T], n: Scalar, ridge: Float[Array, ""], 
         n: number of training points, with weights, of the loss (1/2n) Σ (f(x_i) − y_i)².
         ridge: λ >= 0.
         time: t >= 0, also ∞ where λ > 0; None for t → ∞, which is `function(nλ)`.
+        one_by_one: the ridges one after the other, in the memory of one.
     """
     if time is None:
         return function(jnp.asarray(n * ridge))
@@ -60,6 +68,7 @@ def at_time(function: Callable[[Array], T], n: Scalar, ridge: Float[Array, ""], 
     dtype = jnp.result_type(ridge.dtype, jnp.complex64)
     time = jnp.asarray(time, ridge.dtype)
     later = _after_start(time)
-    results = jax.vmap(function)(jnp.asarray(n * (ridge + jnp.asarray(z, dtype) / later)))
+    nodes = jnp.asarray(n * (ridge + jnp.asarray(z, dtype) / later))
+    results = jax.lax.map(function, nodes) if one_by_one else jax.vmap(function)(nodes)
     scale = jnp.asarray(weights, dtype) * jnp.where(time < later, time / later, 1)
     return jax.tree.map(lambda leaf: jnp.tensordot(scale, leaf, axes=1, precision="highest").real, results)

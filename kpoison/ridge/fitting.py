@@ -17,12 +17,12 @@ from kpoison._validation import (
     checked_result,
 )
 from kpoison.kernels.base import Kernel, with_array_parameters
-from kpoison.ridge.metric import checked_metric as _checked_metric
-from kpoison.ridge.metric import metric_root as _root
+from kpoison.ridge.iterative import ConjugateGradients, IterativeFactor
+from kpoison.ridge.metric import checked_metric, metric_root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.observations import gram as observations_gram
 from kpoison.ridge.posterior import Posterior
-from kpoison.ridge.solvers import Factor, Solver, Spectral
+from kpoison.ridge.solvers import DenseSolver, Factor, Solver, Spectral
 
 __all__ = ["fit", "fit_observations", "gram_matrix"]
 
@@ -43,20 +43,20 @@ def _check_fit(arguments: dict) -> None:
         raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
     check_finite("y", y)
     check_positive("gradient_penalty", arguments["gradient_penalty"], zero=True)
-    arguments.update(X=X, y=y, metric=_checked_metric(arguments["metric"], X[0].size, X.dtype))
+    arguments.update(X=X, y=y, metric=checked_metric(arguments["metric"], X[0].size, X.dtype))
 
 
-def _check_derivatives(kernel: Kernel, observed: Observations) -> None:
+def _check_derivatives(kernel: Kernel, observed: Observations, solver: Solver) -> None:
     if kernel.smoothness < 2:
         raise ValueError(
             f"kernel {type(kernel).__name__} (smoothness {kernel.smoothness}) must be twice continuously "
             "differentiable at coincident points for a gradient penalty: the variance of its slopes does not exist "
             "there.  Use RBF, Matern32, Matern52, RationalQuadratic or an NTK of erf instead"
         )
-    if observed.number > _DENSE_UP_TO:
+    if isinstance(solver, DenseSolver) and observed.number > _DENSE_UP_TO:
         raise ValueError(
             f"gradient_penalty needs a dense matrix over n(1 + r) = {observed.number} values and slopes, more than "
-            f"{_DENSE_UP_TO}: use fewer points, or a metric of lower rank r"
+            f"{_DENSE_UP_TO}: use solver=kpoison.ConjugateGradients(), fewer points, or a metric of lower rank r"
         )
 
 
@@ -77,7 +77,8 @@ def fit(
         X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
             in large data sets see `Kernel.__call__`).
         y: clean targets, shape (n_c,) or (n_c, C).
-        solver: `Spectral()` (one eigendecomposition, every ridge) or `Cholesky()` (factorises at each ridge).
+        solver: `Spectral()` (one eigendecomposition, every ridge), `Cholesky()` (factorises at each ridge), or
+            `ConjugateGradients()` (for a gradient penalty in many dimensions; `gain` is not available then).
         gradient_penalty: γ >= 0 of (γ/2n) Σ_i ‖∇f(x_i)‖²_M beside the fit and the ridge (T1); n_c(1 + r) numbers are
             then factorised, r the rank of M.  Poisons are penalised too.  0 is the ordinary posterior.
         metric: M, symmetric and positive semi-definite, shape (D, D); by default the identity.
@@ -89,7 +90,7 @@ def fit(
         TypeError: for a wrong dtype, kernel or solver.
         ValueError: for mismatched shapes, empty or non-finite data, for a kernel that is not symmetric and positive
             semi-definite on `X`; for γ < 0, a metric that is none, a kernel without the derivatives that the penalty
-            takes, or more than 12,000 numbers to factorise.
+            takes, or more than 12,000 numbers for a solver that factorises.
 
     >>> import jax.numpy as jnp
     >>> import kpoison as kp
@@ -99,7 +100,7 @@ def fit(
     1.0
     """
     X, y = jnp.asarray(X), jnp.asarray(y)
-    root = _root(gradient_penalty, metric, X[0].size, X.dtype)
+    root = metric_root(gradient_penalty, metric, X[0].size, X.dtype)
     return fit_observations(kernel, Observations(X, root), y, solver)
 
 
@@ -107,7 +108,10 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
     """`fit` without its checks of arrays."""
     dtype = observed.points.dtype
     if observed.root is not None:
-        _check_derivatives(kernel, observed)
+        _check_derivatives(kernel, observed, solver)
+    if isinstance(solver, ConjugateGradients):
+        return _unformed(kernel, observed, y, solver)
+    assert isinstance(solver, DenseSolver)
     gram, factor, rounding, asymmetry = _factorise(with_array_parameters(kernel, dtype), observed, solver)
     lowest, highest = factor.extreme_eigenvalues()
     name = type(kernel).__name__
@@ -122,6 +126,22 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
     return Posterior(with_array_parameters(kernel, dtype), observed.points, y, gram, factor, observed.root)
 
 
+def _unformed(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: ConjugateGradients) -> Posterior:
+    kernel = with_array_parameters(kernel, observed.points.dtype)
+    factor = _prepare(kernel, observed, solver)
+    largest = checked_result(
+        factor.system.trace,
+        [(~jnp.isfinite(factor.system.trace), f"kernel {type(kernel).__name__} has non-finite values on X")],
+    )
+    factor = eqx.tree_at(lambda f: f.system.trace, factor, largest)
+    return Posterior(kernel, observed.points, y, None, factor, observed.root)
+
+
+@eqx.filter_jit
+def _prepare(kernel: Kernel, observed: Observations, solver: ConjugateGradients) -> IterativeFactor:
+    return solver.prepare(kernel, observed)
+
+
 def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
     """K(X, X) as `fit` computes it.
 
@@ -133,7 +153,7 @@ def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]
 
 
 @eqx.filter_jit
-def _factorise(kernel: Kernel, observed: Observations, solver: Solver) -> tuple[Array, Factor, Array, Array]:
+def _factorise(kernel: Kernel, observed: Observations, solver: DenseSolver) -> tuple[Array, Factor, Array, Array]:
     """The Gram matrix, its factorisation, how far rounding may have moved its eigenvalues, and its asymmetry."""
     gram = observations_gram(kernel, observed, gram_matrix(kernel, observed.points))
     constant = jax.lax.stop_gradient(gram)

@@ -32,7 +32,7 @@ class Posterior(eqx.Module):
         X: clean inputs, shape (n_c, d).
         y: clean targets, shape (n_c,) or (n_c, C).
         gram: K(X, X), shape (n_c, n_c); with a gradient penalty of rank r the covariance of values and derivatives,
-            shape (N, N) with N = n_c(1 + r).
+            shape (N, N) with N = n_c(1 + r); None where it is never formed (`ConjugateGradients`).
         factor: its factorisation, a constant to autodiff.
         root: √γ R with RᵀR the metric, shape (r, D); None without a gradient penalty.
         time: training time t of the gradient flow at which the predictor is stopped; None where it is trained to the
@@ -42,7 +42,7 @@ class Posterior(eqx.Module):
     kernel: Kernel
     X: Float[Array, "n ..."]
     y: Float[Array, "n *C"]
-    gram: Float[Array, "N N"]
+    gram: Float[Array, "N N"] | None
     factor: Factor
     root: Float[Array, "r D"] | None = None
     time: Scalar | None = None
@@ -77,11 +77,11 @@ class Posterior(eqx.Module):
                 runtime error.
         """
         error = jax.lax.stop_gradient(self.rounding(rho))
-        return PosteriorAtRidge(self, checked_result(rho, [(~(error < 1), _no_digits(self.gram.dtype))]))
+        return PosteriorAtRidge(self, checked_result(rho, [(~(error < 1), _no_digits(self.X.dtype))]))
 
     def rounding(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
         """eps · condition number: bound on the relative rounding error of a solve."""
-        return jnp.finfo(self.gram.dtype).eps * self.condition_number(rho)
+        return jnp.finfo(self.X.dtype).eps * self.condition_number(rho)
 
     def mean_expansion(self, coefficients: Inexact[Array, "p C"]) -> KernelExpansion:
         """k(x, X) · coefficients as a function of x, with derivatives of k where slopes are observed."""
@@ -123,7 +123,7 @@ def check_conditioning(clean: Posterior, rho: Array) -> None:
     if not is_concrete(error):
         return
     worst = float(jnp.max(error))
-    dtype = clean.gram.dtype
+    dtype = clean.X.dtype
     if not worst < 1:
         raise ValueError(_no_digits(dtype))
     if worst > 1e-3:
@@ -152,10 +152,15 @@ class PosteriorAtRidge(eqx.Module):
         factor = self.posterior.factor
         if isinstance(factor, ReducedFactor):
             return factor.coordinates(self.rho, b)
+        if self.posterior.gram is None:
+            return factor.solve(self.rho, b)
         return implicit_solve(factor, self.posterior.gram, self.rho, b)
 
     def _inverse_product(self, b: Array, c: Array) -> Array:
-        return implicit_inverse_product(self.posterior.factor, self.posterior.gram, self.rho, b, c)
+        factor, gram = self.posterior.factor, self.posterior.gram
+        if gram is None:
+            return factor.inverse_product(self.rho, b, c)
+        return implicit_inverse_product(factor, gram, self.rho, b, c)
 
     def _cross(self, Z: Observations) -> Float[Array, "N P"]:
         return covariance(self.kernel, self.posterior.observations, Z)

@@ -14,11 +14,27 @@ from jaxtyping import Array, Float, Inexact
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.lapack import cholesky, cholesky_solve, linear_solve, lower_solve
 
-__all__ = ["Cholesky", "CholeskyFactor", "Factor", "ReducedFactor", "Solver", "Spectral", "SpectralFactor"]
+__all__ = [
+    "Cholesky",
+    "CholeskyFactor",
+    "DenseSolver",
+    "Factor",
+    "ReducedFactor",
+    "Solver",
+    "Spectral",
+    "SpectralFactor",
+    "implicit_inverse_product",
+    "implicit_solve",
+]
 
 
 class Factor(eqx.Module):
     """What is kept of a Gram matrix K to solve with A = K + ρI."""
+
+    @property
+    @abc.abstractmethod
+    def solver(self) -> "Solver":
+        """What made it."""
 
     @abc.abstractmethod
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
@@ -36,7 +52,11 @@ class Factor(eqx.Module):
 
 
 class Solver(eqx.Module):
-    """How `fit` factorises the Gram matrix."""
+    """How `fit` prepares the Gram matrix for solves."""
+
+
+class DenseSolver(Solver):
+    """A solver that factorises the matrix."""
 
     @abc.abstractmethod
     def factorise(self, gram: Float[Array, "n n"]) -> Factor:
@@ -48,6 +68,11 @@ class SpectralFactor(Factor):
 
     eigenvalues: Float[Array, " p"]
     eigenvectors: Float[Array, "n p"]
+
+    @property
+    def solver(self) -> "Spectral":
+        """What made it."""
+        return Spectral()
 
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Q (μ + ρ)⁻¹ Qᵀb: O(n²) per right-hand side."""
@@ -82,7 +107,7 @@ class ReducedFactor(SpectralFactor):
         return self.lowest, self.highest
 
 
-class Spectral(Solver):
+class Spectral(DenseSolver):
     """One eigendecomposition, then every ridge (the default)."""
 
     def factorise(self, gram: Float[Array, "n n"]) -> SpectralFactor:
@@ -95,6 +120,11 @@ class CholeskyFactor(Factor):
 
     gram: Float[Array, "n n"]
     lowest: Float[Array, ""]
+
+    @property
+    def solver(self) -> "Cholesky":
+        """What made it."""
+        return Cholesky()
 
     def _lower(self, rho: Float[Array, ""]) -> Float[Array, "n n"]:
         return cholesky(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype))
@@ -121,7 +151,7 @@ class CholeskyFactor(Factor):
         return self.lowest, _largest_row_sum(self.gram)
 
 
-class Cholesky(Solver):
+class Cholesky(DenseSolver):
     """A fresh Cholesky factorisation at each ridge: the least work where there is only one."""
 
     def factorise(self, gram: Float[Array, "n n"]) -> CholeskyFactor:

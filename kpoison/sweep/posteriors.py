@@ -7,13 +7,12 @@ import jax.numpy as jnp
 
 from kpoison._typing import Law
 from kpoison.flow import early_stopped
-from kpoison.ridge import Cholesky, Posterior, Spectral
+from kpoison.ridge import Posterior
 from kpoison.ridge.compression import compress
 from kpoison.ridge.fitting import fit_observations
 from kpoison.ridge.metric import metric_root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import check_conditioning
-from kpoison.ridge.solvers import CholeskyFactor
 from kpoison.sweep.axes import Grid, Trained
 from kpoison.sweep.quantities import Quantity
 
@@ -61,11 +60,10 @@ class Posteriors:
         clean, cell = self._clean, self._grid.trained[index]
         first = next(i for i, other in enumerate(self._grid.trained) if _same_fit(other, cell))
         if self._fitted is None or self._fitted[0] != first:
-            solver = Cholesky() if isinstance(clean.factor, CholeskyFactor) else Spectral()
             root = clean.root
             if cell.penalty is not None:
                 root = metric_root(cell.penalty, self._grid.metric, clean.X[0].size, clean.X.dtype)
-            made = fit_observations(cell.kernel, Observations(clean.X, root), clean.y, solver)
+            made = fit_observations(cell.kernel, Observations(clean.X, root), clean.y, clean.factor.solver)
             self._keep(first, made if clean.time is None else early_stopped(made, clean.time))
         assert self._fitted is not None
         fitted = self._fitted[1]
