@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from benchmarks import gram, memory, penalty, spectrum, sweep
+from benchmarks import flow, gram, memory, penalty, spectrum, sweep
 from benchmarks.timing import machine, write
 
 _ALL = {
@@ -16,11 +16,14 @@ _ALL = {
     "memory": memory.run,
     "spectrum": spectrum.run,
     "penalty": penalty.run,
+    "flow": flow.run,
 }
 
 
 def main(
-    names: Annotated[tuple[Literal["sweep", "gram", "memory", "spectrum", "penalty"], ...], tyro.conf.Positional] = (),
+    names: Annotated[
+        tuple[Literal["sweep", "gram", "memory", "spectrum", "penalty", "flow"], ...], tyro.conf.Positional
+    ] = (),
     out: Path | None = None,
 ) -> int:
     """Run benchmarks and print median and spread of every ratio.
