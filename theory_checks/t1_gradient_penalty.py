@@ -1,14 +1,18 @@
 """T1: the gradient-penalised predictor is conditioning on flat slopes; the poison's laws hold for it unchanged."""
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
-from jax import Array
 
 import kpoison as kp
-from theory_checks.record import Panel, Record, Series, compare
+from theory_checks.finite_width import (
+    FiniteWidth,
+    compare_with_networks,
+    error_bars,
+    rmse_slope,
+    without_next_order,
+)
+from theory_checks.penalised import few_points, penalised_pair
+from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -16,100 +20,60 @@ __all__ = ["check"]
 _POINTS = 40
 _COUNT = 3
 _R_OVER_L = np.array([0.0, 0.01, 0.1, 0.3, 1.0])
+_SHOWN = -2
 _PENALTIES = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])  # in units of ℓ²
+_NETWORK_PENALTY = 0.03
 _EPS = float(np.finfo(float).eps)
-
-
-@eqx.filter_jit
-def _blocks(kernel: kp.kernels.Kernel, P: Array, Q: Array) -> tuple[Array, Array, Array]:
-    """k, ∂_q k and ∂_p ∂_qᵀ k of every pair, derivatives one after the other in rows and columns."""
-    slope = jax.grad(kernel.evaluate, argnums=1)
-
-    def pair(p, q):
-        return kernel.evaluate(p, q), slope(p, q), jax.jacfwd(slope)(p, q).T
-
-    k, first, second = jax.lax.map(lambda p: jax.vmap(lambda q: pair(p, q))(Q), P)
-    n, q, d = first.shape
-    return k, first.reshape(n, q * d), second.transpose(0, 2, 1, 3).reshape(n * d, q * d)
-
-
-class _Refit:
-    """The penalised minimiser with every copy of the poison in the training set, from the theory's own system."""
-
-    def __init__(self, kernel: kp.kernels.Kernel, points: Array, targets: np.ndarray, rho: float, penalty: float):
-        self.kernel, self.points = kernel, points
-        k, first, second = (np.asarray(block) for block in _blocks(kernel, points, points))
-        noise = rho / penalty * np.eye(len(second))
-        system = np.block([[k + rho * np.eye(len(k)), first], [first.T, second + noise]])
-        solved = scipy.linalg.solve(system, np.append(targets, np.zeros(len(second))), assume_a="sym")
-        self.solved, self.number = solved, len(k)
-        # Rows scaled to equal noise, as the posterior has them.
-        scale = np.append(np.ones(len(k)), np.full(len(second), penalty**0.5))
-        self.rounding = 10 * _EPS * np.linalg.cond(scale[:, None] * system * scale) * np.linalg.norm(solved / scale)
-        self.scale = scale
-
-    def evaluate(self, x: Array) -> tuple[np.ndarray, np.ndarray, float]:
-        """Values (q,), gradients (q, d), and the rounding of both over the size of the kernel there."""
-        k, first, _ = (np.asarray(block) for block in _blocks(self.kernel, x, self.points))
-        _, back, second = (np.asarray(block) for block in _blocks(self.kernel, self.points, x))
-        values = np.concatenate([k, first], axis=1)
-        gradients = np.concatenate([back.T, second.T], axis=1)
-        size = max(np.linalg.norm(part * self.scale, axis=1).max() for part in (values, gradients))
-        return values @ self.solved, (gradients @ self.solved).reshape(x.shape), float(size * self.rounding)
+_REASON = "10 · eps · condition number, times the size of the sums"
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
-    """Prediction, efficacy and spike against refits; the linear kernel's identity; monotone quantities against γ."""
-    kernel, ridge = setting.kernel, 10 * setting.ridge
-    if kernel.smoothness < 2:
+    """Prediction, efficacy and spike against refits with copied poisons; the linear kernel's identity; finite width."""
+    if setting.kernel.smoothness < 2:
         return None
-    X, y = setting.X[:_POINTS], setting.y[:_POINTS]
-    if X.shape[1] > 100:
-        # The system has n(d + 1) unknowns.
-        X, y = X[: max(4, 4000 // X.shape[1])], y[: max(4, 4000 // X.shape[1])]
-    number, probes, poison = len(X), setting.probes(_R_OVER_L), setting.poison(_COUNT)
-    rho = (number + _COUNT) * ridge
-    points = jnp.concatenate([X, jnp.tile(setting.location, (_COUNT, 1))])
-    targets = np.append(np.asarray(y), np.full(_COUNT, setting.label))
-    comparisons, shown = [], []
-    reason = "10 · eps · condition number, times the size of the sums"
-    for penalty in _PENALTIES * setting.length_scale**2:
-        clean = kp.fit(kernel, X, y, gradient_penalty=penalty)
-        before = _Refit(kernel, X, np.asarray(y), rho, penalty)
-        after = _Refit(kernel, points, targets, rho, penalty)
-        (f0, g0, e0), (f1, g1, e1) = before.evaluate(probes), after.evaluate(probes)
-        efficacy, gradient = f1 - f0, g1 - g0
-        spike, error = np.sum(gradient**2, axis=1), e0 + e1
-        name = f"γ = {penalty / setting.length_scale**2:g} ℓ²"
+    small = few_points(setting, _POINTS)
+    probes, poison, unit = small.probes(_R_OVER_L), small.poison(_COUNT), small.length_scale**2
+    problems = penalised_pair(small, _COUNT, probes)
+    comparisons: list[Comparison] = []
+    shown = []
+    for penalty in _PENALTIES:
+        clean = kp.fit(small.kernel, small.X, small.y, gradient_penalty=penalty * unit)
+        before, after = (problem.trained(penalty * unit) for problem in problems)
+        efficacy, gradient = after.values - before.values, after.gradients - before.gradients
+        spike, error = np.sum(gradient**2, axis=1), before.rounding + after.rounding
+        found = (laws.efficacy(clean, poison, probes, small.ridge), laws.spike(clean, poison, probes, small.ridge))
+        name, predicted = f"γ = {penalty:g} ℓ²", kp.predict(clean, probes, small.ridge, poison)
+        on_spike = error * (2 * np.sqrt(spike) + error)
         comparisons += [
-            compare(f"poisoned prediction, {name}", "refit", kp.predict(clean, probes, ridge, poison), f1, e1, reason),
-            compare(f"Δf, {name}", "refit", laws.efficacy(clean, poison, probes, ridge), efficacy, error, reason),
-            compare(
-                f"Λ, {name}",
-                "refit",
-                laws.spike(clean, poison, probes, ridge),
-                spike,
-                error * (2 * np.sqrt(spike) + error),
-                reason,
-            ),
+            compare(f"poisoned prediction, {name}", "refit", predicted, after.values, after.rounding, _REASON),
+            compare(f"Δf, {name}", "refit", found[0], efficacy, error, _REASON),
+            compare(f"Λ, {name}", "refit", found[1], spike, on_spike, _REASON),
         ]
-        by_law = [float(law(clean, poison, probes[-2], ridge)) for law in (laws.efficacy, laws.spike)]
-        shown.append((efficacy[-2], spike[-2], *_energies(clean, ridge), *by_law))
-    comparisons.append(_linear_identity(X, y, poison, probes, ridge))
-    table = np.abs(np.array(shown)).T
-    slack = 1e-9 * table.max(axis=1)
-    monotone = [np.all(np.diff(table[2]) <= slack[2]), np.all(np.diff(table[3]) >= -slack[3])]
-    comparisons.append(
-        compare(
-            "B(f) falls and A(f) rises with γ (T3, T4): 1 where they do",
-            "closed form",
-            [1.0, 1.0],
-            np.array(monotone, float),
-            0.0,
-            "exact, but for 1e-9 of the largest",
+        shown.append([abs(float(values[_SHOWN])) for values in (*found, efficacy, spike)])
+    comparisons.append(_linear_identity(small, poison, probes))
+    x, table = _PENALTIES.tolist(), np.array(shown).T
+    panels = [
+        Panel(
+            f"Poison against penalty, m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}",
+            "γ/ℓ²",
+            "|Δf| and Λ ℓ²",
+            [
+                Series("|Δf|, law", "line", x, table[0].tolist()),
+                Series("Λ ℓ², law", "line", x, (table[1] * unit).tolist()),
+                Series("|Δf|, refit", "dots", x, table[2].tolist()),
+                Series("Λ ℓ², refit", "dots", x, (table[3] * unit).tolist()),
+            ],
         )
-    )
-    x = _PENALTIES.tolist()
+    ]
+    findings = [
+        f"from γ = {x[0]:g} ℓ² to {x[-1]:g} ℓ², at r/ℓ = {_R_OVER_L[_SHOWN]:g}: |Δf| falls by a factor "
+        f"{table[0, 0] / table[0, -1]:.3g}, the spike by {table[1, 0] / table[1, -1]:.3g}"
+    ]
+    if setting.networks is not None and not setting.networks.kinks:
+        compared, finding, panel = _finite_width(setting.networks, laws)
+        comparisons += compared
+        findings.append(finding)
+        panels.append(panel)
     return Record(
         "T1",
         "Gradient penalty",
@@ -117,55 +81,16 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         setting.kernel_name,
         setting.data,
         comparisons,
-        [
-            f"from γ = {x[0]:g} ℓ² to {x[-1]:g} ℓ², at r/ℓ = {_R_OVER_L[-2]:g}: |Δf| falls by a factor "
-            f"{table[0, 0] / table[0, -1]:.3g}, the spike by {table[1, 0] / table[1, -1]:.3g}, the penalty's energy by "
-            f"{table[2, 0] / table[2, -1]:.3g}; fit and ridge together rise by {table[3, -1] / table[3, 0]:.3g}"
-        ],
-        [
-            Panel(
-                f"Poison against penalty, m = {_COUNT}, r/ℓ = {_R_OVER_L[-2]:g}",
-                "γ/ℓ²",
-                "|Δf| and Λ ℓ²",
-                [
-                    Series("|Δf|, law", "line", x, table[4].tolist()),
-                    Series("Λ ℓ², law", "line", x, (table[5] * setting.length_scale**2).tolist()),
-                    Series("|Δf|, refit", "dots", x, table[0].tolist()),
-                    Series("Λ ℓ², refit", "dots", x, (table[1] * setting.length_scale**2).tolist()),
-                ],
-            ),
-            Panel(
-                "Trade-off of the clean predictor",
-                "γ/ℓ²",
-                "energy",
-                [
-                    Series("A(f): fit and ridge", "line", x, table[3].tolist()),
-                    Series("B(f) ℓ²: mean squared slope", "dashed", x,
-                           (table[2] * setting.length_scale**2).tolist()),
-                ],
-            ),
-        ],
-        setting.arguments() | {"ridge": ridge, "n_c": number},
-    )  # fmt: skip
+        findings,
+        panels,
+        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
+    )
 
 
-def _energies(clean: kp.Posterior, ridge: float) -> tuple[float, float]:
-    """B(f) = (1/n) Σ ‖∇f(x_i)‖² and A(f) = (1/n) Σ (f(x_i) − y_i)² + λ ‖f‖² of the clean predictor."""
-    f = kp.predictor(clean, ridge)
-    B = float(jnp.mean(jnp.sum(kp.curvature.input_gradients(f, clean.X) ** 2, axis=1)))
-    residual = clean.y - kp.predict(clean, clean.X, ridge)
-    # At the minimum λ‖f‖² = (1/n) Σ f (y − f) − γ B, by the reproducing property.
-    assert clean.root is not None
-    fit = float(jnp.mean(residual**2))
-    inner = float(jnp.mean(residual * kp.predict(clean, clean.X, ridge)))
-    penalty = float(clean.root[0, 0]) ** 2
-    return B, fit + inner - penalty * B
-
-
-def _linear_identity(X: Array, y: Array, poison: kp.Poison, probes: Array, ridge: float):
+def _linear_identity(setting: Setting, poison: kp.Poison, probes) -> Comparison:
     """A penalty γ on a linear kernel is one more ridge."""
-    penalty, linear = 0.3, kp.kernels.Linear()
-    penalised, plain = kp.fit(linear, X, y, gradient_penalty=penalty), kp.fit(linear, X, y)
+    penalty, linear, X, ridge = 0.3, kp.kernels.Linear(), setting.X, setting.ridge
+    penalised, plain = kp.fit(linear, X, setting.y, gradient_penalty=penalty), kp.fit(linear, X, setting.y)
     expected = np.asarray(kp.predict(plain, probes, ridge + penalty, poison))
     return compare(
         "linear kernel: γ acts as ridge λ + γ",
@@ -175,4 +100,36 @@ def _linear_identity(X: Array, y: Array, poison: kp.Poison, probes: Array, ridge
         # The condition numbers of both are those of XXᵀ over the smaller ridge.
         1e3 * _EPS * float(jnp.sum(X**2)) / (len(X) * ridge) * np.max(np.abs(expected)),
         "1000 · eps · condition number",
+    )
+
+
+def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[list[Comparison], str, Panel]:
+    """Networks trained with the penalty on their input gradients, by double back-propagation."""
+    setting, count = networks.setting, networks.setting.counts[-1]
+    penalty = _NETWORK_PENALTY * setting.length_scale**2
+    clean = kp.fit(setting.kernel, setting.X, setting.y, gradient_penalty=penalty)
+    poison, found = setting.poison(count), networks.penalised(count, penalty)
+    efficacy, spike = (
+        np.asarray(law(clean, poison, networks.probes, setting.ridge)) for law in (laws.efficacy, laws.spike)
+    )
+    slope = rmse_slope(efficacy, without_next_order(efficacy, found.efficacy, found.widths), found.widths, 0.95)
+    x = np.append(0.0, networks.r_over_l)
+    return (
+        [
+            compare_with_networks("Δf, γ > 0", efficacy, found.efficacy, found.widths),
+            compare_with_networks("Λ, γ > 0", spike, found.spike, found.widths),
+        ],
+        f"slope in width of the rmse of Δf with γ = {_NETWORK_PENALTY:g} ℓ²: {slope.slope:.2f} "
+        f"[{slope.interval[0]:.2f}, {slope.interval[1]:.2f}] (95 %), expected −1/2",
+        Panel(
+            f"Networks of width {found.widths[-1]}, γ = {_NETWORK_PENALTY:g} ℓ², m = {count}",
+            "r/ℓ",
+            "Δf",
+            [
+                Series("law", "line", x.tolist(), efficacy.tolist()),
+                error_bars("networks", x, found.efficacy[-1]),
+            ],
+            xscale="linear",
+            yscale="linear",
+        ),
     )
