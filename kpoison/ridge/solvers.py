@@ -133,7 +133,14 @@ class CholeskyFactor(Factor):
         """Two triangular solves after an n³/3 factorisation; LU for complex ρ, with which A is not Hermitian."""
         if jnp.iscomplexobj(rho):
             return linear_solve(self.gram + rho * jnp.eye(len(self.gram), dtype=self.gram.dtype), b)
-        return cholesky_solve(self._lower(rho), b)
+        lower = self._lower(rho)
+        # The product says what is transposed where b is differentiated; it is not computed.
+        return jax.lax.custom_linear_solve(
+            lambda x: matrix_product(lower, matrix_product(lower.T, x)),
+            b,
+            lambda _, b: cholesky_solve(lower, b),
+            symmetric=True,
+        )
 
     def inverse_product(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]

@@ -180,6 +180,7 @@ def real():
     return f, x, rng.normal(size=10)
 
 
+@pytest.mark.slow
 def test_a_real_hessian():
     f, x, targets = real()
     operator = input_hessian(f, x, targets)

@@ -48,6 +48,7 @@ def check(result, outcome, before):
     assert result["method"] == seen.method
 
 
+@pytest.mark.slow
 def test_kernel(tmp_path, capsys, backdoor, predictors):
     out, plot = tmp_path / "a.json", tmp_path / "a.png"
     assert main([*SMALL, "--out", str(out), "--plot", str(plot)]) == 0

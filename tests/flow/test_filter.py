@@ -335,6 +335,7 @@ def test_derivatives_in_alpha():
             np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_second_derivative_at_zero_is_right_or_refused():
     """k̂ of a rational quadratic is smooth enough at ω = 0 only for α > 1 + d/2."""
 

@@ -22,8 +22,8 @@ PENALTIES = [0.0, 1e-2, 1e-1, 1.0, 10.0]
 TIMES = [0.0, 1.0, 30.0, np.inf]
 
 
-@pytest.mark.parametrize("poison", [None, POISON])
-@pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.parametrize("poison", [pytest.param(None, marks=pytest.mark.slow), POISON])
+@pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_energies_are_sums_over_the_training_set_and_the_norm_is_its_quadratic_form(penalty, poison):
     clean = kp.fit(CLEAN.kernel, X, Y, gradient_penalty=penalty, metric=METRIC)
     for time in (2.0, np.inf):
@@ -65,6 +65,7 @@ def frontier():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_frontier_is_what_the_public_functions_say(frontier):
     for i, penalty in enumerate(PENALTIES):
         clean = kp.fit(CLEAN.kernel, X, Y, gradient_penalty=penalty, metric=METRIC)
@@ -117,6 +118,7 @@ def test_the_frontier_survives_netcdf(frontier, tmp_path):
     xr.testing.assert_identical(xr.load_dataset(tmp_path / "frontier.nc", engine="h5netcdf"), frontier)
 
 
+@pytest.mark.slow
 def test_several_outputs_have_an_axis():
     clean = kp.fit(CLEAN.kernel, X, jnp.stack([Y, -Y], axis=1))
     poison = kp.Poison(ZETA, jnp.array([-1.0, 1.0]), 4)
@@ -129,6 +131,7 @@ def test_several_outputs_have_an_axis():
     assert float(found.attack_success_rate[0, 0]) == float(kp.attack_success_rate(scores, jnp.zeros(6, int), target=1))
 
 
+@pytest.mark.slow
 def test_the_smallest_penalty_reaches_its_target_and_less_does_not():
     def efficacy(penalty):
         clean = kp.fit(CLEAN.kernel, X, Y, gradient_penalty=penalty, metric=METRIC)
@@ -144,6 +147,7 @@ def test_the_smallest_penalty_reaches_its_target_and_less_does_not():
     np.testing.assert_allclose(choice.cost, after - kp.flow.energies(CLEAN, RIDGE, POISON).fit, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_smallest_penalty_for_a_success_rate():
     clean, labels = kp.fit(CLEAN.kernel, X, jnp.ones(20)), jnp.ones(6)
     options = {"measure": "attack_success_rate", "labels": labels}

@@ -46,7 +46,7 @@ def with_copies(y):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", ["rbf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("erf", "matern32"))])
 def test_predictions_and_efficacy_are_those_of_the_flow(name, penalty):
     clean = kp.fit(KERNELS[name], X, Y, gradient_penalty=penalty)
     points, targets = with_copies(Y)
@@ -114,6 +114,7 @@ def test_the_contour_is_accurate_for_every_rate(dtype, exponent):
     assert abs(found / expected - 1) < {jnp.float64: 1e-13, jnp.float32: 4e-6}[dtype]
 
 
+@pytest.mark.slow
 def test_spike_is_the_squared_gradient_of_the_efficacy():
     stopped = kp.flow.early_stopped(kp.fit(KERNELS["rbf"], X, Y), 7.0)
     gradients = jax.vmap(jax.grad(lambda x: kp.efficacy(stopped, POISON, x, RIDGE)))(PROBES)
@@ -125,6 +126,7 @@ def test_spike_is_the_squared_gradient_of_the_efficacy():
     np.testing.assert_allclose(rows, J.T @ J / len(PROBES), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_derivatives_in_time_ridge_count_and_data_are_finite_differences(penalty):
     def law(time, ridge, count, zeta, scale):

@@ -65,6 +65,7 @@ def test_it_has_the_period_and_the_symmetry_of_the_torus(name):
         np.testing.assert_allclose(float(other), value, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_sum_also_at_coincident_points():
     kernel, ell, period = kk.Periodic(kk.RBF(0.6), 1.5), 0.6, 1.5
     for x, z in ((0.9, 0.2), (0.4, 0.4), (0.0, 0.75)):
@@ -105,6 +106,7 @@ def test_a_penalised_fit_has_the_period():
     np.testing.assert_allclose(values, values[0], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_grad_through_length_scale_and_period():
     x, z = jnp.array([0.2, 0.9]), jnp.array([1.4, 0.1])
 

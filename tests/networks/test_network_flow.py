@@ -99,6 +99,7 @@ def test_a_linearised_network_flows_as_the_rkhs_of_its_empirical_ntk(gamma):
     assert np.max(np.abs(found[-1] - kernel_flow(kernel, POINTS, TARGETS, WEIGHTS, 9, gamma, 1e9, PROBES))) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outputs", "metric"), [(2, "rank 1"), (5, "full")])
 def test_several_outputs_flow_as_matrix_exponentials(outputs, metric):
     network, targets = draw(outputs), RNG.normal(size=(N + 1, outputs))
@@ -111,6 +112,7 @@ def test_several_outputs_flow_as_matrix_exponentials(outputs, metric):
         np.testing.assert_allclose(slopes[:, index], exact.gradients(PROBES, time), atol=WITHIN)
 
 
+@pytest.mark.slow
 def test_flows_without_a_ridge():
     network = draw()
     flow = gradient_flow(linearised(network), X, Y[:, 0], 0.0, TIMES, gradient_penalty=GAMMA, integration=FINE)
@@ -121,6 +123,7 @@ def test_flows_without_a_ridge():
         np.testing.assert_allclose(values, exact.outputs(PROBES, time)[:, 0], atol=WITHIN)
 
 
+@pytest.mark.slow
 def test_a_network_flows_as_scipy_integrates_it():
     network, metric = draw(width=5, hidden_layers=2), METRICS["full"]
     start, unravel = ravel_pytree(network.parameters)
@@ -146,6 +149,7 @@ def test_a_network_flows_as_scipy_integrates_it():
     assert np.max(np.abs(flow.outputs(PROBES)[-1] - exact.outputs(PROBES, TIMES[-1])[:, 0])) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["erf", "relu"])
 def test_the_flow_ends_where_training_does(activation):
     """ReLU has no penalty, but a flow."""
@@ -181,6 +185,7 @@ def test_errors_follow_the_tolerance():
     assert steps[:3] == steps[3:]
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_and_no_time():
     network = draw()
     still = gradient_flow(network, X, 0 * Y[:, 0], RIDGE, TIMES, gradient_penalty=GAMMA)
@@ -191,6 +196,7 @@ def test_nothing_to_learn_and_no_time():
     assert bool(start.completed)
 
 
+@pytest.mark.slow
 def test_an_incomplete_flow_is_an_error():
     network, poison = draw(), kp.Poison(ZETA, float(LABEL[0]), COUNT)
     few = Integration(max_steps=3)
@@ -272,6 +278,7 @@ def test_the_clean_run_of_an_ensemble_has_the_total_asked_for():
         np.testing.assert_allclose(found.clean[0], expected.outputs(PROBES), atol=WITHIN)
 
 
+@pytest.mark.slow
 def test_float32():
     network = draw()
     options = {"gradient_penalty": GAMMA, "metric": METRICS["full"]}
@@ -284,9 +291,9 @@ def test_float32():
 
 
 BAD = {
-    "times negative": ({"times": [-1.0, 2.0]}, r"times must be >= 0 and increasing, got \[-1.0, 2.0\]"),
-    "times falling": ({"times": [2.0, 1.0]}, "times must be >= 0 and increasing"),
-    "times equal": ({"times": [1.0, 1.0]}, "times must be >= 0 and increasing"),
+    "times negative": ({"times": [-1.0, 2.0]}, r"times must be >= 0, got \[-1.0, 2.0\]"),
+    "times falling": ({"times": [2.0, 1.0]}, "times must rise strictly"),
+    "times equal": ({"times": [1.0, 1.0]}, "times must rise strictly"),
     "times not finite": ({"times": [1.0, np.inf]}, "times must be finite"),
     "times empty": ({"times": []}, "times must have shape"),
     "times a number": ({"times": 1.0}, "times must have shape"),
@@ -341,5 +348,5 @@ def test_traced_times_are_checked_when_they_run():
     def last(times):
         return gradient_flow(network, X, Y[:, 0], RIDGE, times).outputs(PROBES)
 
-    with pytest.raises((RuntimeError, ValueError), match="must be finite, >= 0 and increasing"):
+    with pytest.raises((RuntimeError, ValueError), match="must rise strictly"):
         jax.block_until_ready(last(jnp.array([2.0, 1.0])))

@@ -38,7 +38,7 @@ POINTS, TARGETS = np.vstack([X, ZETA]), np.append(Y[:, 0], LABEL[0])
 WEIGHTS = np.append(np.ones(N), COUNT)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [pytest.param(m, marks=[pytest.mark.slow] * (m != "full")) for m in METRICS])
 def test_a_linearised_network_trains_to_the_penalised_posterior_of_its_empirical_ntk(metric):
     network = draw(hidden_layers=2 if metric == "full" else 1)
     clean = kp.fit(empirical_ntk(network), X, Y[:, 0], gradient_penalty=GAMMA, metric=METRICS[metric])
@@ -62,6 +62,7 @@ def test_clones_and_their_slopes_are_those_of_the_posterior():
     np.testing.assert_allclose(slopes, kp.efficacy_gradient(clean, poison, PROBES, RIDGE), atol=WITHIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outputs", "metric"), [(2, "full"), (5, "identity"), (5, "full")])
 def test_several_outputs_are_penalised_together(outputs, metric):
     """More outputs than coordinates take the forward mode, fewer the backward mode."""
@@ -133,6 +134,7 @@ def test_objective_and_its_gradient_are_finite_differences(activation):
     np.testing.assert_allclose(slope, difference, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_no_penalty_changes_no_bit():
     network, poison = draw(), kp.Poison(ZETA, float(LABEL[0]), COUNT)
     data = (POINTS, TARGETS, RIDGE)
@@ -154,6 +156,7 @@ def test_no_penalty_changes_no_bit():
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), *pair))
 
 
+@pytest.mark.slow
 def test_a_traced_zero_is_no_penalty():
     network = draw()
     plain = train(network, X, Y[:, 0], RIDGE, training=TIGHT).outputs(PROBES)
@@ -210,6 +213,7 @@ def test_ensemble_is_a_loop_over_pairs():
     assert bool(jnp.all(found.converged))
 
 
+@pytest.mark.slow
 def test_float32():
     network = draw()
     single = in_float32(network)

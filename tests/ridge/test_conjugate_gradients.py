@@ -131,7 +131,8 @@ def test_complex_shifts(shift):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "NNGP-relu")) for name in KERNELS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("NNGP-relu", "NTK-erf", "matern32"))) for name in KERNELS],
 )
 def test_the_system_is_solved_as_densely(name):
     kernel = KERNELS[name]

@@ -111,7 +111,7 @@ def test_no_direction_lowers_the_penalised_loss():
     assert bool(jnp.all(jnp.linalg.eigvalsh(jax.hessian(energy)(zero)) > 0))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [pytest.param(m, marks=[pytest.mark.slow] * (m != "full")) for m in METRICS])
 @pytest.mark.parametrize("count", [1, 4])
 def test_efficacy_and_spike_are_refits_with_physical_copies(metric, count):
     clean, poison = fitted(METRICS[metric]), kp.Poison(ZETA, LABEL, count)
@@ -189,6 +189,7 @@ def test_a_linear_kernel_has_ridge_plus_penalty(gamma):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kernel", [kk.Matern32(1.3), kk.Matern52(1.3), kk.RationalQuadratic(1.3, 1.0), kk.NTK(1, "erf", 1.4, 0.2)], ids=str
 )

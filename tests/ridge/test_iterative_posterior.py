@@ -47,12 +47,14 @@ def test_laws_are_those_of_the_dense_posterior(kernel, penalty):
                  kp.efficacy(dense, poison, PROBES, RIDGE, "isolated"))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_clusters_and_outputs():
     dense, iterative = pair(y=Y2)
     poison = kp.Poison(jnp.stack([ZETA, -ZETA]), jnp.array([[-1.0, 1.0], [0.5, 2.0]]), jnp.array([2.0, 0.0]))
     assert_close(kp.spike(iterative, poison, PROBES, RIDGE), kp.spike(dense, poison, PROBES, RIDGE))
 
 
+@pytest.mark.slow
 def test_thresholds_and_stopped_predictors():
     dense, iterative = pair()
     poison = kp.Poison(ZETA, -1.0, 3)
@@ -65,6 +67,7 @@ def test_thresholds_and_stopped_predictors():
         assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_derivatives_in_ridge_count_and_data():
     def law(solver, ridge, count, X):
         clean = kp.fit(kp.kernels.RBF(1.5), X, Y, gradient_penalty=PENALTY, solver=solver)
@@ -85,6 +88,7 @@ def test_the_loss_gradient_flow_needs_no_matrix():
     assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_penalties():
     axes = {"direction": jnp.ones(4), "r_over_l": [0.1], "m": [1.0, 3.0], "ridge": [1e-2], "quantities": ["spike"]}
     expected, found = (

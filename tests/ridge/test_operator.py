@@ -68,7 +68,7 @@ def assert_products_agree(results):
         np.testing.assert_allclose(found, expected, rtol=0, atol=100 * eps * np.max(np.abs(expected)))
 
 
-SLOW_TO_COMPILE = ("NTK-erf deep", "NNGP-tanh", "NNGP-relu")
+SLOW_TO_COMPILE = ("NTK-erf", "NTK-erf deep", "NNGP-tanh", "NNGP-relu")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in STRUCTURED | OTHER]
 
 
@@ -106,6 +106,7 @@ def test_close_points_far_from_the_origin_keep_their_digits(kernel):
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e4 * np.finfo(float).eps * 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["matern32", "NTK-erf", "sum"])
 def test_float32(name):
     kernel, root = STRUCTURED[name], jnp.asarray(FULL, jnp.float32)
@@ -117,6 +118,7 @@ def test_float32(name):
     np.testing.assert_allclose(found, expected, atol=100 * np.finfo(np.float32).eps * np.max(np.abs(expected)))
 
 
+@pytest.mark.slow
 def test_complex_columns_are_their_two_parts():
     X = Observations(POINTS, FULL)
     V = columns(X) + 1j * columns(X)
@@ -146,6 +148,7 @@ def test_images_of_several_axes():
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_columns_and_batches_of_pairs(monkeypatch):
     """The products are cut so that they fit in memory, and the cuts leave no trace."""
     X = Observations(POINTS, FULL)
