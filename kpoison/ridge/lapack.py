@@ -6,6 +6,7 @@ batch is done one matrix after the other.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +14,16 @@ from jaxtyping import Array, Inexact
 
 from kpoison.kernels.base import matrix_product
 
-__all__ = ["cholesky", "cholesky_solve", "linear_solve", "lower_solve"]
+__all__ = ["cholesky", "cholesky_solve", "eigh", "linear_solve", "lower_solve"]
 
 _MENDED_IN = (0, 11, 2)
 
 
-def _one_after_the_other(function: Callable[..., Array]) -> Callable[..., Array]:
+def _one_after_the_other(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which under `jax.vmap` on an affected CPU becomes a loop."""
     looped = jax.custom_batching.sequential_vmap(function)
 
-    def called(*arguments: Array) -> Array:
+    def called(*arguments: Array) -> Any:
         affected = jax.default_backend() == "cpu" and jax.__version_info__ < _MENDED_IN
         return (looped if affected else function)(*arguments)
 
@@ -33,6 +34,9 @@ _solve = _one_after_the_other(jnp.linalg.solve)
 
 cholesky: Callable[[Array], Array] = _one_after_the_other(jnp.linalg.cholesky)
 """Lower Cholesky factor; without derivatives under `jax.vmap`."""
+
+eigh: Callable[[Array], tuple[Array, Array]] = _one_after_the_other(lambda matrix: tuple(jnp.linalg.eigh(matrix)))
+"""Eigenvalues and eigenvectors of a symmetric matrix; without derivatives under `jax.vmap`."""
 
 cholesky_solve: Callable[[Array, Array], Array] = _one_after_the_other(
     lambda lower, b: jax.scipy.linalg.cho_solve((lower, True), b)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import cholesky, cholesky_solve, linear_solve, lower_solve
+from kpoison.ridge.lapack import cholesky, cholesky_solve, eigh, linear_solve, lower_solve
 
 __all__ = [
     "Cholesky",
@@ -112,7 +112,7 @@ class Spectral(DenseSolver):
 
     def factorise(self, gram: Float[Array, "n n"]) -> SpectralFactor:
         """Symmetric eigendecomposition, about 9n³ flops."""
-        return SpectralFactor(*jnp.linalg.eigh(gram))
+        return SpectralFactor(*eigh(gram))
 
 
 class CholeskyFactor(Factor):

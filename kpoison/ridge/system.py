@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.conjugate_gradients import IterationStatus, conjugate_gradients
+from kpoison.ridge.lapack import eigh
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.operator import CovarianceOperator, PairOperator, gram_operator
 
@@ -142,5 +143,5 @@ def gram_system(kernel: Kernel, X: Observations, weights: Float[Array, " n"] | N
 
 def _eigenpairs(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Of a positive semi-definite matrix, without what rounding adds below 0."""
-    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
+    eigenvalues, eigenvectors = eigh(matrix)
     return jnp.maximum(eigenvalues, 0), eigenvectors
