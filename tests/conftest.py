@@ -17,3 +17,10 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data: {path} does not exist (set KPOISON_DATA)")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop what a file has compiled: thousands of programs fill the memory and exhaust a process's memory maps."""
+    yield
+    jax.clear_caches()

@@ -95,11 +95,11 @@ def smallest_gradient_penalty(
 
     >>> import jax.numpy as jnp
     >>> import kpoison as kp
-    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([1.0, -1.0]))
-    >>> poison, x = kp.Poison(jnp.array([1.0, 1.0]), label=-1.0, count=3), jnp.array([0.5, 1.5])
-    >>> choice = kp.flow.smallest_gradient_penalty(clean, poison, x, 1e-2, target=0.2)
-    >>> abs(round(choice.value, 6)), choice.cost > 0
-    (0.2, True)
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0], [1.0]]), jnp.array([1.0, 1.0]))
+    >>> poison, x = kp.Poison(jnp.array([2.0]), label=-1.0, count=1), jnp.array([2.0])
+    >>> choice = kp.flow.smallest_gradient_penalty(clean, poison, x, 1e-2, target=0.9)
+    >>> round(choice.value, 4), choice.cost > 0
+    (0.9, True)
     """
     x, reached = jnp.asarray(x), {}
 

@@ -98,7 +98,7 @@ def trajectory(
     >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0]]), jnp.array([1.0]))
     >>> poison = kp.Poison(jnp.array([1.0]), label=-1.0, count=1)
     >>> kp.flow.trajectory(kp.efficacy, clean, jnp.array([0.0, 1.0, 10.0]), poison, jnp.array([1.0]), 1e-3).round(3)
-    Array([ 0.   , -0.461, -1.56 ], dtype=float64)
+    Array([ 0.   , -0.417, -1.458], dtype=float64)
     """
 
     def at(time):

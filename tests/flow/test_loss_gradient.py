@@ -83,6 +83,7 @@ def test_too_few_steps_are_reported():
     assert not np.isfinite(np.asarray(result.coefficients[-1])).all()
 
 
+@pytest.mark.slow
 def test_late_times_take_the_implicit_method():
     clean = kp.fit(KERNEL, X, Y, gradient_penalty=PENALTY)
     late = kp.flow.loss_gradient_flow(clean, RIDGE, np.array([1e6]), POISON)
@@ -91,6 +92,7 @@ def test_late_times_take_the_implicit_method():
     np.testing.assert_allclose(late(PROBES), later(PROBES), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_float32_and_jit():
     clean = kp.fit(KERNEL, X.astype(jnp.float32), Y.astype(jnp.float32), gradient_penalty=PENALTY)
 

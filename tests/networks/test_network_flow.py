@@ -162,6 +162,7 @@ def test_the_flow_ends_where_training_does(activation):
     np.testing.assert_allclose(last, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_errors_follow_the_tolerance():
     network = draw()
     exact = PenalisedFeatures(network, POINTS, TARGETS, WEIGHTS, WEIGHTS.sum(), GAMMA, None)

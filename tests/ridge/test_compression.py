@@ -53,7 +53,7 @@ def test_a_sweep_falls_back_to_the_full_posterior(monkeypatch):
     clean, poison = kp.fit(kp.kernels.RBF(0.7), X, Y[:, 0]), kp.Poison(ZETA[0], 1.0, 1.0)
     axes = {"direction": jnp.ones(5), "r_over_l": [0.1, 1.0], "m": [1.0, 9.0], "ridge": [1e-4, 1e-2]}
     small = kp.sweep(clean, poison, **axes)
-    monkeypatch.setattr(sys.modules["kpoison.sweep.job"], "compress", lambda *arguments: None)
+    monkeypatch.setattr(sys.modules["kpoison.sweep.posteriors"], "compress", lambda *arguments: None)
     full = kp.sweep(clean, poison, **axes)
     for name in full:
         np.testing.assert_allclose(small[name], full[name], rtol=1e-11)

@@ -205,6 +205,7 @@ def test_derivatives_are_those_of_the_dense_solve():
         assert relative_error(ours, theirs) < 1e-7
 
 
+@pytest.mark.slow
 def test_forward_and_second_derivatives_in_the_ridge():
     system = gram_system(KERNELS["rbf"], X)
 
@@ -221,6 +222,7 @@ def test_forward_and_second_derivatives_in_the_ridge():
         np.testing.assert_allclose(jax.jit(derivative(ours))(0.2), jax.jit(derivative(theirs))(0.2), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_trace_bounds_the_spectrum():
     for kernel in (KERNELS["polynomial"], KERNELS["NNGP-relu"]):
         matrix = covariance(kernel, X, X)

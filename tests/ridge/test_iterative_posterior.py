@@ -33,7 +33,11 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("penalty", [0.0, PENALTY])
 @pytest.mark.parametrize(
     "kernel",
-    [kp.kernels.RBF(1.5), kp.kernels.NTK(1, "erf", 1.4, 0.1), kp.kernels.Matern32(2.0) + kp.kernels.Linear()],
+    [
+        kp.kernels.RBF(1.5),
+        pytest.param(kp.kernels.NTK(1, "erf", 1.4, 0.1), marks=pytest.mark.slow),
+        pytest.param(kp.kernels.Matern32(2.0) + kp.kernels.Linear(), marks=pytest.mark.slow),
+    ],
     ids=["rbf", "erf", "sum"],
 )
 def test_laws_are_those_of_the_dense_posterior(kernel, penalty):

@@ -8,7 +8,7 @@ from problem import DIRECTION, KERNEL, clean, poison, probe
 import kpoison as kp
 
 AXES = {"r_over_l": [0.0, 0.5], "m": [0.0, 3.0], "ridge": [1e-3, 0.1]}
-PENALTIES, TIMES = [0.0, 0.1], [0.0, 3.0, 300.0, np.inf]
+PENALTIES, TIMES = [0.0, 0.1], [3.0, np.inf]
 QUANTITIES = ("efficacy", "spike", "prediction")
 METRIC = np.diag([1.0, 0.5, 0.0, 0.0])
 
@@ -37,7 +37,7 @@ def assert_cells_are_laws(result, posterior):
 
 def test_penalties_and_times_are_axes():
     result = swept(clean(), gradient_penalty=PENALTIES, metric=METRIC, time=TIMES)
-    assert dict(result.efficacy.sizes) == {"gradient_penalty": 2, "time": 4, "r_over_l": 2, "m": 2, "ridge": 2}
+    assert dict(result.efficacy.sizes) == {"gradient_penalty": 2, "time": 2, "r_over_l": 2, "m": 2, "ridge": 2}
     np.testing.assert_array_equal(result.time, TIMES)
     for i, penalty in enumerate(PENALTIES):
         fitted = clean(gradient_penalty=penalty, metric=METRIC)
