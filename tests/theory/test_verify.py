@@ -73,3 +73,12 @@ def test_mnist_is_read_from_its_official_files(data_dir):
     assert found.verdict is Verdict.HOLDS
     assert found.arguments["n_c"] == 1000
     assert found.arguments["d"] == 784
+
+
+def test_the_command_knows_every_statement():
+    from typing import get_args
+
+    from kpoison.cli.verify import Statement
+    from theory_checks.runner import CHECKS
+
+    assert get_args(Statement) == tuple(CHECKS)
