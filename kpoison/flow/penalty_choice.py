@@ -18,6 +18,7 @@ from kpoison.flow.tradeoff import check_probes, refitted, target_class
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, attack_success_rate
 from kpoison.ridge import Cholesky, Posterior
+from kpoison.ridge.solvers import DenseSolver
 
 __all__ = ["PenaltyChoice", "smallest_gradient_penalty"]
 
@@ -80,7 +81,7 @@ def smallest_gradient_penalty(
 
     Args:
         clean: a posterior that says kernel and data; every γ tried costs one Cholesky factorisation of n_c(1 + r)
-            numbers.
+            numbers, or with `ConjugateGradients` a few solves.
         poison: clones or a cluster.
         x: triggered inputs, shape (q, d), or (d,) for one.
         ridge: λ > 0 of the mean loss.
@@ -102,10 +103,12 @@ def smallest_gradient_penalty(
     (0.9, True)
     """
     x, reached = jnp.asarray(x), {}
+    # One ridge: of the dense solvers the one that factorises least.
+    solver = Cholesky() if isinstance(clean.factor.solver, DenseSolver) else clean.factor.solver
 
     def measured(penalty: float) -> float:
         if penalty not in reached:
-            posterior = refitted(clean, penalty, metric, Cholesky())
+            posterior = refitted(clean, penalty, metric, solver)
             if measure == "efficacy":
                 value = jnp.max(jnp.abs(efficacy(posterior, poison, x, ridge)))
             else:
@@ -119,7 +122,7 @@ def smallest_gradient_penalty(
     def choice(penalty: float) -> PenaltyChoice:
         value = measured(penalty)
         plain, chosen = (
-            energies(refitted(clean, p, metric, Cholesky()), ridge, poison, metric=metric) for p in (0.0, penalty)
+            energies(refitted(clean, p, metric, solver), ridge, poison, metric=metric) for p in (0.0, penalty)
         )
         return PenaltyChoice(penalty if value <= limit else math.inf, value, plain, chosen, len(reached))
 

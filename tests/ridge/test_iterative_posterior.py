@@ -149,3 +149,13 @@ def test_a_solve_that_does_not_converge_is_an_error():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.slow
+def test_the_smallest_penalty_is_looked_for_without_a_matrix(monkeypatch):
+    monkeypatch.setattr("kpoison.ridge.fitting._DENSE_UP_TO", len(X))
+    clean = kp.fit(kp.kernels.RBF(1.5), X, Y, solver=CG)
+    poison = kp.Poison(ZETA, -1.0, 3)
+    target = 0.9 * float(jnp.abs(kp.efficacy(clean, poison, ZETA, RIDGE)))
+    choice = kp.flow.smallest_gradient_penalty(clean, poison, ZETA, RIDGE, target, rtol=1e-2)
+    assert choice.value <= target
