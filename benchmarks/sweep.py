@@ -11,6 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 import kpoison as kp
 from benchmarks.timing import Comparison, compare
+from kpoison.ridge import Solver
 
 __all__ = ["run"]
 
@@ -37,18 +38,21 @@ def run(n: int = 2000, d: int = 784, axis: int = 100) -> list[Comparison]:
     poison = kp.Poison(zeta, 1.0, 1.0)
     sizes = {"n_c": n, "d": d, "grid": [axis] * 3, "dtype": "float64"}
 
-    def grid():
-        clean = kp.fit(kernel, X, y)
+    def grid(solver: Solver = kp.Tridiagonal()):  # noqa: B008 - immutable
+        clean = kp.fit(kernel, X, y, solver=solver)
         return kp.sweep(clean, poison, direction=direction, r_over_l=axes["r_over_l"], m=axes["m"], ridge=axes["ridge"])
 
-    against_eigh = compare(
-        f"{axis}³ grid of gain, efficacy and spike with its factorisation",
-        lambda: grid().spike.values,
-        "jnp.linalg.eigh of the Gram matrix",
-        functools.partial(jax.jit(jnp.linalg.eigh), gram),
-        asked="at most 1.5",
-        sizes=sizes,
-    )
+    against_eigh = [
+        compare(
+            f"{axis}³ grid of gain, efficacy and spike with its factorisation by {type(solver).__name__}()",
+            lambda solver=solver: grid(solver).spike.values,
+            "jnp.linalg.eigh of the Gram matrix",
+            functools.partial(jax.jit(jnp.linalg.eigh), gram),
+            asked=asked,
+            sizes=sizes,
+        )
+        for solver, asked in ((kp.Tridiagonal(), "at most 1.5"), (kp.Spectral(), ""))
+    ]
     result = grid()
     unit = direction / jnp.linalg.norm(direction)
     generator = np.random.default_rng(1)
@@ -121,4 +125,4 @@ def run(n: int = 2000, d: int = 784, axis: int = 100) -> list[Comparison]:
         abs(value / efficacy - 1) for value, (efficacy, _) in zip(learned, law, strict=True) if abs(efficacy) > 1e-6
     ]
     refits[0].notes["largest relative difference of efficacy"] = f"{max(errors):.1e} ({len(errors)} points)"
-    return [against_eigh, *refits]
+    return [*against_eigh, *refits]

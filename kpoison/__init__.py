@@ -17,7 +17,7 @@ from kpoison.laws import (
     spike_efficacy_ratio,
 )
 from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger, attack_success_rate, clean_accuracy
-from kpoison.ridge import Cholesky, ConjugateGradients, IllConditionedWarning, Posterior, Spectral, fit
+from kpoison.ridge import Cholesky, ConjugateGradients, IllConditionedWarning, Posterior, Spectral, Tridiagonal, fit
 from kpoison.sweep import sweep
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __all__ = [
     "Posterior",
     "Sinusoid",
     "Spectral",
+    "Tridiagonal",
     "Trigger",
     "attack_success_rate",
     "clean_accuracy",

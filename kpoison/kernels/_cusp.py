@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["angle", "angle_excess", "arc_excess", "cusp_sqrt"]
+__all__ = ["angle", "angle_excess", "arc_excess", "arc_excess_of_versine", "cusp_sqrt", "versine_angle"]
 
 _NO_FURTHER_DERIVATIVE = (
     "A derivative was asked for that does not exist at this point: the second at a cusp (coincident points of a "
@@ -110,10 +110,17 @@ def _coefficients(name: str, degree: int) -> tuple[float, ...]:
 def _series(name: str, v: Float[Array, "..."]) -> Float[Array, "..."]:
     """A series at 0 <= v <= 1/2; compilers turn polynomials, unlike arctan2 and sin, into vector instructions."""
     x = 4 * v - 1
-    result = jnp.zeros_like(v)
-    for coefficient in reversed(_coefficients(name, 20 if jnp.finfo(v.dtype).bits > 32 else 9)):
-        result = result * x + coefficient
-    return result
+    coefficients = _coefficients(name, 20 if jnp.finfo(v.dtype).bits > 32 else 9)
+    # Σ_j x^j p_j(x⁴): four chains of multiplications side by side, where Horner's single one waits for each result.
+    square = x * x
+    fourth = square * square
+    parts = []
+    for j in range(4):
+        part = jnp.zeros_like(v)
+        for coefficient in reversed(coefficients[j::4]):
+            part = part * fourth + coefficient
+        parts.append(part)
+    return (parts[0] + parts[1] * x) + (parts[2] + parts[3] * x) * square
 
 
 def _half_versine(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -123,13 +130,36 @@ def _half_versine(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[
 
 
 @jax.custom_jvp
+def versine_angle(v: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Angle θ <= 90° with sin²(θ/2) = v."""
+    return jnp.sqrt(v) * _series("θ/√v", v)
+
+
+@versine_angle.defjvp
+def _versine_angle_jvp(primals, tangents):
+    (v,), (dv,) = primals, tangents
+    return versine_angle(v), _half_power(v * (1 - v), 1, 0) * dv
+
+
+@jax.custom_jvp
+def arc_excess_of_versine(v: Float[Array, "..."]) -> Float[Array, "..."]:
+    """sin θ − θ cos θ of the same angle, with an error of eps·θ: enough where v has one of eps."""
+    return 2 * jnp.sqrt(v) * jnp.sqrt(1 - v) - versine_angle(v) * (1 - 2 * v)
+
+
+@arc_excess_of_versine.defjvp
+def _arc_excess_of_versine_jvp(primals, tangents):
+    (v,), (dv,) = primals, tangents
+    return arc_excess_of_versine(v), 2 * versine_angle(v) * dv
+
+
+@jax.custom_jvp
 def angle(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
     """Angle θ <= 90° between two vectors a, b from ‖a‖‖b‖ − a·b and ‖a‖‖b‖ + a·b, the larger.
 
     Full relative precision for θ → 0, where arccos(a·b/‖a‖‖b‖) keeps only half of the digits.
     """
-    v = _half_versine(near, far)
-    return jnp.sqrt(v) * _series("θ/√v", v)
+    return versine_angle(_half_versine(near, far))
 
 
 @angle.defjvp

@@ -19,7 +19,9 @@ from jaxtyping import Array
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite_scalar, check_integer, check_name
+from kpoison.kernels import _versines
 from kpoison.kernels._cusp import angle, arc_excess, cusp_sqrt
+from kpoison.kernels._versines import Versines
 from kpoison.kernels.base import matrix_product
 
 __all__ = [
@@ -52,6 +54,10 @@ class Covariance(NamedTuple):
     variance_z: Array
     covariance: Array
 
+    def dense(self, weight_variance: Array, bias_variance: Array) -> "Covariance":
+        """After a dense layer."""
+        return Covariance(*(weight_variance * number + bias_variance for number in self))
+
 
 class Wedge(NamedTuple):
     """The same covariance, in numbers that keep full relative precision for (anti)parallel points.
@@ -71,8 +77,28 @@ class Wedge(NamedTuple):
     defect: Array
     antidefect: Array
 
+    def dense(self, weight_variance: Array, bias_variance: Array) -> "Wedge":
+        """After a dense layer, in sums of non-negative terms only."""
+        norm_x, norm_z, gap, covariance, defect, antidefect = self
+        new_x = cusp_sqrt(weight_variance * norm_x**2 + bias_variance)
+        new_z = cusp_sqrt(weight_variance * norm_z**2 + bias_variance)
+        total = new_x + new_z
+        # √((a+b)(c+b)) − √(ac) − b and √((a+b)(c+b)) − √(ac) + b for the bias variance b, without cancellation.
+        divisor = new_x * new_z + weight_variance * norm_x * norm_z + bias_variance
+        safe = jnp.where(divisor > 0, divisor, 1)
+        bias_defect = bias_variance * weight_variance * (gap**2 / safe)
+        return Wedge(
+            norm_x=new_x,
+            norm_z=new_z,
+            gap=weight_variance * gap * ((norm_x + norm_z) / jnp.where(total > 0, total, 1)),
+            covariance=weight_variance * covariance + bias_variance,
+            defect=weight_variance * defect + bias_defect,
+            antidefect=weight_variance * antidefect + bias_defect + 2 * bias_variance,
+        )
 
-State = TypeVar("State", Covariance, Wedge)
+
+Angular = Wedge | Versines
+State = TypeVar("State", bound=Covariance | Angular)
 
 
 class Activation(eqx.Module, Generic[State]):
@@ -94,9 +120,17 @@ class Activation(eqx.Module, Generic[State]):
     def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> State:
         """State of the first layer at all pairs, computed from a matrix product."""
 
-    @abc.abstractmethod
     def layer(self, state: State, weight_variance: Array, bias_variance: Array) -> State:
         """State after φ and one more dense layer."""
+        return self.activated(state).dense(weight_variance, bias_variance)  # pyright: ignore[reportReturnType]
+
+    @abc.abstractmethod
+    def mean_square(self, variance: Array) -> Array:
+        """E[φ(u)²], elementwise."""
+
+    @abc.abstractmethod
+    def activated(self, state: State) -> State:
+        """State of φ(u) and φ(v), before any further layer."""
 
     @abc.abstractmethod
     def derivative_covariance(self, state: State) -> Array:
@@ -132,11 +166,14 @@ class SmoothActivation(Activation[Covariance]):
             covariance = jnp.where(jnp.eye(len(X1), dtype=bool), variance_x, covariance)
         return Covariance(variance_x, variance_z, covariance)
 
-    def layer(self, state: Covariance, weight_variance: Array, bias_variance: Array) -> Covariance:
-        """One hidden layer and one dense layer."""
-        qx, qz, covariance = state
-        duals = self.dual(qx, qx, qx), self.dual(qz, qz, qz), self.dual(qx, qz, covariance)
-        return Covariance(*(weight_variance * dual + bias_variance for dual in duals))
+    def mean_square(self, variance: Array) -> Array:
+        """E[φ(u)²], elementwise."""
+        return self.dual(variance, variance, variance)
+
+    def activated(self, state: Covariance) -> Covariance:
+        """Covariance of φ(u) and φ(v)."""
+        variances = self.mean_square(state.variance_x), self.mean_square(state.variance_z)
+        return Covariance(*variances, self.dual(*state))
 
     def derivative_covariance(self, state: Covariance) -> Array:
         """E[φ'(u)φ'(v)], the derivative of the dual with respect to K."""
@@ -302,7 +339,7 @@ class Quadrature(SmoothActivation):
         return _gaussian_expectation(self.function, self.function, self.nodes, variance_x, variance_z, covariance)
 
 
-class LeakyReLU(Activation[Wedge]):
+class LeakyReLU(Activation[Angular]):
     """φ(u) = max(u, 0) + slope·min(u, 0) (Cho, Saul 2009 for slope 0).
 
     Its dual has a kink of order θ³ where the points are parallel and E[φ'φ'] a cusp of order θ, so the state
@@ -350,27 +387,22 @@ class LeakyReLU(Activation[Wedge]):
         antidefect = jnp.where(vanishing, covariance, antidefect)
         return Wedge(norm_x, norm_z, gap, covariance, defect, antidefect)
 
-    def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
-        """Wedge of the first layer at all pairs."""
-        norm_x = cusp_sqrt(weight_variance * jnp.sum(X1 * X1, axis=1)[:, None] + bias_variance)
-        norm_z = cusp_sqrt(weight_variance * jnp.sum(X2 * X2, axis=1)[None, :] + bias_variance)
-        covariance = weight_variance * matrix_product(X1, X2.T) + bias_variance
-        product = norm_x * norm_z
-        if X1 is X2:
-            covariance = jnp.where(jnp.eye(len(X1), dtype=bool), norm_x * norm_x, covariance)
-        resolution = 8 * jnp.finfo(X1.dtype).eps * product
-        defect, antidefect = product - covariance, product + covariance
-        # Compared so that NaN stays NaN.
-        defect = jnp.where(defect <= resolution, 0, defect)
-        antidefect = jnp.where(antidefect <= resolution, 0, antidefect)
-        return Wedge(norm_x, norm_z, norm_x - norm_z, covariance, defect, antidefect)
+    def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> Versines:
+        """Angles of the first layer at all pairs."""
+        return _versines.first_layer(X1, X2, weight_variance, bias_variance)
 
-    def layer(self, state: Wedge, weight_variance: Array, bias_variance: Array) -> Wedge:
-        """One hidden layer and one dense layer, in sums of non-negative terms only (for slope >= 0)."""
+    def mean_square(self, variance: Array) -> Array:
+        """½(1 + slope²) times the variance."""
+        return 0.5 * (1 + jnp.asarray(self.slope, variance.dtype) ** 2) * variance
+
+    def activated(self, state: Angular) -> Angular:
+        """State of φ(u) and φ(v), in sums of non-negative terms only (for slope >= 0)."""
+        slope = jnp.asarray(self.slope, state.covariance.dtype)
+        if isinstance(state, Versines):
+            return _versines.activated(state, slope)
         norm_x, norm_z, gap, covariance, defect, antidefect = state
-        slope = jnp.asarray(self.slope, covariance.dtype)
         kink = 0.5 * (1 - slope) ** 2
-        mean_square = 0.5 * (1 + slope**2)  # E[φ(u)²]/q
+        scale = jnp.sqrt(self.mean_square(jnp.ones_like(slope)))
         # ‖a‖‖b‖ times the arc-cosine kernel of degree 1, and times one minus it; from the nearer of the two
         # poles, parallel or antiparallel, so that neither cancels.
         acute, near, far = _nearer_pole(state)
@@ -378,30 +410,20 @@ class LeakyReLU(Activation[Wedge]):
         half_sum = 0.5 * (defect + antidefect)
         arc = jnp.where(acute, covariance, 0) + excess
         arc_defect = jnp.where(acute, defect, half_sum) - excess
-        arc_antidefect = half_sum + arc
-
-        gain = weight_variance * mean_square
-        variance_x, variance_z = gain * norm_x**2 + bias_variance, gain * norm_z**2 + bias_variance
-        new_x, new_z = cusp_sqrt(variance_x), cusp_sqrt(variance_z)
-        total, product = new_x + new_z, new_x * new_z
-        free_product = gain * norm_x * norm_z
-        # √((a+b)(c+b)) − √(ac) − b and √((a+b)(c+b)) − √(ac) + b for the bias variance b, without cancellation.
-        divisor = product + free_product + bias_variance
-        safe = jnp.where(divisor > 0, divisor, 1)
-        bias_defect = bias_variance * gain * (gap**2 / safe)
-        bias_antidefect = bias_defect + 2 * bias_variance
         return Wedge(
-            norm_x=new_x,
-            norm_z=new_z,
-            gap=gain * gap * ((norm_x + norm_z) / jnp.where(total > 0, total, 1)),
-            covariance=weight_variance * (slope * covariance + kink * arc) + bias_variance,
-            defect=weight_variance * (slope * defect + kink * arc_defect) + bias_defect,
-            antidefect=weight_variance * (slope * antidefect + kink * arc_antidefect) + bias_antidefect,
+            norm_x=scale * norm_x,
+            norm_z=scale * norm_z,
+            gap=scale * gap,
+            covariance=slope * covariance + kink * arc,
+            defect=slope * defect + kink * arc_defect,
+            antidefect=slope * antidefect + kink * (half_sum + arc),
         )
 
-    def derivative_covariance(self, state: Wedge) -> Array:
+    def derivative_covariance(self, state: Angular) -> Array:
         """slope + ½(1 − slope)² (1 − θ/π)."""
         slope = jnp.asarray(self.slope, state.covariance.dtype)
+        if isinstance(state, Versines):
+            return _versines.derivative_covariance(state, slope)
         acute, near, far = _nearer_pole(state)
         turn = angle(near, far) / jnp.pi
         return slope + 0.5 * (1 - slope) ** 2 * jnp.where(acute, 1 - turn, turn)

@@ -5,6 +5,7 @@ from kpoison.ridge.fitting import fit
 from kpoison.ridge.iterative import ConjugateGradients
 from kpoison.ridge.posterior import IllConditionedWarning, Posterior, PosteriorAtRidge, Prior
 from kpoison.ridge.solvers import Cholesky, Solver, Spectral
+from kpoison.ridge.tridiagonal import Tridiagonal
 
 __all__ = [
     "Cholesky",
@@ -16,5 +17,6 @@ __all__ = [
     "Prior",
     "Solver",
     "Spectral",
+    "Tridiagonal",
     "fit",
 ]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.posterior import Posterior
-from kpoison.ridge.solvers import Factor, ReducedFactor, SpectralFactor
+from kpoison.ridge.solvers import CholeskyFactor, DenseFactor, ReducedFactor
 
 __all__ = ["compress"]
 
@@ -41,30 +41,37 @@ def compress(
         The compressed posterior, or None where its rank is not small, a check between the poles fails, slopes are
         observed too, training is stopped early, which takes complex ρ, or solves are iterative.
     """
-    if clean.root is not None or clean.time is not None or clean.gram is None:
+    if clean.root is not None or clean.time is not None or not isinstance(clean.factor, DenseFactor):
         return None
     # A few poles beyond both ends, where interpolation is at its worst.
     low, high = rho[0] / math.e, rho[1] * math.e
     poles = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
     if poles.size * right_hand_sides.shape[1] > len(clean.X):
         return None
-    solutions = _solutions(clean, jnp.asarray(poles, clean.X.dtype), right_hand_sides)
+    factor, dtype = clean.factor, clean.X.dtype
+    # In the basis of the factorisation, where solves are cheapest; norms and ranks are the same in all.
+    rotated = _rotated(factor, right_hand_sides)
+    solutions = _solutions(factor, jnp.asarray(poles, dtype), rotated)
     basis, rank = _orthonormal_basis(np.asarray(solutions))
     if rank > largest_rank * len(clean.X):
         return None
-    factor = _project(clean, jnp.asarray(basis))
-    between = np.geomspace(*rho, 9) if rho[1] > rho[0] else np.array(rho[:1])
-    between = jnp.asarray(between, clean.X.dtype)
-    if not bool(_agrees(clean, factor, between, right_hand_sides)):
+    small, reduced = _project(factor, jnp.asarray(basis))
+    between = jnp.asarray(np.geomspace(*rho, 9) if rho[1] > rho[0] else rho[:1], dtype)
+    if not bool(_agrees(clean, factor, small, between, rotated)):
         return None
-    return eqx.tree_at(lambda posterior: posterior.factor, clean, factor)
+    return eqx.tree_at(lambda posterior: posterior.factor, clean, reduced)
 
 
 @eqx.filter_jit
-def _solutions(clean: Posterior, rhos: Array, b: Array) -> Float[Array, "n m"]:
+def _rotated(factor: DenseFactor, b: Array) -> Array:
+    return factor.rotate(b)
+
+
+@eqx.filter_jit
+def _solutions(factor: DenseFactor, rhos: Array, rotated: Array) -> Float[Array, "n m"]:
     """(K + ρI)⁻¹b of unit norm, for every ρ and b."""
-    solutions = _at_each(rhos, clean.factor, lambda rho: clean.factor.solve(rho, b))
-    columns = jnp.moveaxis(solutions, 1, 0).reshape(len(clean.X), -1)
+    solutions = _at_each(rhos, factor, lambda rho: factor.rotated_solve(rho, rotated))
+    columns = jnp.moveaxis(solutions, 1, 0).reshape(len(rotated), -1)
     norms = jnp.linalg.norm(columns, axis=0)
     return columns / jnp.where(norms > 0, norms, 1)[None]
 
@@ -79,28 +86,28 @@ def _orthonormal_basis(columns: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 @eqx.filter_jit
-def _project(clean: Posterior, basis: Array) -> ReducedFactor:
-    assert clean.gram is not None
-    projected = matrix_product(basis.T, matrix_product(clean.gram, basis))
-    values, vectors = jnp.linalg.eigh(projected)
-    lowest, highest = clean.factor.extreme_eigenvalues()
-    return ReducedFactor(jnp.maximum(values, 0), matrix_product(basis, vectors), lowest, highest)
+def _project(factor: DenseFactor, basis: Array) -> tuple[ReducedFactor, ReducedFactor]:
+    """The projected matrix in the basis of the factorisation, and in that of K."""
+    values, vectors = jnp.linalg.eigh(matrix_product(basis.T, factor.rotated_product(basis)))
+    values, vectors = jnp.maximum(values, 0), matrix_product(basis, vectors)
+    extreme = factor.extreme_eigenvalues()
+    return ReducedFactor(values, vectors, *extreme), ReducedFactor(values, factor.rotate_back(vectors), *extreme)
 
 
 @eqx.filter_jit
-def _agrees(clean: Posterior, factor: ReducedFactor, rhos: Array, b: Array) -> Array:
+def _agrees(clean: Posterior, factor: DenseFactor, small: ReducedFactor, rhos: Array, rotated: Array) -> Array:
     """Whether both solve to rounding."""
 
     def error_over_rounding(rho):
-        full, reduced = clean.factor.solve(rho, b), factor.solve(rho, b)
+        full, reduced = factor.rotated_solve(rho, rotated), small.solve(rho, rotated)
         norms = jnp.linalg.norm(full, axis=0)
         error = jnp.linalg.norm(full - reduced, axis=0) / jnp.where(norms > 0, norms, 1)
         # The basis leaves out what is below a few eps of a solution.
-        return jnp.max(error) / (10 * clean.rounding(rho) + 1000 * jnp.finfo(b.dtype).eps)
+        return jnp.max(error) / (10 * clean.rounding(rho) + 1000 * jnp.finfo(rotated.dtype).eps)
 
-    return jnp.all(_at_each(rhos, clean.factor, error_over_rounding) < 1)
+    return jnp.all(_at_each(rhos, factor, error_over_rounding) < 1)
 
 
-def _at_each(rhos: Array, factor: Factor, function: Callable) -> Array:
-    """`function` at each ρ: together where eigenvectors are shared, else one after the other."""
-    return jax.vmap(function)(rhos) if isinstance(factor, SpectralFactor) else jax.lax.map(function, rhos)
+def _at_each(rhos: Array, factor: DenseFactor, function: Callable) -> Array:
+    """`function` at each ρ: together, or one after the other where each takes a factorisation."""
+    return jax.lax.map(function, rhos) if isinstance(factor, CholeskyFactor) else jax.vmap(function)(rhos)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Inexact
 
 from kpoison.kernels.base import matrix_product
 
-__all__ = ["cholesky", "cholesky_solve", "eigh", "linear_solve", "lower_solve"]
+__all__ = ["cholesky", "cholesky_solve", "eigh", "linear_solve", "lower_solve", "tridiagonal"]
 
 _MENDED_IN = (0, 11, 2)
 
@@ -37,6 +37,11 @@ cholesky: Callable[[Array], Array] = _one_after_the_other(jnp.linalg.cholesky)
 
 eigh: Callable[[Array], tuple[Array, Array]] = _one_after_the_other(lambda matrix: tuple(jnp.linalg.eigh(matrix)))
 """Eigenvalues and eigenvectors of a symmetric matrix; without derivatives under `jax.vmap`."""
+
+tridiagonal: Callable[[Array], tuple[Array, Array, Array, Array]] = _one_after_the_other(
+    lambda matrix: tuple(jax.lax.linalg.tridiagonal(matrix, lower=True))
+)
+"""Reflections, diagonal, off-diagonal and scales of the reduction of a symmetric matrix; without derivatives."""
 
 cholesky_solve: Callable[[Array, Array], Array] = _one_after_the_other(
     lambda lower, b: jax.scipy.linalg.cho_solve((lower, True), b)

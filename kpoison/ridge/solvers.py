@@ -17,6 +17,7 @@ from kpoison.ridge.lapack import cholesky, cholesky_solve, eigh, linear_solve, l
 __all__ = [
     "Cholesky",
     "CholeskyFactor",
+    "DenseFactor",
     "DenseSolver",
     "Factor",
     "ReducedFactor",
@@ -51,6 +52,32 @@ class Factor(eqx.Module):
         """Lower and upper bound on the eigenvalues of K."""
 
 
+class DenseFactor(Factor):
+    """A factorisation, which may work in an orthonormal basis Q of its own, where solves for many ρ are cheap."""
+
+    def inverse_product(
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
+    ) -> Inexact[Array, "k l"]:
+        """bᵀA⁻¹c, without derivatives in K; O(n) per pair and ridge once Qᵀb, Qᵀc are known."""
+        return matrix_product(self.rotate(b).T, self.rotated_solve(rho, self.rotate(c)))
+
+    def rotate(self, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Qᵀb."""
+        return b
+
+    def rotate_back(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Q c."""
+        return c
+
+    @abc.abstractmethod
+    def rotated_product(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """QᵀKQ c."""
+
+    def rotated_solve(self, rho: Inexact[Array, ""], c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """(QᵀAQ)⁻¹c."""
+        return self.solve(rho, c)
+
+
 class Solver(eqx.Module):
     """How `fit` prepares the Gram matrix for solves."""
 
@@ -59,11 +86,11 @@ class DenseSolver(Solver):
     """A solver that factorises the matrix."""
 
     @abc.abstractmethod
-    def factorise(self, gram: Float[Array, "n n"]) -> Factor:
+    def factorise(self, gram: Float[Array, "n n"]) -> DenseFactor:
         """The factorisation of a symmetric positive semi-definite matrix."""
 
 
-class SpectralFactor(Factor):
+class SpectralFactor(DenseFactor):
     """K = Q diag(μ) Qᵀ."""
 
     eigenvalues: Float[Array, " p"]
@@ -74,18 +101,25 @@ class SpectralFactor(Factor):
         """What made it."""
         return Spectral()
 
+    def rotate(self, b: Inexact[Array, "n k"]) -> Inexact[Array, "p k"]:
+        """Qᵀb."""
+        return matrix_product(self.eigenvectors.T, b)
+
+    def rotate_back(self, c: Inexact[Array, "p k"]) -> Inexact[Array, "n k"]:
+        """Q c."""
+        return matrix_product(self.eigenvectors, c)
+
+    def rotated_product(self, c: Inexact[Array, "p k"]) -> Inexact[Array, "p k"]:
+        """μ c."""
+        return self.eigenvalues[:, None] * c
+
+    def rotated_solve(self, rho: Inexact[Array, ""], c: Inexact[Array, "p k"]) -> Inexact[Array, "p k"]:
+        """(μ + ρ)⁻¹c."""
+        return c / (self.eigenvalues + rho)[:, None]
+
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Q (μ + ρ)⁻¹ Qᵀb: O(n²) per right-hand side."""
-        coordinates = matrix_product(self.eigenvectors.T, b)
-        return matrix_product(self.eigenvectors, coordinates / (self.eigenvalues + rho)[:, None])
-
-    def inverse_product(
-        self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
-    ) -> Inexact[Array, "k l"]:
-        """(Qᵀb)ᵀ (μ + ρ)⁻¹ (Qᵀc): O(n) per pair and ridge once Qᵀb, Qᵀc are known."""
-        left = matrix_product(self.eigenvectors.T, b)
-        right = matrix_product(self.eigenvectors.T, c)
-        return matrix_product(left.T, right / (self.eigenvalues + rho)[:, None])
+        return self.rotate_back(self.rotated_solve(rho, self.rotate(b)))
 
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The smallest and the largest eigenvalue."""
@@ -100,7 +134,7 @@ class ReducedFactor(SpectralFactor):
 
     def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "p k"]:
         """A⁻¹b in the basis of the eigenvectors."""
-        return matrix_product(self.eigenvectors.T, b) / (self.eigenvalues + rho)[:, None]
+        return self.rotated_solve(rho, self.rotate(b))
 
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Those of K."""
@@ -115,7 +149,7 @@ class Spectral(DenseSolver):
         return SpectralFactor(*eigh(gram))
 
 
-class CholeskyFactor(Factor):
+class CholeskyFactor(DenseFactor):
     """K itself; A = LLᵀ is computed at each ridge that is asked for."""
 
     gram: Float[Array, "n n"]
@@ -152,6 +186,10 @@ class CholeskyFactor(Factor):
         left = lower_solve(lower, b)
         right = lower_solve(lower, c)
         return matrix_product(left.T, right)
+
+    def rotated_product(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """K c."""
+        return matrix_product(self.gram, c)
 
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """0 for a positive semi-definite matrix, else −∞, and the largest row sum of |K|."""

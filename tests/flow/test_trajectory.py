@@ -91,7 +91,7 @@ def test_a_cluster_flows():
     np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error)
 
 
-@pytest.mark.parametrize("solver", [kp.Spectral(), kp.Cholesky()])
+@pytest.mark.parametrize("solver", [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()])
 def test_the_end_of_training_is_the_ridge_predictor(solver):
     clean = kp.fit(KERNELS["rbf"], X, Y, solver=solver, gradient_penalty=0.2)
     for time in (1e9, np.inf):

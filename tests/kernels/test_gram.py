@@ -83,7 +83,9 @@ def test_symmetric_gram_by_blocks(monkeypatch, name, number):
     blocks = np.asarray(kernel(X))
     assert np.all(np.abs(blocks - whole) <= 100 * EPS * size(kernel, X, X))
     np.testing.assert_allclose(np.diag(blocks), np.diag(whole), rtol=EPS)
-    np.testing.assert_array_equal(blocks, blocks.T)
+    # In a block on the diagonal a compiler may round (x, z) and (z, x) differently.
+    assert np.all(np.abs(blocks - blocks.T) <= 10 * EPS * size(kernel, X, X))
+    np.testing.assert_array_equal(blocks[-3:, :3], blocks[:3, -3:].T)
     # Traced points have no blocks.
     np.testing.assert_array_equal(jax.jit(kernel)(X), whole)
 

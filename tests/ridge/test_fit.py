@@ -27,7 +27,7 @@ PARAMETERS = {
 }
 # What compiled code raises: jax.jit translates a failure inside to either, by the path that dispatches the call.
 RUN_TIME = (RuntimeError, ValueError)
-SOLVERS = [kp.Spectral(), kp.Cholesky()]
+SOLVERS = [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()]
 
 
 def kernel_of(name):
@@ -45,7 +45,7 @@ def brute_force(name, X, Y, x, rho):
     return pairs.value @ alpha, np.einsum("qnd,nc->qcd", pairs.gradient, alpha), bound
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_predict_is_kernel_ridge_regression(name, solver):
     clean = kp.fit(kernel_of(name), X, Y, solver=solver)
@@ -146,7 +146,7 @@ def test_many_probes_are_evaluated_in_batches(monkeypatch):
 # Difficult data
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
 def test_duplicates_are_ordinary_data(solver):
     # Two observations at one point are one with their mean and twice the weight.
     doubled = kp.fit(kernel_of("rbf"), np.concatenate([X, X]), np.concatenate([Y, Y + 2]), solver=solver)
@@ -185,7 +185,7 @@ def doubled():
     return np.concatenate([X, X]), np.concatenate([Y, Y])
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
 def test_a_small_ridge_warns_and_one_too_small_is_refused(doubled, solver):
     clean = kp.fit(kernel_of("rbf"), *doubled, solver=solver)
     poison = kp.Poison(X[0], Y[0], 1.0)
@@ -263,7 +263,7 @@ def _not_finite(x, z):
     return jnp.log(jnp.sum(x * z))
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -323,7 +323,7 @@ def five_point(function, h):
     return slope(h), np.abs(slope(h) - slope(2 * h))
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
 @pytest.mark.parametrize("data", ["plain", "duplicated", "clustered"])
 def test_derivatives_of_fit_and_predict(data, solver):
     # Duplicates make eigenvalues coincide (0) and clusters nearly so; eigh's own derivative is NaN or garbage there.

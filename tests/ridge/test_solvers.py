@@ -12,7 +12,7 @@ from kpoison.ridge.solvers import implicit_inverse_product, implicit_solve
 RNG = np.random.default_rng(4)
 N = 8
 RHO = 0.05
-SOLVERS = {"spectral": kp.Spectral(), "cholesky": kp.Cholesky()}
+SOLVERS = {"spectral": kp.Spectral(), "cholesky": kp.Cholesky(), "tridiagonal": kp.Tridiagonal()}
 
 
 def gram(case):
@@ -62,13 +62,14 @@ def test_eigenvalues_are_bounded(K, solver):
 
 
 def test_every_ridge_from_one_factorisation(K):
-    spectral, cholesky = (solver.factorise(jnp.asarray(K)) for solver in SOLVERS.values())
+    spectral, cholesky, tridiagonal = (solver.factorise(jnp.asarray(K)) for solver in SOLVERS.values())
     b = jnp.asarray(RNG.normal(size=(N, 1)))
     for rho in (1e-6, 1e-2, 1e2):
         A = K + rho * np.eye(N)
         bound = 2 * 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
-        found, expected = (factor.solve(jnp.asarray(rho), b) for factor in (spectral, cholesky))
+        found, expected, other = (factor.solve(jnp.asarray(rho), b) for factor in (spectral, cholesky, tridiagonal))
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+        np.testing.assert_allclose(other, expected, rtol=0, atol=bound)
 
 
 def arguments(K):
@@ -132,6 +133,52 @@ def test_solves_are_vectorised_over_ridges(K, solver):
         A = K + float(rho) * np.eye(N)
         bound = 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
         np.testing.assert_allclose(one, factor.solve(rho, b), rtol=0, atol=bound)
+
+
+def test_complex_ridges(K, solver):
+    # As early stopping has them, to the left of the imaginary axis too.
+    factor, b = solver.factorise(jnp.asarray(K)), RNG.normal(size=(N, 2))
+    for rho in (0.3 + 0.5j, -2.0 + 1.5j, -0.4 * np.trace(K) + 0.1j):
+        A = K + rho * np.eye(N)
+        bound = 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
+        found = factor.solve(jnp.asarray(rho), jnp.asarray(b))
+        np.testing.assert_allclose(found, np.linalg.solve(A, b), rtol=0, atol=bound)
+        product = factor.inverse_product(jnp.asarray(rho), jnp.asarray(b), jnp.asarray(b))
+        np.testing.assert_allclose(product, b.T @ np.linalg.solve(A, b), rtol=0, atol=bound * np.linalg.norm(b))
+
+
+def test_batches_of_matrices_and_of_right_hand_sides(solver):
+    grams = jnp.stack([jnp.asarray(K) for K in CASES.values()])
+    b = jnp.asarray(RNG.normal(size=(len(CASES), 2, N, 3)))
+    factors = jax.vmap(solver.factorise)(grams)
+    found = jax.vmap(lambda factor, b: jax.vmap(lambda b: factor.solve(jnp.asarray(RHO), b))(b))(factors, b)
+    for K, one, right in zip(grams, found, b, strict=True):
+        A = np.asarray(K) + RHO * np.eye(N)
+        bound = 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(right)
+        np.testing.assert_allclose(one, np.linalg.solve(A, right), rtol=0, atol=bound)
+
+
+def test_float32_and_the_smallest_matrices(solver):
+    for size in (1, 2, 3):
+        root = RNG.normal(size=(size, size))
+        K = jnp.asarray(root @ root.T, jnp.float32)
+        b = jnp.asarray(RNG.normal(size=(size, 2)), jnp.float32)
+        factor = solver.factorise(K)
+        A = np.asarray(K, float) + 0.5 * np.eye(size)
+        bound = 10 * float(jnp.finfo(jnp.float32).eps) * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2)
+        found = factor.solve(jnp.asarray(0.5, jnp.float32), b)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, np.linalg.solve(A, b), rtol=0, atol=bound * np.linalg.norm(b))
+        assert all(bound.dtype == jnp.float32 for bound in factor.extreme_eigenvalues())
+
+
+def test_sturm_finds_the_ends_of_the_spectrum():
+    # Indefinite, and with clusters at both ends.
+    vectors = np.linalg.qr(RNG.normal(size=(60, 60)))[0]
+    for values in (np.linspace(-3, 8, 60), np.r_[np.full(20, 1e-3), np.full(20, 0.5), np.full(20, 70.0)], np.zeros(60)):
+        lowest, highest = kp.Tridiagonal().factorise(jnp.asarray(vectors * values @ vectors.T)).extreme_eigenvalues()
+        slack = 60 * EPS * np.max(np.abs(values))
+        np.testing.assert_allclose([lowest, highest], [values.min(), values.max()], rtol=0, atol=slack)
 
 
 def test_solvers_are_values():

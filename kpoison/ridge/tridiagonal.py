@@ -1,0 +1,181 @@
+"""Every ridge from one tridiagonal reduction, the first and smaller part of an eigendecomposition."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from kpoison.ridge.lapack import tridiagonal
+from kpoison.ridge.solvers import DenseFactor, DenseSolver
+
+__all__ = ["Tridiagonal", "TridiagonalFactor"]
+
+_SHIFTS = 64
+
+
+def _rotation(*, transpose: bool) -> Callable[[Array, Array, Array], Array]:
+    """Q c, or Qᵀc, for many c at once also under `jax.vmap`, which would copy the reflections for each."""
+
+    @jax.custom_batching.custom_vmap
+    def rotate(reflections: Array, scales: Array, c: Array) -> Array:
+        if jnp.iscomplexobj(c):
+            parts = rotate(reflections, scales, jnp.concatenate([c.real, c.imag], axis=1))
+            real, imaginary = jnp.split(parts, 2, axis=1)
+            return jax.lax.complex(real, imaginary)
+        if len(c) == 1:
+            return c
+        # The first coordinate is no part of any reflection.
+        turned = jax.lax.linalg.ormqr(reflections[1:, :-1], scales, c[1:], transpose=transpose)
+        return jnp.concatenate([c[:1], turned])
+
+    @rotate.def_vmap
+    def _(size, batched, reflections, scales, c):
+        if any(batched[:2]):
+            arguments = (reflections, scales, c)
+            mapped = tuple(a for a, one in zip(arguments, batched, strict=True) if one)
+
+            def each(some):
+                rest = iter(some)
+                return rotate(*(next(rest) if one else a for a, one in zip(arguments, batched, strict=True)))
+
+            return jax.lax.map(each, mapped), True
+        columns = jnp.moveaxis(c, 0, 1).reshape(c.shape[1], -1)
+        turned = rotate(reflections, scales, columns).reshape(c.shape[1], size, -1)
+        return jnp.moveaxis(turned, 1, 0), True
+
+    return rotate
+
+
+_forward, _backward = _rotation(transpose=True), _rotation(transpose=False)
+
+
+class TridiagonalFactor(DenseFactor):
+    """K = Q T Qᵀ with T tridiagonal and Q orthogonal, kept as the reflections that make it.
+
+    Attributes:
+        reflections, scales: as LAPACK's ``sytrd`` leaves them.
+        diagonal, off_diagonal: of T.
+        lowest, highest: bounds on the eigenvalues, within rounding of them.
+    """
+
+    reflections: Float[Array, "n n"]
+    scales: Float[Array, " n-1"]
+    diagonal: Float[Array, " n"]
+    off_diagonal: Float[Array, " n-1"]
+    lowest: Float[Array, ""]
+    highest: Float[Array, ""]
+
+    @property
+    def solver(self) -> "Tridiagonal":
+        """What made it."""
+        return Tridiagonal()
+
+    def rotate(self, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Qᵀb, O(n²) per column."""
+        return _forward(self.reflections, self.scales, b)
+
+    def rotate_back(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Q c."""
+        return _backward(self.reflections, self.scales, c)
+
+    def rotated_product(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """T c."""
+        return _tridiagonal_product(self.diagonal, self.off_diagonal, c)
+
+    def rotated_solve(self, rho: Inexact[Array, ""], c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """(T + ρ)⁻¹c, O(n) per column."""
+        return _tridiagonal_solve(self.diagonal + rho, self.off_diagonal, c)
+
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Q (T + ρ)⁻¹ Qᵀb: O(n²) per right-hand side."""
+        # The product says what is transposed where b is differentiated; it is not computed.
+        return jax.lax.custom_linear_solve(
+            lambda x: self.rotate_back(self.rotated_product(self.rotate(x)) + rho * self.rotate(x)),
+            b.astype(jnp.result_type(rho, b)),
+            lambda _, b: self.rotate_back(self.rotated_solve(rho, self.rotate(b))),
+            symmetric=True,
+        )
+
+    def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The smallest and the largest eigenvalue."""
+        return self.lowest, self.highest
+
+
+class Tridiagonal(DenseSolver):
+    """One tridiagonal reduction, then every ridge: for sweeps on a CPU, where it takes 2/5 of `Spectral`'s time.
+
+    A law at a single ridge takes longer than with `Spectral`, as reflections are slower than matrix products.  Not on
+    TPUs, for which JAX has no such reduction.
+    """
+
+    def factorise(self, gram: Float[Array, "n n"]) -> TridiagonalFactor:
+        """Householder reflections from both sides, 4n³/3 flops."""
+        reflections, diagonal, off_diagonal, scales = tridiagonal(gram)
+        lowest, highest = _extreme_eigenvalues(diagonal, off_diagonal)
+        return TridiagonalFactor(reflections, scales, diagonal, off_diagonal, lowest, highest)
+
+
+def _tridiagonal_product(diagonal: Array, off_diagonal: Array, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    product = diagonal[:, None] * c
+    product = product.at[1:].add(off_diagonal[:, None] * c[:-1])
+    return product.at[:-1].add(off_diagonal[:, None] * c[1:])
+
+
+def _tridiagonal_solve(
+    diagonal: Inexact[Array, " n"], off_diagonal: Array, c: Inexact[Array, "n k"]
+) -> Inexact[Array, "n k"]:
+    """By LDLᵀ without pivoting: stable for positive matrices, and for complex ρ, where no pivot becomes real."""
+    dtype = jnp.result_type(diagonal, c)
+    below = jnp.concatenate([jnp.zeros(1, off_diagonal.dtype), off_diagonal])
+    above = jnp.concatenate([off_diagonal, jnp.zeros(1, off_diagonal.dtype)])
+
+    def eliminate(carry, row):
+        pivot, value = carry
+        entry, coupling, right = row
+        ratio = coupling / pivot
+        following = entry - coupling * ratio, right - ratio * value
+        return following, following
+
+    def substitute(solution, row):
+        pivot, value, coupling = row
+        solution = (value - coupling * solution) / pivot
+        return solution, solution
+
+    zero = jnp.zeros(c.shape[1:], dtype)
+    rows = (diagonal.astype(dtype), below, c.astype(dtype))
+    pivots, values = jax.lax.scan(eliminate, (jnp.ones((), dtype), zero), rows)[1]
+    return jax.lax.scan(substitute, zero, (pivots, values, above), reverse=True)[1]
+
+
+def _extreme_eigenvalues(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
+    """Bounds by Sturm's count of the eigenvalues below a shift, the interval cut into many parts at a time."""
+    couplings = jnp.concatenate([jnp.zeros(1, off_diagonal.dtype), off_diagonal])
+    tiny = jnp.finfo(diagonal.dtype).tiny
+
+    def number_below(shifts: Array) -> Array:
+        def step(pivot, row):
+            entry, coupling = row
+            pivot = entry - shifts - coupling * (coupling / pivot)
+            pivot = jnp.where(pivot == 0, tiny, pivot)
+            return pivot, pivot < 0
+
+        return jnp.sum(jax.lax.scan(step, jnp.ones_like(shifts), (diagonal, couplings))[1], axis=0)
+
+    radius = jnp.abs(couplings) + jnp.abs(jnp.roll(couplings, -1))
+    span = jnp.max(jnp.abs(diagonal) + radius)
+    # A margin, so that the ends of the interval (Gershgorin) have no rounding to fear.
+    low, high = 1.01 * jnp.min(diagonal - radius) - 0.01 * span, 1.01 * jnp.max(diagonal + radius) + 0.01 * span
+    parts = jnp.arange(_SHIFTS + 1, dtype=diagonal.dtype) / _SHIFTS
+
+    def narrow(_, intervals):
+        def cut(interval, wanted):
+            shifts = interval[0] + (interval[1] - interval[0]) * parts
+            place = jnp.clip(jnp.sum(number_below(shifts) < wanted) - 1, 0, _SHIFTS - 1)
+            return jax.lax.dynamic_slice(shifts, (place,), (2,))
+
+        return jax.vmap(cut)(intervals, jnp.array([1, len(diagonal)]))
+
+    passes = -(-(jnp.finfo(diagonal.dtype).nmant + 8) // 6)
+    both = jax.lax.fori_loop(0, passes, narrow, jnp.tile(jnp.stack([low, high]), (2, 1)))
+    return both[0, 0], both[1, 1]
