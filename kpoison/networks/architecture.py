@@ -1,6 +1,7 @@
 """Fully connected networks in NTK parameterisation: the finite-width partner of each `NTK` kernel."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -91,27 +92,41 @@ class Architecture(eqx.Module):
             raise TypeError(f"kernel must be an NTK or an NNGP, got {type(kernel).__name__}")
         return cls(width, kernel.hidden_layers, kernel.activation, kernel.weight_std, kernel.bias_std, rounding)
 
-    def initialise(self, key: PRNGKeyArray, inputs: int, outputs: int | None = None, dtype=None) -> "Network":
+    @property
+    def point_ndim(self) -> int:
+        """Number of axes of a point: 1."""
+        return 1
+
+    def initialise(
+        self, key: PRNGKeyArray, inputs: int | Sequence[int], outputs: int | None = None, dtype=None
+    ) -> "Network":
         """Draw the parameters.
 
         Args:
             key: a JAX random key.
-            inputs: input dimension d, an integer >= 1.
+            inputs: input dimension d, an integer >= 1, or the shape of a point, (d,).
             outputs: number of outputs C, an integer >= 1; None for a scalar output.
             dtype: of the parameters and of everything computed with them; by default JAX's default float.
         """
-        check_integer("inputs", inputs, 1)
+        if isinstance(inputs, Sequence) and len(inputs) == 1:
+            (inputs,) = inputs
+        sizes = [check_integer("inputs", inputs, 1), *[self.width] * self.hidden_layers, outputs or 1]
+        shapes = [(b, a) for a, b in itertools.pairwise(sizes)]
+        return Network(self._draw(key, shapes, sizes[1:], outputs, dtype), self, outputs is None)
+
+    def _draw(
+        self, key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]], neurons: Sequence[int], outputs: int | None, dtype
+    ) -> Parameters:
+        """Standard normal weights of these shapes, and biases for so many neurons in each layer."""
         if outputs is not None:
             check_integer("outputs", outputs, 1)
         dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-        sizes = [inputs, *[self.width] * self.hidden_layers, outputs or 1]
-        layers = len(sizes) - 1
-        keys = jax.random.split(key, (2, layers))
-        weights = tuple(jax.random.normal(keys[0, i], (sizes[i + 1], sizes[i]), dtype) for i in range(layers))
+        keys = jax.random.split(key, (2, len(shapes)))
+        weights = tuple(jax.random.normal(keys[0, i], shape, dtype) for i, shape in enumerate(shapes))
         biases = ()
         if not isinstance(self.bias_std, (int, float)) or self.bias_std > 0:
-            biases = tuple(jax.random.normal(keys[1, i], (sizes[i + 1],), dtype) for i in range(layers))
-        return Network(Parameters(weights, biases), self, outputs is None)
+            biases = tuple(jax.random.normal(keys[1, i], (number,), dtype) for i, number in enumerate(neurons))
+        return Parameters(weights, biases)
 
     def activate(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """The activation, elementwise, with its kink rounded."""
@@ -137,11 +152,11 @@ class Network(eqx.Module):
     architecture: Architecture
     scalar: bool = eqx.field(static=True)
 
-    def __call__(self, x: Float[ArrayLike, " d"]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """f(x) at one point (d,): shape () or (C,)."""
         return self.outputs(jnp.asarray(x)[None])[0]
 
-    def outputs(self, X: Float[ArrayLike, "n d"]) -> Float[Array, "n ..."]:
+    def outputs(self, X: Float[ArrayLike, "n ..."]) -> Float[Array, "n ..."]:
         """f at n points: shape (n,) or (n, C)."""
         architecture = self.architecture
         weights, biases = self.parameters
@@ -162,9 +177,9 @@ class Network(eqx.Module):
         return self.parameters.weights[0].dtype
 
     @property
-    def inputs(self) -> int:
-        """Input dimension d."""
-        return self.parameters.weights[0].shape[1]
+    def point_shape(self) -> tuple[int, ...]:
+        """Shape of a point: (d,)."""
+        return self.parameters.weights[0].shape[1:]
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -182,10 +197,10 @@ class Centred(eqx.Module):
     initial: Network
     final: Network
 
-    def __call__(self, x: Float[ArrayLike, " d"]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """g(x) at one point (d,): shape () or (C,)."""
         return self.final(x) - self.initial(x)
 
-    def outputs(self, X: Float[ArrayLike, "n d"]) -> Float[Array, "n ..."]:
+    def outputs(self, X: Float[ArrayLike, "n ..."]) -> Float[Array, "n ..."]:
         """g at n points: shape (n,) or (n, C)."""
         return self.final.outputs(X) - self.initial.outputs(X)

@@ -100,6 +100,7 @@ def train_pair(
         TypeError, ValueError: naming the argument that does not fit.
         UnconvergedError: a run has not converged (under a trace: `equinox.error_if`).
     """
+    X = check_points("X", X, len(network.point_shape))
     problem = poisoned_problem(X, y, poison, ridge, reference, network.dtype)
 
     def run(weights: Array, total: Array) -> Trained:
@@ -159,10 +160,10 @@ def ensemble(
         UnconvergedError: a run has not converged (under a trace: `equinox.error_if`).
     """
     check_keys(keys, batch_size)
-    X = check_points("X", X, 1)
-    x = check_points("x", x, 1, like=X)
+    X = check_points("X", X, architecture.point_ndim)
+    x = check_points("x", x, architecture.point_ndim, like=X)
     problem = poisoned_problem(X, y, poison, ridge, reference, X.dtype)
-    penalty = checked_penalty(gradient_penalty, metric, architecture, X.shape[1], X.dtype)
+    penalty = checked_penalty(gradient_penalty, metric, architecture, X.shape[1:], X.dtype)
     limits = training.limits(X.dtype)
     result = _ensemble(architecture, keys, problem, x, limits, training.memory, batch_size, penalty)
     return converged_only(result, training) if throw else result
@@ -181,9 +182,10 @@ def _ensemble(
 ) -> Ensemble:
     X, y = problem.X, problem.y
     outputs = None if y.ndim == 1 else y.shape[1]
+    point_axes = tuple(range(1 - X.ndim, 0))
 
     def one_seed(key: Array) -> tuple[Array, ...]:
-        network = architecture.initialise(key, X.shape[1], outputs, X.dtype)
+        network = architecture.initialise(key, X.shape[1:], outputs, X.dtype)
 
         def one_run(run):
             weights, total = run
@@ -196,7 +198,7 @@ def _ensemble(
         totals = jnp.stack([problem.clean_total, problem.total])
         values, gradients, *status = lax.map(one_run, (weights, totals))
         gradient = gradients[1] - gradients[0]
-        return values[0], values[1] - values[0], gradient, jnp.sum(gradient**2, axis=-1), *status
+        return values[0], values[1] - values[0], gradient, jnp.sum(gradient**2, axis=point_axes), *status
 
     return Ensemble(*lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None))
 
@@ -210,10 +212,12 @@ def check_keys(keys: Array, batch_size: int) -> None:
     check_integer("batch_size", batch_size, 1)
 
 
-def poisoned_problem(X, y, poison: Poison, ridge, reference: str, dtype, *, no_ridge: bool = False) -> PoisonedProblem:
-    """The training set with the poisons, checked."""
+def poisoned_problem(
+    X: Array, y, poison: Poison, ridge, reference: str, dtype, *, no_ridge: bool = False
+) -> PoisonedProblem:
+    """The training set with the poisons, checked; X by the caller."""
     check_positive("ridge", ridge, zero=no_ridge)
-    X = check_points("X", X, 1).astype(dtype)
+    X = X.astype(dtype)
     y = check_floating("y", y).astype(dtype)
     if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
         raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), one target per point of X, got {y.shape}")

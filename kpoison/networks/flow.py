@@ -77,11 +77,11 @@ class Flow(eqx.Module):
     def _with(self, parameters: Parameters) -> Centred:
         return Centred(self.initial, eqx.tree_at(lambda net: net.parameters, self.initial, parameters))
 
-    def __call__(self, x: Float[ArrayLike, " d"]) -> Float[Array, "T ..."]:
+    def __call__(self, x: Float[ArrayLike, "..."]) -> Float[Array, "T ..."]:
         """g_t(x) at one point (d,): shape (T,) or (T, C)."""
         return jax.vmap(lambda parameters: self._with(parameters)(x))(self.parameters)
 
-    def outputs(self, X: Float[ArrayLike, "n d"]) -> Float[Array, "T n ..."]:
+    def outputs(self, X: Float[ArrayLike, "n ..."]) -> Float[Array, "T n ..."]:
         """g_t at n points: shape (T, n) or (T, n, C)."""
         return jax.vmap(lambda parameters: self._with(parameters).outputs(X))(self.parameters)
 
@@ -125,7 +125,7 @@ def gradient_flow(
     """
     check_positive("ridge", ridge, zero=True)
     data = checked_data(network, X, y, weights, total)
-    penalty = checked_penalty(gradient_penalty, metric, network.architecture, network.inputs, network.dtype)
+    penalty = checked_penalty(gradient_penalty, metric, network.architecture, network.point_shape, network.dtype)
     times = checked_times("times", times, network.dtype, finite=True)
     result = _flow(network, data, jnp.asarray(ridge, network.dtype), penalty, times, integration.limits(network.dtype))
     return complete_only(result, integration.max_steps) if throw else result

@@ -80,10 +80,10 @@ def flow_ensemble(
         IncompleteFlowError: a run has stopped early (under a trace: `equinox.error_if`).
     """
     check_keys(keys, batch_size)
-    X = check_points("X", X, 1)
-    x = check_points("x", x, 1, like=X)
+    X = check_points("X", X, architecture.point_ndim)
+    x = check_points("x", x, architecture.point_ndim, like=X)
     problem = poisoned_problem(X, y, poison, ridge, reference, X.dtype, no_ridge=True)
-    penalty = checked_penalty(gradient_penalty, metric, architecture, X.shape[1], X.dtype)
+    penalty = checked_penalty(gradient_penalty, metric, architecture, X.shape[1:], X.dtype)
     times = checked_times("times", times, X.dtype, finite=True)
     result = _flow_ensemble(architecture, keys, problem, x, times, penalty, integration.limits(X.dtype), batch_size)
     return complete_only(result, integration.max_steps) if throw else result
@@ -102,12 +102,13 @@ def _flow_ensemble(
 ) -> FlowEnsemble:
     X, y = problem.X, problem.y
     outputs = None if y.ndim == 1 else y.shape[1]
+    point_axes = tuple(range(1 - X.ndim, 0))
 
     def probed(network: Network) -> tuple[Array, Array]:
         return jax.vmap(lambda point: (network(point), jax.jacrev(network)(point)))(x)
 
     def one_seed(key: Array) -> tuple[Array, ...]:
-        network = architecture.initialise(key, X.shape[1], outputs, X.dtype)
+        network = architecture.initialise(key, X.shape[1:], outputs, X.dtype)
         initial_values, _ = probed(network)
 
         def one_run(run):
@@ -123,7 +124,7 @@ def _flow_ensemble(
         values, gradients, *status = lax.map(one_run, (weights, totals))
         gradient = gradients[1] - gradients[0]
         clean = values[0] - initial_values[None]
-        return clean, values[1] - values[0], gradient, jnp.sum(gradient**2, axis=-1), *status
+        return clean, values[1] - values[0], gradient, jnp.sum(gradient**2, axis=point_axes), *status
 
     found = lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None)
     clean, efficacy, gradient, spike, steps, completed = found

@@ -1,5 +1,6 @@
 """What a centred network is trained on: fit, ridge and, by double back-propagation, the penalty on input gradients."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,14 +39,16 @@ class Penalty(eqx.Module):
         return self.strength * jnp.sum(gradients * mapped, axis=-1)
 
 
-def checked_penalty(gradient_penalty: Scalar, metric: Any, architecture: Architecture, inputs: int, dtype):
+def checked_penalty(
+    gradient_penalty: Scalar, metric: Any, architecture: Architecture, point_shape: tuple[int, ...], dtype
+):
     """The `Penalty` of these arguments; None where it is known to be 0.
 
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
     check_positive("gradient_penalty", gradient_penalty, zero=True)
-    metric = checked_metric(metric, inputs, dtype)
+    metric = checked_metric(metric, math.prod(point_shape), dtype)
     if is_concrete(gradient_penalty) and bool(np.asarray(gradient_penalty) == 0):
         return None
     smoothness = min(architecture.activation.smoothness)
@@ -86,22 +89,25 @@ def centred_objective(
     return objective
 
 
-def _input_gradients(network: Network, X: Float[Array, "n d"]) -> Float[Array, "C n d"]:
-    """∇f_c(x_i), of the whole batch at once: backward for few outputs, forward where coordinates are fewer."""
+def _input_gradients(network: Network, X: Float[Array, "n ..."]) -> Float[Array, "C n d"]:
+    """∇f_c(x_i), of the whole batch at once: backward for few outputs, forward where coordinates are fewer.
+
+    The axes of a point are flattened.
+    """
 
     def outputs(points: Array) -> Array:
         return network.outputs(points).reshape(len(points), -1)
 
     # A line search may try parameters of a higher precision.
     X = X.astype(network.dtype)
-    number, dimension = X.shape
+    number, dimension = len(X), X[0].size
     count = 1 if network.scalar else network.output_shape[0]
     if count <= dimension:
         pullback = jax.vjp(outputs, X)[1]
         chosen = jnp.broadcast_to(jnp.eye(count, dtype=X.dtype)[:, None], (count, number, count))
-        return jax.vmap(lambda cotangent: pullback(cotangent)[0])(chosen)
+        return jax.vmap(lambda cotangent: pullback(cotangent)[0].reshape(number, -1))(chosen)
 
     def along(direction: Array) -> Array:
-        return jax.jvp(outputs, (X,), (jnp.broadcast_to(direction, X.shape),))[1]
+        return jax.jvp(outputs, (X,), (jnp.broadcast_to(direction.reshape(X.shape[1:]), X.shape),))[1]
 
     return jax.vmap(along, out_axes=-1)(jnp.eye(dimension, dtype=X.dtype)).transpose(1, 0, 2)

@@ -94,7 +94,7 @@ def train(
 
     Args:
         network: the initial network θ0; calculations are done in the dtype of its parameters.
-        X: training points (n, d).
+        X: training points (n, d), or images for a convolutional network.
         y: targets (n,) for a scalar output, else (n, C).
         ridge: λ > 0 of the mean-loss convention.
         weights: multiplicities w (n,), real and >= 0, by default 1; m clones are one point of weight m.
@@ -111,7 +111,7 @@ def train(
     """
     check_positive("ridge", ridge)
     data = checked_data(network, X, y, weights, total)
-    penalty = checked_penalty(gradient_penalty, metric, network.architecture, network.inputs, network.dtype)
+    penalty = checked_penalty(gradient_penalty, metric, network.architecture, network.point_shape, network.dtype)
     limits = training.limits(network.dtype)
     ridge = jnp.asarray(ridge, network.dtype)
     result = _compiled_minimise(network, *data, ridge, limits, training.memory, penalty)
@@ -120,9 +120,11 @@ def train(
 
 def checked_data(network: Network, X, y, weights, total) -> tuple[Array, Array, Array, Array]:
     """Points, targets, weights and total, in the dtype of the network."""
-    X = check_points("X", X, 1).astype(network.dtype)
-    if X.shape[1] != network.inputs:
-        raise ValueError(f"X must have shape (n, {network.inputs}), as the network's inputs, got {X.shape}")
+    shape = network.point_shape
+    X = check_points("X", X, len(shape)).astype(network.dtype)
+    if X.shape[1:] != shape:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"X must have shape (n, {expected}), as the network's inputs, got {X.shape}")
     y = check_floating("y", y).astype(network.dtype)
     check_shape("y", y, (len(X), *network.output_shape), "one target per point of X and output of the network")
     check_finite("y", y)

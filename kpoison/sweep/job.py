@@ -1,7 +1,6 @@
 """What a sweep computes, how it is cut into chunks, and where they go."""
 
 import functools
-import hashlib
 import itertools
 import json
 import shutil
@@ -12,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 import xarray as xr
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from kpoison._memory import available_memory
 from kpoison._typing import Law
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
@@ -28,6 +27,7 @@ from kpoison.sweep.storage import (
     Parts,
     Pieces,
     Variable,
+    hash_of,
     identity_of,
     in_memory,
     open_result,
@@ -137,8 +137,10 @@ class Job:
             "solver": type(clean.factor).__name__.removesuffix("Factor"),
             "n_c": len(clean.X),
             "d": int(np.prod(clean.X.shape[1:])),
-            "data_hash": _hash(clean.X, clean.y, *(a for a in (clean.root, clean.time, grid.metric) if a is not None)),
-            "points_hash": _hash(*points),
+            "data_hash": hash_of(
+                clean.X, clean.y, *(a for a in (clean.root, clean.time, grid.metric) if a is not None)
+            ),
+            "points_hash": hash_of(*points),
             "axes": {axis.name: len(axis) for axis in grid.axes},
             "metadata": self.metadata,
         }
@@ -148,7 +150,7 @@ class Job:
     def _plan(self, memory: int | None) -> dict[str, int]:
         """Sizes of the chunks along r_over_l and m."""
         r, m, ridges = self.sizes
-        available = memory if memory is not None else min(_available_memory() // 4, _COPIES * _LARGEST_CHUNK)
+        available = memory if memory is not None else min(available_memory() // 4, _COPIES * _LARGEST_CHUNK)
         labels = len(self.grid.labels)
         outputs = max([shape[0] for shape in self.outputs.values()], default=1)
         per_point = self.clean.X.dtype.itemsize * labels * outputs * len(self.quantities) * _COPIES
@@ -284,24 +286,6 @@ class Job:
             array = np.asarray(result)
             found[quantity.name] = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
         return found
-
-
-def _available_memory() -> int:
-    """Bytes that are free on the device that has the least, or in the machine."""
-    free = psutil.virtual_memory().available
-    for device in jax.local_devices():
-        statistics = device.memory_stats() or {}
-        if "bytes_limit" in statistics:
-            free = min(free, statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
-    return free
-
-
-def _hash(*arrays: Any) -> str:
-    digest = hashlib.sha256()
-    for array in map(np.ascontiguousarray, arrays):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _text(value: Any) -> str:

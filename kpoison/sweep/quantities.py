@@ -1,7 +1,6 @@
 """What a sweep can compute: the laws by name, and any function of the user's."""
 
 import dataclasses
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from jaxtyping import Array
 
 from kpoison import laws
 from kpoison._validation import check_name
+from kpoison.sweep.storage import source_hash
 
 __all__ = ["Quantity", "as_quantities", "quantity_names"]
 
@@ -128,10 +128,6 @@ def _of_user(function: Callable[..., Array]) -> Quantity:
 
         return jax.vmap(lambda probe: function(clean, poison, probe, ridge))(x)
 
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        source = name
     return Quantity(
         name,
         at_every_probe,
@@ -139,5 +135,5 @@ def _of_user(function: Callable[..., Array]) -> Quantity:
         (inspect.getdoc(function) or name).splitlines()[0],
         "",
         solves="all",
-        identity=hashlib.sha256(source.encode()).hexdigest(),
+        identity=source_hash(function, name),
     )

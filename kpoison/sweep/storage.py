@@ -7,20 +7,31 @@ checksum.  When all are there they are copied into the final file, which appears
 
 import dataclasses
 import hashlib
+import inspect
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
 
-__all__ = ["Parts", "Variable", "identity_of", "in_memory", "open_result", "still_to_make", "to_file"]
+__all__ = [
+    "Parts",
+    "Variable",
+    "hash_of",
+    "identity_of",
+    "in_memory",
+    "open_result",
+    "source_hash",
+    "still_to_make",
+    "to_file",
+]
 
 _FORMAT = 1
 
@@ -28,6 +39,24 @@ _FORMAT = 1
 def identity_of(manifest: Mapping[str, Any]) -> str:
     """Hash of everything that determines the numbers of a sweep."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of(*arrays: Any) -> str:
+    """Hash of the numbers, shapes and dtypes of arrays."""
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def source_hash(function: Callable[..., Any], otherwise: str) -> str:
+    """Hash of a function's source, or of another text where it has none; what it closes over is not seen."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = otherwise
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def still_to_make(out: Path, identity: str) -> bool:
@@ -78,7 +107,13 @@ class Parts:
         manifest: what is being computed, JSON-able; a folder with another one is refused.
         plan: how it is cut into chunks; of a folder that exists, its own plan is taken.
         create: whether this process makes the folder.
+
+    Attributes:
+        whole, part: what messages call the work and a piece of it.
     """
+
+    whole: ClassVar[str] = "sweep"
+    part: ClassVar[str] = "chunk"
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], plan: Mapping[str, Any], *, create: bool = True):
         self.folder = folder
@@ -99,8 +134,8 @@ class Parts:
                 if found.get("manifest", {}).get(key) != expected.get(key)
             ]
             raise FileExistsError(
-                f"{folder} holds a sweep in the making with other arguments ({', '.join(different)}): give the same "
-                "ones to continue it, or delete it"
+                f"{folder} holds a {self.whole} in the making with other arguments ({', '.join(different)}): give the "
+                "same ones to continue it, or delete it"
             )
         self._finished = {path.name.split("-")[0]: path for path in folder.glob("*-*.npz")}
 
@@ -123,8 +158,8 @@ class Parts:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"chunk {index} could not be written ({error.strerror}); {len(self._finished)} finished ones are kept: "
-                "make room and give the same command again",
+                f"{self.part} {index} could not be written ({error.strerror}); {len(self._finished)} finished ones are "
+                "kept: make room and give the same command again",
                 str(self.folder),
             ) from error
         self._finished[f"{index:06d}"] = self.folder / name
@@ -139,7 +174,9 @@ class Parts:
         content = path.read_bytes()
         checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
         if f"{index:06d}-{checksum}.npz" != path.name:
-            raise ValueError(f"{path} is damaged: its checksum is {checksum}. Delete it to compute that chunk again")
+            raise ValueError(
+                f"{path} is damaged: its checksum is {checksum}. Delete it to compute that {self.part} again"
+            )
         with np.load(io.BytesIO(content)) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -155,7 +192,7 @@ class Parts:
     def _look_again(self, index: int) -> Path:
         found = list(self.folder.glob(f"{index:06d}-*.npz"))
         if not found:
-            raise FileNotFoundError(f"chunk {index} is missing in {self.folder}")
+            raise FileNotFoundError(f"{self.part} {index} is missing in {self.folder}")
         return found[0]
 
     @staticmethod

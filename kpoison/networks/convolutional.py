@@ -1,0 +1,156 @@
+"""Convolutional networks in NTK parameterisation: the finite-width partners of convolutional neural tangent kernels."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from kpoison._typing import Scalar
+from kpoison._validation import check_integer, check_name
+from kpoison.kernels.activations import Activation
+from kpoison.networks.architecture import Architecture, Network
+
+__all__ = ["ConvolutionalArchitecture", "ConvolutionalNetwork", "Readout"]
+
+Readout: TypeAlias = Literal["flatten", "average"]
+"""`"flatten"`: the dense last layer sees every pixel of every channel; `"average"`: only each channel's mean."""
+
+
+class ConvolutionalArchitecture(Architecture):
+    """A plain convolutional network before its parameters are drawn.
+
+    Every hidden layer is a convolution with stride 1, zero padding that keeps the image's size, and the activation;
+    then a dense layer on all pixels or on their means.  As in neural-tangents' ``stax.serial(Conv(width, (k, k),
+    (1, 1), "SAME", weight_std, bias_std), Relu(), ..., Flatten(), Dense(C, weight_std, bias_std))``, with
+    ``GlobalAvgPool()`` in place of ``Flatten()`` for readout "average", all with ``parameterization="ntk"``.
+    `train`, `train_pair`, `ensemble`, `gradient_flow`, `flow_ensemble` and `width_errors` take it like an
+    `Architecture`; points are images (height, width, channels).
+
+    Args:
+        width: channels of each hidden layer, an integer >= 1.
+        hidden_layers: number of convolutions, an integer >= 1.
+        activation, weight_std, bias_std, rounding: as for `Architecture`.
+        filter_size: k, pixels along each edge of the filters, an odd integer >= 1.
+        readout: "flatten" or "average".
+    """
+
+    filter_size: int = eqx.field(static=True, default=3)
+    readout: str = eqx.field(static=True, default="flatten")
+
+    def __init__(
+        self,
+        width: int,
+        hidden_layers: int = 1,
+        activation: "str | Activation | Callable[[Array], Array]" = "relu",
+        weight_std: Scalar = 2**0.5,
+        bias_std: Scalar = 0.0,
+        rounding: int | float = 0.03,
+        filter_size: int = 3,
+        readout: str = "flatten",
+    ):
+        super().__init__(width, hidden_layers, activation, weight_std, bias_std, rounding)
+        check_integer("filter_size", filter_size, 1)
+        if filter_size % 2 == 0:
+            raise ValueError(f"filter_size must be odd, got {filter_size}")
+        check_name("readout", readout, get_args(Readout))
+        self.filter_size = filter_size
+        self.readout = readout
+
+    @classmethod
+    def matching(cls, kernel, width: int, *, rounding: int | float = 0.03) -> "ConvolutionalArchitecture":
+        """The architecture whose neural tangent kernel tends to that of `kernel`'s network as the width grows.
+
+        Raises:
+            TypeError: for a kernel that lacks a filter size, a readout or what a fully connected one has.
+        """
+        names = ("hidden_layers", "activation", "weight_std", "bias_std", "filter_size", "readout")
+        lacking = [name for name in names if not hasattr(kernel, name)]
+        if lacking:
+            raise TypeError(
+                f"kernel must be a convolutional NTK or NNGP, got {type(kernel).__name__} without {', '.join(lacking)}"
+            )
+        options = {name: getattr(kernel, name) for name in names}
+        return cls(width, rounding=rounding, **options)
+
+    @property
+    def point_ndim(self) -> int:
+        """3: points are images."""
+        return 3
+
+    def initialise(
+        self, key: PRNGKeyArray, inputs: int | Sequence[int], outputs: int | None = None, dtype=None
+    ) -> "ConvolutionalNetwork":
+        """Draw the parameters.
+
+        Args:
+            key: a JAX random key.
+            inputs: shape of an image, (height, width, channels).
+            outputs: number of outputs C, an integer >= 1; None for a scalar output.
+            dtype: of the parameters and of everything computed with them; by default JAX's default float.
+        """
+        if isinstance(inputs, int) or len(inputs) != 3:
+            raise ValueError(f"inputs must be the shape of an image, (height, width, channels), got {inputs}")
+        height, width, channels = (check_integer("each number of inputs", size, 1) for size in inputs)
+        sizes = [channels, *[self.width] * self.hidden_layers]
+        filters = [(self.filter_size, self.filter_size, a, b) for a, b in itertools.pairwise(sizes)]
+        pixels = height * width if self.readout == "flatten" else 1
+        parameters = self._draw(
+            key, [*filters, (outputs or 1, pixels * self.width)], [*sizes[1:], outputs or 1], outputs, dtype
+        )
+        return ConvolutionalNetwork(parameters, self, outputs is None, (height, width, channels))
+
+
+class ConvolutionalNetwork(Network):
+    """A convolutional network in NTK parameterisation; call it on a single image.
+
+    Attributes:
+        architecture: everything else.
+        parameters: filters (k, k, inputs, outputs) of each convolution and weights (C, fan_in) of the last layer.
+        image_shape: (height, width, channels).
+    """
+
+    architecture: ConvolutionalArchitecture  # pyright: ignore[reportIncompatibleVariableOverride]
+    image_shape: tuple[int, int, int] = eqx.field(static=True)
+
+    def outputs(self, X: Float[ArrayLike, "n ..."]) -> Float[Array, "n ..."]:
+        """f at n images: shape (n,) or (n, C)."""
+        architecture = self.architecture
+        weights, biases = self.parameters
+        hidden = jnp.asarray(X, self.dtype)
+        for layer, weight in enumerate(weights):
+            if layer > 0:
+                hidden = architecture.activate(hidden)
+            if layer == len(weights) - 1:
+                averaged = architecture.readout == "average"
+                hidden = jnp.mean(hidden, axis=(1, 2)) if averaged else hidden.reshape(len(hidden), -1)
+                fan_in, product = weight.shape[1], jnp.matmul(hidden, weight.T, precision="highest")
+            else:
+                patches = _patches(hidden, weight.shape[0])
+                fan_in = patches.shape[-1]
+                product = jnp.matmul(patches, weight.reshape(fan_in, -1), precision="highest")
+            hidden = jnp.asarray(architecture.weight_std, self.dtype) / fan_in**0.5 * product
+            if biases:
+                bias = jnp.asarray(architecture.bias_std, self.dtype) * biases[layer]
+                hidden = hidden + bias.reshape(*[1] * (hidden.ndim - 1), -1)
+        return hidden[:, 0] if self.scalar else hidden
+
+    @property
+    def point_shape(self) -> tuple[int, ...]:
+        """Shape of an image."""
+        return self.image_shape
+
+
+def _patches(images: Float[Array, "n height width inputs"], size: int) -> Float[Array, "n height width fan_in"]:
+    """The size × size pixels about each pixel, zeros beyond the border.
+
+    Not XLA's convolution: on a CPU that is slow inside of loops, such as those of L-BFGS, and some jaxlib crash on its
+    gradient in float64.
+    """
+    _, height, width, _ = images.shape
+    margin = size // 2
+    padded = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return jnp.concatenate(shifted, axis=-1)
