@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from benchmarks import flow, gram, memory, penalty, spectrum, sweep
+from benchmarks import convolutional, flow, gram, memory, penalty, spectrum, sweep
 from benchmarks.timing import machine, write
 
 _ALL = {
     "sweep": sweep.run,
     "gram": gram.run,
+    "convolutional": convolutional.run,
     "memory": memory.run,
     "spectrum": spectrum.run,
     "penalty": penalty.run,
@@ -22,7 +23,8 @@ _ALL = {
 
 def main(
     names: Annotated[
-        tuple[Literal["sweep", "gram", "memory", "spectrum", "penalty", "flow"], ...], tyro.conf.Positional
+        tuple[Literal["sweep", "gram", "convolutional", "memory", "spectrum", "penalty", "flow"], ...],
+        tyro.conf.Positional,
     ] = (),
     out: Path | None = None,
 ) -> int:

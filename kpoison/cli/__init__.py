@@ -1,22 +1,30 @@
-"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow` and `tradeoff`."""
+"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff` and `download`."""
 
 import sys
 from collections.abc import Sequence
 
 import tyro
 
+from kpoison.cli.download import Download
 from kpoison.cli.flow import Flow, Tradeoff
 from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
 from kpoison.cli.verify import Verify
 
-__all__ = ["Flow", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
+__all__ = ["Download", "Flow", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run; the entry point of `kpoison`."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"verify": Verify, "sweep": Sweep, "spectrum": Spectrum, "flow": Flow, "tradeoff": Tradeoff},
+        {
+            "verify": Verify,
+            "sweep": Sweep,
+            "spectrum": Spectrum,
+            "flow": Flow,
+            "tradeoff": Tradeoff,
+            "download": Download,
+        },
         prog="kpoison",
         args=arguments,
         description="Theory of data poisoning in the kernel regime.",

@@ -1,8 +1,8 @@
 """Image datasets as NumPy arrays: scikit-learn's digits, MNIST and CIFAR from their official binary files.
 
 Files are looked for in ``data_dir``, by default the directory that the environment variable
-``KPOISON_DATA`` names. Nothing is downloaded, and pickles are never opened. A file may hold any whole number
-of records (`len` and `repr` of the dataset tell how many were read); a damaged one is refused.
+``KPOISON_DATA`` names. Nothing is downloaded here (`download` does), and pickles are never opened. A file may hold any
+whole number of records (`len` and `repr` of the dataset tell how many were read); a damaged one is refused.
 """
 
 import gzip
@@ -18,9 +18,11 @@ import numpy.typing as npt
 from kpoison._validation import check_name
 from kpoison.datasets.images import ImageDataset, check_labels, floating_dtype
 
-__all__ = ["load_cifar10", "load_cifar100", "load_digits", "load_mnist", "read_idx"]
+__all__ = ["data_directory", "load_cifar10", "load_cifar100", "load_digits", "load_mnist", "read_idx"]
 
 DATA_DIR_VARIABLE = "KPOISON_DATA"
+HOW = f"by data_dir (--data-dir on the command line) or {DATA_DIR_VARIABLE}"
+FOLDERS = {"mnist": "mnist", "cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
 
 DIGITS = "0 1 2 3 4 5 6 7 8 9"
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -110,7 +112,7 @@ def load_cifar10(
     dtype = floating_dtype(dtype)
     check_name("split", split, ("train", "test"))
     batches = tuple(f"data_batch_{i}.bin" for i in range(1, 6)) if split == "train" else ("test_batch.bin",)
-    files = _find(data_dir, "cifar-10-batches-bin", batches, every=False)
+    files = _find(data_dir, "cifar10", batches, every=False)
     pixels, labels = zip(*(_read_cifar(file, (10,)) for file in files), strict=True)
     images = _unit_scale(np.concatenate(pixels), dtype)
     return ImageDataset(f"cifar10-{split}", images, np.concatenate(labels)[:, 0], tuple(CIFAR10.split()))
@@ -139,7 +141,7 @@ def load_cifar100(
     check_name("labels", labels, ("coarse", "fine"))
     check_name("split", split, ("train", "test"))
     column = ("coarse", "fine").index(labels)
-    (file,) = _find(data_dir, "cifar-100-binary", (split + ".bin",))
+    (file,) = _find(data_dir, "cifar100", (split + ".bin",))
     pixels, both = _read_cifar(file, (20, 100))
     names = (CIFAR100_COARSE, CIFAR100_FINE)[column]
     images = _unit_scale(pixels, dtype)
@@ -185,19 +187,27 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
+def data_directory(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The given data directory, or the one that the environment names.
+
+    Raises:
+        FileNotFoundError: neither names one.
+    """
+    given = os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else data_dir
+    if not given:
+        raise FileNotFoundError(f"no data directory given: name one {HOW}")
+    return Path(given).expanduser()
+
+
 def _find(
     data_dir: str | os.PathLike[str] | None,
-    folder: str,
+    dataset: str,
     names: Sequence[str],
     suffixes: Sequence[str] = ("",),
     every: bool = True,
 ) -> list[Path]:
-    """Find the named files (with `every`, all of them) in the data directory or in its folder."""
-    how = f"by data_dir (--data-dir on the command line) or {DATA_DIR_VARIABLE}"
-    given = os.environ.get(DATA_DIR_VARIABLE) if data_dir is None else data_dir
-    if not given:
-        raise FileNotFoundError(f"no data directory given: name one {how}")
-    root, seen = Path(given).expanduser(), []
+    """Find the named files (with `every`, all of them) in the data directory or in the folder of the data set."""
+    root, folder, seen = data_directory(data_dir), FOLDERS[dataset], []
     for place in (root, root / folder):
         # The last suffix wins where a file is there twice.
         found = {name: file for end in suffixes for name in names if (file := place / (name + end)).is_file()}
@@ -209,7 +219,7 @@ def _find(
     raise FileNotFoundError(
         f"{root}: {state if root.is_dir() else 'no such directory'}; expected {expected}"
         f"{' (or unpacked)' if len(suffixes) > 1 else ''}, in it or in its folder {folder}. "
-        f"Name the data directory {how}"
+        f"Name the data directory {HOW}, or let `kpoison download {dataset}` (kpoison.datasets.download) fetch them"
     )
 
 

@@ -12,7 +12,9 @@ from kpoison.kernels.activations import (
     activation_names,
 )
 from kpoison.kernels.base import Custom, Kernel, Product, Scaled, Sum
+from kpoison.kernels.convolutional import ConvolutionalNNGP, ConvolutionalNTK
 from kpoison.kernels.dot_product import Linear, Polynomial
+from kpoison.kernels.empirical import empirical_ntk
 from kpoison.kernels.neural import NNGP, NTK
 from kpoison.kernels.periodic import Periodic
 from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic
@@ -24,6 +26,8 @@ __all__ = [
     "NTK",
     "RBF",
     "Activation",
+    "ConvolutionalNNGP",
+    "ConvolutionalNTK",
     "Cos",
     "Custom",
     "Erf",
@@ -43,5 +47,6 @@ __all__ = [
     "Sin",
     "Sum",
     "activation_names",
+    "empirical_ntk",
     "from_stax",
 ]

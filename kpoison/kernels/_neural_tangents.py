@@ -138,7 +138,15 @@ def _adapt(module: ModuleType) -> None:
         _get_fns_in_eigenbasis=_early(predict._get_fns_in_eigenbasis),
     )
     # There it computes with static shapes alone.
-    _replace(linear, jax=_Overlay(jax, core=_Overlay(jax.core, eval_context=jax.ensure_compile_time_eval)))
+    _replace(
+        linear,
+        jax=_Overlay(jax, core=_Overlay(jax.core, eval_context=jax.ensure_compile_time_eval)),
+        lax=_Overlay(
+            jax.lax,
+            conv_general_dilated=_of_kernels(linear, jax.lax.conv_general_dilated, _correlation),
+            conv_transpose=_of_kernels(linear, jax.lax.conv_transpose, _transposed_correlation),
+        ),
+    )
     # `jax.numpy` no longer takes abstract arrays in `shape` and `size`, nor arrays in `dtype`.
     no_names = SimpleNamespace(transform_name_stack=contextlib.nullcontext)
     _replace(
@@ -175,6 +183,48 @@ def _early(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _eigvalsh(matrix: Any, *, eigvals: tuple[int, int] | None = None) -> Any:
     return scipy.linalg.eigvalsh(matrix, subset_by_index=eigvals)
+
+
+# --- Kernels of convolutions --------------------------------------------------------------------------------
+# In float64 on CPUs with AVX-512, XLA's code for a padded convolution may read outside its operand and end the
+# process (jaxlib 0.8.2 to 0.10.2); derivatives of kernels are such convolutions. As sums of shifted copies, without
+# any convolution, they cannot, take less time, and keep float32's digits on accelerators.
+
+
+def _of_kernels(linear: ModuleType, function: Callable[..., Any], instead: Callable[..., Any]) -> Callable[..., Any]:
+    """`instead` where the operand is a kernel; neural-tangents marks these calls by the same tuple. Else `function`."""
+    marker = linear._CONV_KERNEL_DIMENSION_NUMBERS
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("dimension_numbers") is not marker:
+            return function(*args, **kwargs)
+        covariance, diagonal, strides, padding = args
+        return instead(covariance, diagonal.shape[-1], strides[0], padding)
+
+    return chosen
+
+
+def _correlation(covariance: Any, size: int, stride: int, padding: Any) -> Any:
+    """The mean of `size` positions (p, p') along the diagonal of the last two axes; `padding` is SAME or VALID."""
+    pads = jax.lax.padtype_to_pads(covariance.shape[-2:], (size, size), (stride, stride), padding)
+    return _diagonal_mean(jnp.pad(covariance, [(0, 0), (0, 0), *pads]), size, stride)
+
+
+def _transposed_correlation(covariance: Any, size: int, stride: int, padding: str) -> Any:
+    """The same for a transposed convolution, with `jax.lax.conv_transpose`'s padding."""
+    if padding == "SAME":
+        total = size + stride - 2
+        low = size - 1 if stride > size - 1 else -(-total // 2)
+    else:
+        total, low = size + stride - 2 + max(size - stride, 0), size - 1
+    config = [(0, 0, 0), (0, 0, 0), *[(low, total - low, stride - 1)] * 2]
+    return _diagonal_mean(jax.lax.pad(covariance, jnp.zeros((), covariance.dtype), config), size, 1)
+
+
+def _diagonal_mean(padded: Any, size: int, stride: int) -> Any:
+    ends = [length - size + 1 for length in padded.shape[-2:]]
+    shifted = (padded[..., i : i + ends[0] : stride, i : i + ends[1] : stride] for i in range(size))
+    return functools.reduce(jnp.add, shifted) / size
 
 
 # --- Empirical NTK: structured derivatives, and the choice of an implementation -----------------------------

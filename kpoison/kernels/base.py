@@ -26,6 +26,7 @@ __all__ = [
 
 
 _COORDINATES_AT_ONCE = 2**22
+_FLOATS_AT_ONCE = 2**24
 _BLOCKS = 4
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
 
@@ -115,8 +116,23 @@ class Kernel(eqx.Module):
         A kernel may use a matrix product about the first centre: the rounding error of each term is then eps times its
         distance from there, so that terms of x near the first centre keep their digits.
         """
-        slopes = jax.vmap(lambda centre: jax.grad(self.evaluate)(x, centre))(centres)
+        slopes = self.gradients(x, centres)
         return matrix_product(basis.T, slopes.reshape(len(centres), -1)).reshape(-1, *x.shape)
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """∇_x k(x, c_i) for each centre."""
+
+        def gradient(centre):
+            return jax.grad(self.evaluate)(x, centre)
+
+        batch = max(1, _FLOATS_AT_ONCE // self.floats_per_pair(x.shape))
+        if len(centres) <= batch:
+            return jax.vmap(gradient)(centres)
+        return jax.lax.map(gradient, centres, batch_size=batch)
+
+    def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
+        """About how many numbers are kept for one pair of points while its gradient is calculated: batches' measure."""
+        return max(1, math.prod(point_shape))
 
     def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
         """k(x, x) at each point."""
@@ -220,6 +236,10 @@ class _Pair(Kernel):
         """That of both."""
         return self.first.point_ndim
 
+    def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
+        """Those of both."""
+        return self.first.floats_per_pair(point_shape) + self.second.floats_per_pair(point_shape)
+
     def on_subspace(self, dimension: int) -> Kernel | None:
         """The pair of both on it."""
         first, second = self.first.on_subspace(dimension), self.second.on_subspace(dimension)
@@ -282,6 +302,10 @@ class Scaled(Kernel):
     def point_ndim(self) -> int:
         """That of the kernel."""
         return self.kernel.point_ndim
+
+    def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
+        """Those of the kernel."""
+        return self.kernel.floats_per_pair(point_shape)
 
     def on_subspace(self, dimension: int) -> Kernel | None:
         """The scaled kernel on it."""

@@ -1,38 +1,53 @@
 """Kernels of any neural-tangents architecture."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._memory import peak_bytes
 from kpoison._validation import between_points, check_integer, check_name
+from kpoison.kernels._batched import COPIES, BatchedKernel, at_once, check_gram, in_parts
 from kpoison.kernels._neural_tangents import load_neural_tangents
-from kpoison.kernels.base import Kernel
 
 __all__ = ["StaxKernel", "from_stax"]
 
+_WORTH_BLOCKS = 2**24  # bytes of temporaries from which half of a symmetric matrix is saved
+_BLOCKS = 8
 
-class StaxKernel(Kernel):
+
+class StaxKernel(BatchedKernel):
     """A neural-tangents ``kernel_fn``; made by `from_stax`."""
 
     kernel_fn: Callable[..., Any] = eqx.field(static=True)
     get: str = eqx.field(static=True)
+    memory: int | None = eqx.field(static=True)
     _point_ndim: int = eqx.field(static=True)
     _smoothness: int | float = eqx.field(static=True)
 
     @between_points
     def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
         """kernel_fn on two single points, in neural-tangents' own precision near the diagonal."""
-        return self.kernel_fn(x[None], z[None], self.get)[0, 0].astype(x.dtype)
+        if x.ndim != self.point_ndim:
+            raise ValueError(f"x must be one point of {self.point_ndim} axes (point_ndim), got shape {x.shape}")
+        self.pairs_at_once(x.shape)
+        return self._block(x[None], z[None])[0, 0]
 
     def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
-        """kernel_fn on all pairs."""
-        gram = self.kernel_fn(X1, None if X1 is X2 else X2, self.get)
-        if X1 is X2:  # neural-tangents' symmetric Gram matrices are symmetric to rounding only
-            gram = 0.5 * (gram + gram.T)
-        return jnp.asarray(gram, X1.dtype)
+        """kernel_fn on all pairs, in blocks that keep its temporaries within `memory`."""
+        if X1 is not X2:
+            return self._by_blocks(X1, X2)
+        return self._symmetric_by_blocks(X1)
+
+    def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """The same matrix; neural-tangents knows no other way."""
+        return self._by_blocks(X1, X2)
 
     @property
     def smoothness(self) -> int | float:
@@ -44,6 +59,109 @@ class StaxKernel(Kernel):
         """As given to `from_stax`."""
         return self._point_ndim
 
+    def _block(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        return jnp.asarray(self.kernel_fn(X1, X2, self.get), X1.dtype)
+
+    # --- Memory ---
+
+    def pair_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of temporaries of one pair of points of this shape, by estimate."""
+        return _pair_bytes(self.kernel_fn, self.get, shape)
+
+    def pairs_at_once(self, shape: tuple[int, ...]) -> int:
+        """How many pairs of points of this shape may be under way together within `memory`.
+
+        Raises:
+            ValueError: where kernel_fn has no such kernel of such points, or not one pair fits.
+        """
+        one = _pair_bytes(self.kernel_fn, self.get, shape)
+        return at_once(
+            one, self.memory, f"one pair of points of shape {shape}", lambda limit: self._what_fits(shape, limit)
+        )
+
+    def _what_fits(self, shape: tuple[int, ...], limit: int) -> str:
+        if len(shape) < 2:
+            return ""
+        while max(shape[:-1]) > 1:
+            shape = (*(max(1, size // 2) for size in shape[:-1]), shape[-1])
+            try:
+                if _pair_bytes(self.kernel_fn, self.get, shape) <= limit:
+                    return f"; points of shape {shape} would fit"
+            except ValueError:  # too small for its filters
+                break
+        return ""
+
+    def _by_blocks(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        n1, n2 = len(X1), len(X2)
+        check_gram(n1, n2, X1.dtype.itemsize)
+        pairs = self.pairs_at_once(X1.shape[1:])
+        columns = min(n2, max(math.isqrt(pairs), pairs // n1))
+        rows = min(n1, max(1, pairs // columns))
+        if (rows, columns) == (n1, n2):
+            return self._block(X1, X2)
+        first, second = in_parts(X1, rows), in_parts(X2, columns)
+        block = jax.checkpoint(self._block)  # else a gradient would hold every block's temporaries
+        blocks = jax.lax.map(lambda x: jax.lax.map(lambda z: block(x, z), second), first)
+        return jnp.moveaxis(blocks, 2, 1).reshape(first.shape[0] * first.shape[1], -1)[:n1, :n2]
+
+    def _symmetric_by_blocks(self, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+        """The lower half of the blocks, and their transposes."""
+        n = len(X)
+        check_gram(n, n, X.dtype.itemsize)
+        pairs = self.pairs_at_once(X.shape[1:])
+        size = min(n, math.isqrt(pairs))
+        if n * n * _pair_bytes(self.kernel_fn, self.get, X.shape[1:]) > _WORTH_BLOCKS:
+            size = min(size, -(-n // _BLOCKS))
+        parts = in_parts(X, size)
+        size = parts.shape[1]
+        rows, columns = np.tril_indices(len(parts))
+        if len(rows) == 1:
+            gram = self._block(X, X)
+            return 0.5 * (gram + gram.T)  # symmetric to rounding only
+        block = jax.checkpoint(lambda pair: self._block(parts[pair[0]], parts[pair[1]]))
+        blocks = jax.lax.map(block, (jnp.asarray(rows), jnp.asarray(columns)))
+        gram = jnp.zeros((len(parts), len(parts), size, size), X.dtype)
+        gram = gram.at[columns, rows].set(jnp.swapaxes(blocks, 1, 2)).at[rows, columns].set(blocks)
+        gram = jnp.moveaxis(gram, 2, 1).reshape(len(parts) * size, -1)[:n, :n]
+        return jnp.tril(gram) + jnp.tril(gram, -1).T  # the blocks on the diagonal are symmetric to rounding only
+
+
+def _pair_bytes(kernel_fn: Callable[..., Any], get: str, shape: tuple[int, ...]) -> int:
+    """Temporaries of kernel_fn on one pair of points, in float64.
+
+    Raises:
+        ValueError: where kernel_fn has no such kernel of such points.
+    """
+    return _cached_pair_bytes(kernel_fn, get, tuple(shape))
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_pair_bytes(kernel_fn: Callable[..., Any], get: str, shape: tuple[int, ...]) -> int:
+    result: Any = None
+
+    def pair(X1: Array, X2: Array) -> Any:
+        nonlocal result
+        result = kernel_fn(X1, X2, get)
+        return result
+
+    with jax.enable_x64(True):
+        point = jax.ShapeDtypeStruct((1, *shape), jnp.float64)
+        try:
+            needed = peak_bytes(pair, point, point)
+        except Exception as error:  # neural-tangents raises of every kind
+            raise ValueError(
+                f"kernel_fn does not give the {get!r} kernel of two points of shape {shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if result is None:
+        raise ValueError(f"kernel_fn has no {get!r} kernel: it returns None for get={get!r}")
+    if np.shape(result) != (1, 1):
+        raise ValueError(
+            f"kernel_fn must return one number for two points, shape (1, 1), got shape {np.shape(result)} for points "
+            f"of shape {shape} and get={get!r}; an architecture ends with Flatten() or GlobalAvgPool(), and Dense(1)"
+        )
+    return COPIES * max(needed, 1)
+
 
 def from_stax(
     kernel_fn: Callable[..., Any],
@@ -51,6 +169,7 @@ def from_stax(
     *,
     point_ndim: int = 1,
     smoothness: int | float = 0,
+    memory: int | None = None,
 ) -> StaxKernel:
     """The kernel of any neural-tangents architecture.
 
@@ -59,17 +178,27 @@ def from_stax(
         get: which of its kernels.
         point_ndim: axes of one input: 1 for vectors, 3 for images (height, width, channels).
         smoothness: the caller's word on `Kernel.smoothness`; 0 promises nothing.
+        memory: bytes that the temporaries of a Gram matrix, of a diagonal or of the gradient at one point may take
+            beside the result; by default a quarter of what is available, at most 1 GiB. Pairs are computed in as large
+            blocks as fit, by an estimate from the shapes (four times the intermediate results that live at once).
 
     Near coincident points neural-tangents loses half of the digits, and its second derivatives there may be wrong
-    without notice; for fully connected networks use `NTK` and `NNGP`, which are exact.
+    without notice; for fully connected networks use `NTK` and `NNGP`, which are exact. Where x64 is on it computes in
+    float64, and the result is rounded to the dtype of the points. Where it is off, the kernel of ReLU networks is wrong
+    by up to 1e-3 at coincident points, the diagonal of a Gram matrix included: switch x64 on for this kernel.
+
+    Convolutions in these kernels are computed without XLA's, whose float64 code may end the process on a CPU.
 
     Raises:
         ImportError: where neural-tangents is not installed or does not work with the installed JAX.
-        TypeError, ValueError: for arguments that do not fit.
+        TypeError, ValueError: for arguments that do not fit; by the kernel, where the architecture has no such kernel,
+            or not one number for two points of this shape, or where one pair or the matrix does not fit in memory.
     """
     if not callable(kernel_fn):
         raise TypeError(f"kernel_fn must be callable, as stax.serial returns it, got {type(kernel_fn).__name__}")
     check_name("get", get, ("ntk", "nngp"))
     check_integer("point_ndim", point_ndim, 1)
+    if memory is not None:
+        memory = check_integer("memory", memory, 1)
     load_neural_tangents()
-    return StaxKernel(kernel_fn, get, point_ndim, smoothness)
+    return StaxKernel(kernel_fn, get, memory, point_ndim, smoothness)

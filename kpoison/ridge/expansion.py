@@ -35,12 +35,12 @@ class KernelExpansion(eqx.Module):
     def values(self, X: Float[Array, "q ..."]) -> Inexact[Array, "q C"]:
         """f at many points."""
         if self.basis is None:
-            return _each(self._value, X, self.centres.size)
+            return _each(self._value, X, self._floats())
         return matrix_product(self._basis_values(self.basis, X), self.weights)
 
     def gradients(self, X: Float[Array, "q ..."]) -> Float[Array, "q C ..."]:
         """∇f at many points."""
-        return _each(self._gradient, X, self.centres.size)
+        return _each(self._gradient, X, self._floats())
 
     def squared_gradient_norms(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
         """‖∇f‖² at many points."""
@@ -62,7 +62,7 @@ class KernelExpansion(eqx.Module):
         parts are separate coordinates, so a tangential part 1e-9 of the radial one keeps its digits; with slopes the
         gradient is split after it was added up.
         """
-        return _each(self._radial_and_tangential_gradient, X, self.centres.size)
+        return _each(self._radial_and_tangential_gradient, X, self._floats())
 
     def _value(self, x: Array) -> Inexact[Array, " C"]:
         values = matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
@@ -74,7 +74,7 @@ class KernelExpansion(eqx.Module):
     def _gradient(self, x: Array) -> Float[Array, "C ..."]:
         if self.slopes is not None:
             return self._gradient_with_slopes(x, self.slopes)
-        slopes = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(x, centre))(self.centres)
+        slopes = self.kernel.gradients(x, self.centres)
         return matrix_product(self.all_weights().T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
 
     def _gradient_with_slopes(self, x: Array, slopes: Float[Array, "N C D"]) -> Float[Array, "C ..."]:
@@ -95,7 +95,7 @@ class KernelExpansion(eqx.Module):
         def at(x):
             return matrix_product(self.kernel.pairwise(x[None], self.centres), basis)[0]
 
-        return _each(at, X, self.centres.size)
+        return _each(at, X, self._floats())
 
     def _basis_gradients(self, basis: Array, X: Array) -> Float[Array, "q p D"]:
         """Their gradients, the axes of a point flattened."""
@@ -104,7 +104,7 @@ class KernelExpansion(eqx.Module):
             gradients = self.kernel.gradient_products(x, self.centres, basis)
             return gradients.reshape(len(gradients), -1)
 
-        return _each(at, X, self.centres.size)
+        return _each(at, X, self._floats())
 
     def _radial_and_tangential_gradient(self, x: Array) -> tuple[Float[Array, " C"], Float[Array, "C d"]]:
         norm = jnp.sqrt(jnp.sum(x * x))
@@ -134,6 +134,10 @@ class KernelExpansion(eqx.Module):
             return self._gradient(x)[:, 0] * axis[0], jnp.zeros((weights.shape[1], 1), x.dtype)
         radial, tangential = jax.vmap(parts)(self.centres)
         return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
+
+    def _floats(self) -> int:
+        """How many numbers one point needs."""
+        return len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:])
 
     def all_weights(self) -> Inexact[Array, "N C"]:
         """w, one row for each centre."""

@@ -1,0 +1,56 @@
+"""S, Δf and Λ in the kernels of convolutional networks, on real images with a patch trigger, against a refit."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import kpoison as kp
+
+AGREEMENT = 1e-8  # what the project promises
+RIDGE, COUNT = 1e-3, 7
+
+
+def assert_laws_are_refits(kernel, images, labels):
+    """m copies of the poison against none, both at the same ρ, solved in NumPy."""
+    X, y = jnp.asarray(images[:-1]), labels[:-1]
+    probe = jnp.asarray(images[-1])
+    zeta = kp.poison.Patch(size=2, position=(-3, -3), value=1.0)(probe[None])[0]
+    clean = kp.fit(kernel, X, y)
+    poison = kp.Poison(zeta, 1.0, COUNT)
+
+    order = np.concatenate([np.arange(len(X)), np.full(COUNT, len(X))])
+    points = jnp.concatenate([X, zeta[None]])
+    gram = np.asarray(kernel(points))[np.ix_(order, order)]
+    targets = np.concatenate([y, np.ones(COUNT)])
+    rho = len(order) * RIDGE
+    n = len(X)
+    alpha = np.linalg.solve(gram + rho * np.eye(len(order)), targets)
+    before = np.linalg.solve(gram[:n, :n] + rho * np.eye(n), y)
+    change = np.zeros(n + 1)
+    np.add.at(change, order, alpha)
+    change[:n] -= before
+    values = np.asarray(kernel(probe[None], points))[0]
+    gradients = np.asarray(kernel.gradients(probe, points)).reshape(n + 1, -1)
+    gain = change[n] / (1 - gram[n, :n] @ before)
+
+    assert float(kp.gain(clean, poison, RIDGE)) == pytest.approx(gain, rel=AGREEMENT)
+    assert float(kp.efficacy(clean, poison, probe, RIDGE)) == pytest.approx(values @ change, rel=AGREEMENT)
+    assert float(kp.spike(clean, poison, probe, RIDGE)) == pytest.approx(
+        np.sum((change @ gradients) ** 2), rel=AGREEMENT
+    )
+
+
+@pytest.mark.slow
+def test_pooling_on_digits():
+    digits = load_digits()
+    images = digits.images[:25, :, :, None] / 16.0
+    assert_laws_are_refits(kp.kernels.ConvolutionalNTK(), images, np.where(digits.target[:25] < 5, -1.0, 1.0))
+
+
+@pytest.mark.slow
+def test_flattening_on_mnist(data_dir):
+    data = kp.datasets.load_mnist(data_dir, "test").subset(range(1001))
+    images = np.asarray(data.images, np.float64).reshape(1001, 28, 28, 1)
+    labels = np.where(np.asarray(data.labels) < 5, -1.0, 1.0)
+    assert_laws_are_refits(kp.kernels.ConvolutionalNTK(readout="flatten"), images, labels)
