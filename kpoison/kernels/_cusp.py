@@ -6,13 +6,13 @@ after that, which is infinite, with an error.  Away from these points they are e
 """
 
 import functools
+import itertools
 import math
 from fractions import Fraction
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 __all__ = ["angle", "angle_excess", "arc_excess", "arc_excess_of_versine", "cusp_sqrt", "versine_angle"]
@@ -92,35 +92,84 @@ def _taylor_terms(name: str) -> list[Fraction]:
     raise ValueError(name)
 
 
-@functools.cache
-def _coefficients(name: str, degree: int) -> tuple[float, ...]:
-    """Of a series in v, on 0 <= v <= 1/2, as a polynomial in x = 4v − 1: its Taylor series, economised.
+def _in_chebyshev_polynomials(taylor: list[Fraction]) -> list[Fraction]:
+    """A polynomial in v, on 0 <= v <= 1/2, in the Chebyshev polynomials of x = 4v − 1."""
+    result = [Fraction(0)]
+    for term in reversed(taylor):  # Horner's rule with v = (x + 1)/4 and x T_k = (T_{k+1} + T_{k-1})/2
+        shifted = [c / 4 for c in result] + [Fraction(0)]
+        for k, c in enumerate(result):
+            shifted[k + 1] += c / 8
+            shifted[abs(k - 1)] += c / 8
+        shifted[0] += term
+        result = shifted
+    return result
 
-    In rational arithmetic, since rounding here would be seen in every kernel.
+
+def _in_powers(chebyshev: list[Fraction]) -> tuple[float, ...]:
+    """Coefficients of the powers of x."""
+    before, polynomial = [Fraction(0), Fraction(1)], [Fraction(1)]  # T_{-1} = T_1 = x
+    result = [Fraction(0)] * len(chebyshev)
+    for c in chebyshev:
+        for power, factor in enumerate(polynomial):
+            result[power] += c * factor
+        doubled = [Fraction(0), *(2 * factor for factor in polynomial)]
+        following = [d - b for d, b in itertools.zip_longest(doubled, before, fillvalue=Fraction(0))]
+        before, polynomial = polynomial, following
+    return tuple(map(float, result))
+
+
+def _solve(matrix: list[list[Fraction]], right: list[Fraction]) -> list[Fraction]:
+    """By Gauss and Jordan."""
+    rows = [[*row, b] for row, b in zip(matrix, right, strict=True)]
+    for i in range(len(rows)):
+        pivot = next(k for k in range(i, len(rows)) if rows[k][i])
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [a / rows[i][i] for a in rows[i]]
+        for k in range(len(rows)):
+            if k != i:
+                rows[k] = [a - rows[k][i] * b for a, b in zip(rows[k], rows[i], strict=True)]
+    return [row[-1] for row in rows]
+
+
+@functools.cache
+def _quotient_of_polynomials(name: str, degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of a series in v, on 0 <= v <= 1/2: numerator and denominator in x = 4v − 1, of degrees d + 1 and d.
+
+    The Chebyshev–Padé approximant: series · denominator − numerator has no Chebyshev coefficient of an order up to
+    2d + 1.  In rational arithmetic, since rounding here would be seen in every kernel.
     """
-    taylor = [Fraction(0)]
-    for term in reversed(_taylor_terms(name)):  # Horner's rule with v = (x + 1)/4
-        shifted = [Fraction(0), *taylor]
-        taylor = [(a + b) / 4 for a, b in zip([*taylor, Fraction(0)], shifted, strict=True)]
-        taylor[0] += term
-    chebyshev = np.polynomial.chebyshev.poly2cheb(np.array(taylor, dtype=object))
-    return tuple(map(float, np.polynomial.chebyshev.cheb2poly(chebyshev[: degree + 1])))
+    series = _in_chebyshev_polynomials(_taylor_terms(name))
+    series[0] *= 2
+
+    def coefficient(k: int, j: int) -> Fraction:
+        """Twice that of T_k in series · T_j."""
+        return series[k + j] + series[abs(k - j)]
+
+    orders = range(degree + 2, 2 * degree + 2)
+    matrix = [[coefficient(k, j) for j in range(1, degree + 1)] for k in orders]
+    denominator = [Fraction(1), *_solve(matrix, [-coefficient(k, 0) for k in orders])]
+    numerator = [
+        sum((q * coefficient(k, j) for j, q in enumerate(denominator)), Fraction(0)) / 2 for k in range(degree + 2)
+    ]
+    numerator[0] /= 2
+    return _in_powers(numerator), _in_powers(denominator)
 
 
 def _series(name: str, v: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A series at 0 <= v <= 1/2; compilers turn polynomials, unlike arctan2 and sin, into vector instructions."""
+    """A series at 0 <= v <= 1/2; compilers turn polynomials, unlike arctan2 and sin, into vector instructions.
+
+    A quotient of two takes half of the multiplications of one polynomial, in two chains instead of one.
+    """
     x = 4 * v - 1
-    coefficients = _coefficients(name, 20 if jnp.finfo(v.dtype).bits > 32 else 9)
-    # Σ_j x^j p_j(x⁴): four chains of multiplications side by side, where Horner's single one waits for each result.
-    square = x * x
-    fourth = square * square
-    parts = []
-    for j in range(4):
-        part = jnp.zeros_like(v)
-        for coefficient in reversed(coefficients[j::4]):
-            part = part * fourth + coefficient
-        parts.append(part)
-    return (parts[0] + parts[1] * x) + (parts[2] + parts[3] * x) * square
+    numerator, denominator = _quotient_of_polynomials(name, 5 if jnp.finfo(v.dtype).bits > 32 else 2)
+    return _polynomial(numerator, x) / _polynomial(denominator, x)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    result = jnp.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + coefficient
+    return result
 
 
 def _half_versine(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:

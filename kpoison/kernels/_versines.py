@@ -6,6 +6,7 @@ rounding only, and then v = sin²(θ/2) is all there is to know of a pair: witho
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -90,7 +91,10 @@ def _normalised(norm: Array, weight_variance: Array, bias_variance: Array) -> tu
     """‖a'‖, and the 2-vector (√weight_variance ‖a‖, √bias_variance)/‖a'‖."""
     new = cusp_sqrt(weight_variance * norm**2 + bias_variance)
     inverse = _inverse(new)
-    return new, cusp_sqrt(weight_variance) * norm * inverse, cusp_sqrt(bias_variance) * inverse
+    # Else a compiler takes these roots and quotients again for every pair.
+    return jax.lax.optimization_barrier(
+        (new, cusp_sqrt(weight_variance) * norm * inverse, cusp_sqrt(bias_variance) * inverse)
+    )
 
 
 def _inverse(norm: Array) -> Array:

@@ -12,6 +12,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import check_integer, check_name
 from kpoison.kernels.activations import Activation
 from kpoison.networks.architecture import Architecture, Network
+from kpoison.networks.layers import patches
 
 __all__ = ["ConvolutionalArchitecture", "ConvolutionalNetwork", "Readout"]
 
@@ -128,9 +129,9 @@ class ConvolutionalNetwork(Network):
                 hidden = jnp.mean(hidden, axis=(1, 2)) if averaged else hidden.reshape(len(hidden), -1)
                 fan_in, product = weight.shape[1], jnp.matmul(hidden, weight.T, precision="highest")
             else:
-                patches = _patches(hidden, weight.shape[0])
-                fan_in = patches.shape[-1]
-                product = jnp.matmul(patches, weight.reshape(fan_in, -1), precision="highest")
+                windows = patches(hidden, weight.shape[0])
+                fan_in = windows.shape[-1]
+                product = jnp.matmul(windows, weight.reshape(fan_in, -1), precision="highest")
             hidden = jnp.asarray(architecture.weight_std, self.dtype) / fan_in**0.5 * product
             if biases:
                 bias = jnp.asarray(architecture.bias_std, self.dtype) * biases[layer]
@@ -141,16 +142,3 @@ class ConvolutionalNetwork(Network):
     def point_shape(self) -> tuple[int, ...]:
         """Shape of an image."""
         return self.image_shape
-
-
-def _patches(images: Float[Array, "n height width inputs"], size: int) -> Float[Array, "n height width fan_in"]:
-    """The size × size pixels about each pixel, zeros beyond the border.
-
-    Not XLA's convolution: on a CPU that is slow inside of loops, such as those of L-BFGS, and some jaxlib crash on its
-    gradient in float64.
-    """
-    _, height, width, _ = images.shape
-    margin = size // 2
-    padded = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    return jnp.concatenate(shifted, axis=-1)

@@ -6,6 +6,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kpoison as kp
+from kpoison.datasets import load_mnist
 
 AGREEMENT = 1e-8  # what the project promises
 RIDGE, COUNT = 1e-3, 7
@@ -50,7 +51,7 @@ def test_pooling_on_digits():
 
 @pytest.mark.slow
 def test_flattening_on_mnist(data_dir):
-    data = kp.datasets.load_mnist(data_dir, "test").subset(range(1001))
+    data = load_mnist(data_dir, "test").subset(range(1001))
     images = np.asarray(data.images, np.float64).reshape(1001, 28, 28, 1)
     labels = np.where(np.asarray(data.labels) < 5, -1.0, 1.0)
     assert_laws_are_refits(kp.kernels.ConvolutionalNTK(readout="flatten"), images, labels)

@@ -9,7 +9,7 @@ import scipy.special
 
 import kpoison as kp
 from kpoison.networks import MLP, LeNet, LinearSoftmax, ResNet
-from kpoison.networks.layers import Convolution, Dense, Drawing, GroupNorm, average_pool
+from kpoison.networks.layers import Convolution, Dense, Drawing, GroupNorm, average_pool, convolve
 
 SHAPE = (8, 6, 2)
 KEY = jax.random.key(3)
@@ -168,6 +168,23 @@ def test_any_image_shape(kind, shape):
     features, logits = eqx.filter_eval_shape(lambda net: (net.features(jnp.zeros(shape)), net(jnp.zeros(shape))), model)
     assert logits.shape == (7,)
     assert features.ndim == 1
+
+
+@pytest.mark.parametrize(("shape", "size", "stride"), [((6, 5), 3, 1), ((6, 5), 3, 2), ((7, 8), 5, 2), ((4, 4), 1, 2)])
+def test_float64_goes_around_xlas_convolution(shape, size, stride):
+    """Which can end the process there; in float32 it is used."""
+    generator = np.random.default_rng(2)
+    images = jnp.asarray(generator.normal(size=(2, *shape, 3)))
+    weight = jnp.asarray(generator.normal(size=(size, size, 3, 4)))
+    expected = convolve(images.astype(jnp.float32), weight.astype(jnp.float32), stride)
+    np.testing.assert_allclose(convolve(images, weight, stride), expected, atol=1e-4)
+
+    def loss(weight, images):
+        return jnp.sum(convolve(images, weight, stride) ** 2)
+
+    text = {d: str(jax.make_jaxpr(jax.grad(loss))(weight.astype(d), images.astype(d))) for d in ("float32", "float64")}
+    assert "conv_general_dilated" not in text["float64"]
+    assert "conv_general_dilated" in text["float32"]
 
 
 def test_pooling_drops_the_odd_edge():
