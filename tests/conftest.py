@@ -10,6 +10,19 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_modifyitems(session, items):
+    """Mark as slow what `slow.txt` names: single cases of more than about 4 seconds (`pytest --durations=100`)."""
+    here = Path(__file__).parent
+    listed = {f"{here.name}/{line}" for line in (here / "slow.txt").read_text().splitlines()}
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
+    everything = not any("::" in argument or argument.endswith(".py") for argument in session.config.args)
+    gone = listed - {item.nodeid for item in items} if everything and here.name in session.config.args else set()
+    if gone:
+        raise pytest.UsageError(f"slow.txt names tests that are not there: {', '.join(sorted(gone))}")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder with the real data sets; tests skip where there is none."""

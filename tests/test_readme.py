@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_examples_run():
     namespace: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         *body, last = block.strip().split("\n")
         exec("\n".join(body), namespace)

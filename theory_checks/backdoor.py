@@ -9,15 +9,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 
 import kpoison as kp
 from kpoison import datasets
 from kpoison.curvature import BulkEdge, Eigenpairs, Visibility
 
-__all__ = ["Backdoor", "Images", "Outcome", "make_backdoor", "outputs"]
+__all__ = ["Backdoor", "ClassLabels", "Images", "Outcome", "load_images", "make_backdoor", "outputs"]
 
-Images = Literal["digits", "mnist", "cifar10"]
+Images = Literal["digits", "mnist", "cifar10", "cifar100"]
+ClassLabels = Literal["coarse", "fine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +129,29 @@ def outputs(f: Callable[[Array], Array], x: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(
-    data: Images, data_dir: str | None, classes: tuple[int, ...]
+def load_images(
+    data: Images,
+    data_dir: str | None = None,
+    classes: tuple[int, ...] | None = None,
+    *,
+    labels: ClassLabels = "coarse",
+    dtype: npt.DTypeLike = np.float64,
 ) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
-    """Training and test images of these classes; kept, as the next draw is of the same ones."""
+    """Training and test images of these classes, by default of all; kept, as the next draw is of the same ones.
+
+    `labels` are those of CIFAR-100: "coarse" (20 classes) or "fine" (100).
+    """
     if data == "digits":
-        images = datasets.load_digits()
+        images = datasets.load_digits(dtype)
         order = np.random.default_rng(0).permutation(len(images))
         training, testing = images.subset(order[:1200]), images.subset(order[1200:])
+    elif data == "cifar100":
+        training, testing = (datasets.load_cifar100(data_dir, split, labels, dtype) for split in ("train", "test"))
     else:
         load = datasets.load_mnist if data == "mnist" else datasets.load_cifar10
-        training, testing = load(data_dir, "train"), load(data_dir, "test")
+        training, testing = load(data_dir, "train", dtype), load(data_dir, "test", dtype)
+    if classes is None:
+        return training, testing
     missing = sorted(set(classes) - set(training.labels.tolist()))
     if missing:
         raise ValueError(f"classes must be among the labels of {data}, got {', '.join(map(str, missing))}")
@@ -159,7 +173,7 @@ def make_backdoor(
     """Draw a backdoor problem.
 
     Args:
-        data: "digits" (embedded), "mnist" or "cifar10" (from `data_dir` or KPOISON_DATA).
+        data: "digits" (embedded), "mnist", "cifar10" or "cifar100" (20 classes; from `data_dir` or KPOISON_DATA).
         trigger: by default a white patch of a tenth of the image's height in the lower right corner.
         classes: classes to tell apart, two or more.
         target: the attacker's class, an index into `classes`.
@@ -179,7 +193,7 @@ def make_backdoor(
     for name, size in (("train", train), ("test", test), ("poisons", poisons)):
         if size < len(classes):
             raise ValueError(f"{name} must be at least the number of classes, {len(classes)}, got {size}")
-    training, testing = _load(data, data_dir, tuple(classes))
+    training, testing = load_images(data, data_dir, tuple(classes))
     if train >= len(training) or test > len(testing):
         raise ValueError(
             f"train and test must fit {data}: {len(training)} and {len(testing)} images of these classes, got {train} "

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from kpoison import plotting
 from theory_checks.record import Panel, Record
 
-__all__ = ["draw", "draw_panel"]
+__all__ = ["draw", "draw_panel", "label_narrow_axis"]
 
 _PANELS_PER_ROW = 4
 _SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1)}
@@ -37,12 +37,12 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
     for axis, scale in ((ax.xaxis, panel.xscale), (ax.yaxis, panel.yscale)):
         if scale == "log":
-            _label_narrow_axis(axis)
+            label_narrow_axis(axis)
     ax.legend()
     return ax
 
 
-def _label_narrow_axis(axis: Axis) -> None:
+def label_narrow_axis(axis: Axis) -> None:
     """Plain numbers on a logarithmic axis of few decades, whose default labels are sparse or overlap."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)

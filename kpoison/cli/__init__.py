@@ -1,4 +1,4 @@
-"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff` and `download`."""
+"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff`, `experiment` and `download`."""
 
 import sys
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import tyro
 
 from kpoison.cli.download import Download
+from kpoison.cli.experiment import Experiment
 from kpoison.cli.flow import Flow, Tradeoff
 from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
 from kpoison.cli.verify import Verify
 
-__all__ = ["Download", "Flow", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
+__all__ = ["Download", "Experiment", "Flow", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "spectrum": Spectrum,
             "flow": Flow,
             "tradeoff": Tradeoff,
+            "experiment": Experiment,
             "download": Download,
         },
         prog="kpoison",

@@ -1,17 +1,20 @@
 """Kernels of which one pair of points takes so much memory that only so many can be under way together."""
 
 import abc
-import math
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._memory import available_memory, in_words
+from kpoison._validation import between_points, check_integer, check_positive
+from kpoison.kernels._blocks import in_chunks
 from kpoison.kernels.base import Kernel
 
-__all__ = ["COPIES", "SLOPES", "BatchedKernel", "at_once", "check_gram", "in_parts"]
+__all__ = ["COPIES", "SLOPES", "BatchedKernel", "BudgetedKernel", "at_once", "checked_options"]
 
 COPIES = 4  # a compiler's copies and layouts, over what shapes say; up to 3.3 measured
 SLOPES = 4  # a gradient's intermediate results, over those of the value; up to 3.7 measured
@@ -19,7 +22,10 @@ _LARGEST = 2**30  # bytes of temporaries by default
 
 
 class BatchedKernel(Kernel):
-    """A kernel that says how many pairs may be under way together, and keeps to it."""
+    """A kernel that says how many pairs may be under way together, and keeps to it.
+
+    Its `gram` puts the matrix together from blocks, see `_blocks`.
+    """
 
     @abc.abstractmethod
     def pair_bytes(self, shape: tuple[int, ...]) -> int:
@@ -33,20 +39,78 @@ class BatchedKernel(Kernel):
             ValueError: where not one fits.
         """
 
+    @property
+    def makes_half(self) -> bool:
+        """Always."""
+        return True
+
+    def pairs(self, X: Float[Array, "n ..."], Z: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """k(x_i, z_i), all at once."""
+        return jax.vmap(self.evaluate)(X, Z)
+
     def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
         """k(x, x) at each point."""
-        pairs = self.pairs_at_once(X.shape[1:])
-        return jax.lax.map(lambda x: self.evaluate(x, x), X, batch_size=min(len(X), pairs))
+        return in_chunks(lambda points: self.pairs(points, points), X, self.pairs_at_once(X.shape[1:]))
 
     def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """∇_x k(x, c_i) for each centre."""
-        pairs = max(1, self.pairs_at_once(x.shape) // SLOPES)
-        slope = jax.checkpoint(lambda centre: jax.grad(self.evaluate)(x, centre))
-        return jax.lax.map(slope, centres, batch_size=min(len(centres), pairs))
+
+        @jax.checkpoint
+        def slopes(chunk: Array) -> Array:
+            return jax.grad(lambda points: jnp.sum(self.pairs(points, chunk)))(jnp.broadcast_to(x[None], chunk.shape))
+
+        return in_chunks(slopes, centres, max(1, self.pairs_at_once(x.shape) // SLOPES))
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """From the estimate of a pair's temporaries."""
         return max(1, SLOPES * self.pair_bytes(point_shape) // 8)
+
+
+class BudgetedKernel(BatchedKernel):
+    """A batched kernel of a function that only its caller knows.
+
+    Attributes:
+        memory: bytes that temporaries may take; None for the default of `at_once`.
+    """
+
+    memory: int | None = eqx.field(static=True)
+    _point_ndim: int = eqx.field(static=True)
+    _smoothness: int | float = eqx.field(static=True)
+
+    @abc.abstractmethod
+    def block(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """k on all pairs at once."""
+
+    @between_points
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """k(x, z) for two single points."""
+        if x.ndim != self.point_ndim:
+            raise ValueError(f"x must be one point of {self.point_ndim} axes (point_ndim), got shape {x.shape}")
+        self.pairs_at_once(x.shape)
+        return self.block(x[None], z[None])[0, 0]
+
+    @property
+    def smoothness(self) -> int | float:
+        """As given."""
+        return self._smoothness
+
+    @property
+    def point_ndim(self) -> int:
+        """As given."""
+        return self._point_ndim
+
+
+def checked_options(memory: Any, point_ndim: Any, smoothness: Any) -> tuple[int | None, int, int | float]:
+    """The fields of a `BudgetedKernel`.
+
+    Raises:
+        ValueError: naming the one that does not fit.
+    """
+    if memory is not None:
+        check_integer("memory", memory, 1)
+    check_integer("point_ndim", point_ndim, 1)
+    check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
+    return memory, point_ndim, smoothness
 
 
 def at_once(one: int, memory: int | None, what: str, what_fits: Callable[[int], str] = lambda limit: "") -> int:
@@ -71,24 +135,3 @@ def at_once(one: int, memory: int | None, what: str, what_fits: Callable[[int], 
         )
     budget = min(available // 4, _LARGEST) if memory is None else memory
     return max(1, budget // max(1, one))
-
-
-def in_parts(X: Float[Array, "n ..."], largest: int) -> Float[Array, "parts size ..."]:
-    """Parts of equal size; the last is filled up with the last point."""
-    count = -(-len(X) // largest)
-    size = -(-len(X) // count)
-    return X[np.minimum(np.arange(count * size), len(X) - 1)].reshape(count, size, *X.shape[1:])
-
-
-def check_gram(n1: int, n2: int, itemsize: int) -> None:
-    """Refuse a Gram matrix that cannot fit; it exists twice while it is put together.
-
-    Raises:
-        ValueError: with the estimate and what would fit.
-    """
-    needed, available = 2 * n1 * n2 * itemsize, available_memory()
-    if needed > available:
-        raise ValueError(
-            f"a Gram matrix of shape ({n1}, {n2}) takes about {in_words(needed)} while it is made, but "
-            f"{in_words(available)} are available; {math.isqrt(available // (2 * itemsize)):,} points would fit"
-        )

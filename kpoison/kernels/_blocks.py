@@ -1,4 +1,7 @@
-"""Gram matrices put together from blocks of equal size, so that temporaries are those of one block."""
+"""Gram matrices put together from blocks: temporaries are those of one, and half of a symmetric matrix is made.
+
+`by_blocks` does so inside of a program, one block after the other; `lower_half` outside, a program for each block.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,11 +13,15 @@ from jaxtyping import Array, Float, Int
 
 from kpoison._memory import available_memory, in_words
 
-__all__ = ["by_blocks", "check_result", "part_size"]
+__all__ = ["block_sizes", "by_blocks", "check_result", "in_chunks", "in_parts", "lower_half", "mirrored"]
 
 
 def check_result(n1: int, n2: int, itemsize: int) -> None:
-    """Refuse a Gram matrix that cannot fit; it exists twice while it is put together."""
+    """Refuse a Gram matrix that cannot fit; it exists twice while it is put together.
+
+    Raises:
+        ValueError: with the estimate and what would fit.
+    """
     needed, available = 2 * n1 * n2 * itemsize, available_memory()
     if needed > available:
         raise ValueError(
@@ -23,25 +30,83 @@ def check_result(n1: int, n2: int, itemsize: int) -> None:
         )
 
 
-def part_size(n: int, largest: int) -> int:
+def block_sizes(n1: int, n2: int, pairs: int, *, symmetric: bool) -> tuple[int, int]:
+    """Sizes of the blocks of a matrix that hold at most so many pairs: square, or wider where there are few rows."""
+    columns = _part_size(n2, max(math.isqrt(pairs), pairs // n1))
+    return (columns, columns) if symmetric else (_part_size(n1, pairs // columns), columns)
+
+
+def _part_size(n: int, largest: int) -> int:
     """Size of the fewest parts of n that are at most so large, with as little as possible to fill up."""
     return -(-n // -(-n // max(1, min(n, largest))))
 
 
+def in_parts(X: Float[Array, "..."], largest: int, axis: int = 0) -> Float[Array, "parts ..."]:
+    """Parts of equal size along an axis, of at most so many; the last is filled up with the last element."""
+    count, axis = X.shape[axis], axis % X.ndim
+    size = _part_size(count, largest)
+    parts = -(-count // size)
+    if parts * size > count:
+        X = jnp.take(X, np.minimum(np.arange(parts * size), count - 1), axis=axis)
+    return jnp.moveaxis(X.reshape(*X.shape[:axis], parts, size, *X.shape[axis + 1 :]), axis, 0)
+
+
+def in_chunks(
+    function: Callable[[Float[Array, "m ..."]], Float[Array, "m ..."]], X: Float[Array, "n ..."], largest: int
+) -> Float[Array, "n ..."]:
+    """`function` of all points, of at most so many at once."""
+    if len(X) <= largest:
+        return function(X)
+    results = jax.lax.map(function, in_parts(X, largest))
+    return results.reshape(-1, *results.shape[2:])[: len(X)]
+
+
 def by_blocks(
-    block: Callable[[Int[Array, ""], Int[Array, ""]], Float[Array, "rows columns"]],
+    block: Callable[[Int[Array, ""] | int, Int[Array, ""] | int], Float[Array, "rows columns"]],
     shape: tuple[int, int],
     sizes: tuple[int, int],
     *,
-    symmetric: bool,
+    symmetric: bool = False,
 ) -> Float[Array, "n1 n2"]:
     """The matrix of this shape whose blocks of these sizes are block(i, j), the last ones cut off.
 
-    A symmetric one is made of its lower half.  What a block needs is calculated again for derivatives.
+    A symmetric one is made of its lower half.  What a block needs is calculated again for derivatives, else they would
+    hold every block's temporaries.
     """
     counts = -(-shape[0] // sizes[0]), -(-shape[1] // sizes[1])
+    if counts == (1, 1):
+        matrix = block(0, 0)
+        return mirrored(matrix) if symmetric else matrix
     rows, columns = np.tril_indices(counts[0]) if symmetric else np.indices(counts).reshape(2, -1)
     blocks = jax.lax.map(lambda pair: jax.checkpoint(block)(*pair), (jnp.asarray(rows), jnp.asarray(columns)))
     matrix = jnp.zeros((*counts, *sizes), blocks.dtype).at[rows, columns].set(blocks)
     matrix = jnp.moveaxis(matrix, 2, 1).reshape(counts[0] * sizes[0], -1)[: shape[0], : shape[1]]
-    return jnp.tril(matrix) + jnp.tril(matrix, -1).T if symmetric else matrix
+    return mirrored(matrix) if symmetric else matrix
+
+
+def mirrored(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The symmetric matrix with this lower half."""
+    return jnp.tril(matrix) + jnp.tril(matrix, -1).T
+
+
+def lower_half(
+    block: Callable[[Float[Array, "m ..."], Float[Array, "m ..."]], Float[Array, "m m"]],
+    X: Float[Array, "n ..."],
+    count: int,
+) -> Float[Array, "n n"]:
+    """The symmetric matrix of known points whose blocks are block(x, z); on the diagonal x is z.
+
+    So many blocks of equal size on a side, of which the last rows and columns overlap.  No compiler does it: of one
+    program it would compute a block again for its transpose, or do the blocks on one core.
+    """
+    size = -(-len(X) // count)
+    starts = [min(i * size, len(X) - size) for i in range(count)]
+    parts = [X[start : start + size] for start in starts]
+    # All are under way before the first is copied.
+    blocks = [(starts[i], starts[j], block(parts[i], parts[j])) for i in range(count) for j in range(i + 1)]
+    matrix = np.empty((len(X), len(X)), X.dtype)
+    for row, column, values in ((row, column, np.asarray(values)) for row, column, values in blocks):
+        matrix[row : row + size, column : column + size] = values
+        if row != column:
+            matrix[column : column + size, row : row + size] = values.T
+    return jnp.asarray(matrix)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_points, check_positive, is_concrete
+from kpoison.kernels._blocks import lower_half
 
 __all__ = [
     "Custom",
@@ -61,6 +61,11 @@ class Kernel(eqx.Module):
     def point_ndim(self) -> int:
         """Number of axes of one point: 1 for vectors, 3 for images (height, width, channels)."""
         return 1
+
+    @property
+    def makes_half(self) -> bool:
+        """Whether `gram` of a symmetric matrix makes the lower half only, in blocks within memory."""
+        return False
 
     def on_subspace(self, dimension: int) -> "Kernel | None":
         """The kernel on points of so many coordinates of which all but a few are 0, as a kernel of those few.
@@ -164,37 +169,15 @@ def with_array_parameters(kernel: Kernel, dtype) -> Kernel:
 def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
     """Compiled `kernel.gram(X, X)`; of many known points on a CPU only the lower half of its blocks."""
     known = all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X)))
-    if not known or len(X) < _BLOCKS_FROM or {device.platform for device in X.devices()} != {"cpu"}:
+    on_cpu = known and {device.platform for device in X.devices()} == {"cpu"}
+    if kernel.makes_half or not on_cpu or len(X) < _BLOCKS_FROM:
         return _symmetric_gram(kernel, X)
-    return _by_blocks(kernel, X)
+    return lower_half(lambda x, z: _symmetric_gram(kernel, x) if x is z else _cross_gram(kernel, x, z), X, _BLOCKS)
 
 
 @eqx.filter_jit
 def _symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
     return kernel.gram(X, X)
-
-
-def _by_blocks(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
-    """The symmetric Gram matrix from blocks of equal size, of which the last rows and columns overlap.
-
-    One program could not: a compiler computes a block again for its transpose, or does the blocks on one core.
-    """
-    size = -(-len(X) // _BLOCKS)
-    starts = [min(i * size, len(X) - size) for i in range(_BLOCKS)]
-    parts = [X[start : start + size] for start in starts]
-    # All are under way before the first is copied.
-    blocks = [
-        (starts[i], starts[j], _symmetric_gram(kernel, parts[i]) if i == j else _cross_gram(kernel, parts[i], parts[j]))
-        for i in range(_BLOCKS)
-        for j in range(i + 1)
-    ]
-    gram = np.empty((len(X), len(X)), X.dtype)
-    for row, column, block in blocks:
-        values = np.asarray(block)
-        gram[row : row + size, column : column + size] = values
-        if row != column:
-            gram[column : column + size, row : row + size] = values.T
-    return jnp.asarray(gram)
 
 
 @eqx.filter_jit
@@ -235,6 +218,11 @@ class _Pair(Kernel):
     def point_ndim(self) -> int:
         """That of both."""
         return self.first.point_ndim
+
+    @property
+    def makes_half(self) -> bool:
+        """Where either does: blocks under way together would exceed its memory."""
+        return self.first.makes_half or self.second.makes_half
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """Those of both."""
@@ -302,6 +290,11 @@ class Scaled(Kernel):
     def point_ndim(self) -> int:
         """That of the kernel."""
         return self.kernel.point_ndim
+
+    @property
+    def makes_half(self) -> bool:
+        """As the kernel."""
+        return self.kernel.makes_half
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """Those of the kernel."""

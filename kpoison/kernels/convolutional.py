@@ -11,23 +11,21 @@ from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_name, check_positive
-from kpoison.kernels._blocks import by_blocks, check_result, part_size
+from kpoison.kernels._batched import BatchedKernel
+from kpoison.kernels._blocks import block_sizes, by_blocks, check_result, in_parts
 from kpoison.kernels._positions import Layers, Side
 from kpoison.kernels.activations import Activation, as_activation
-from kpoison.kernels.base import Kernel
 
 __all__ = ["ConvolutionalKernel", "ConvolutionalNNGP", "ConvolutionalNTK", "Readout"]
 
 Readout = Literal["pool", "flatten"]
 """Global average pooling, or a weight of its own for every pixel and channel."""
 
-# About ten arrays of so many numbers are under way together in a Gram matrix, a hundred in a gradient.
+# About ten arrays of so many numbers are under way together in a Gram matrix.
 _POSITIONS_AT_ONCE = 2**18
-_POSITIONS_OF_GRADIENTS = 2**16
-_KEPT_FOR_A_GRADIENT = 16  # numbers for a pair of positions and a layer
 
 
-class ConvolutionalKernel(Kernel):
+class ConvolutionalKernel(BatchedKernel):
     """Kernel of a convolutional network in NTK parameterisation, in the limit of infinitely many channels.
 
     Every convolution has stride 1 and zero padding that keeps the size of the image ("SAME"), every layer is
@@ -98,7 +96,7 @@ class ConvolutionalKernel(Kernel):
         """k(x, z) for two single images."""
         if x.ndim != self.point_ndim:
             raise ValueError(f"x must be an image of shape (height, width, channels), got shape {x.shape}")
-        return self._pairs(x[None], z[None])[0]
+        return self.pairs(x[None], z[None])[0]
 
     def gram(self, X1: Float[Array, "n1 H W C"], X2: Float[Array, "n2 H W C"]) -> Float[Array, "n1 n2"]:
         """Gram matrix, block by block; of equal arguments the lower half."""
@@ -108,22 +106,19 @@ class ConvolutionalKernel(Kernel):
         """The same with the digits of `evaluate`, at little more cost."""
         return self._matrix(X1, X2, exact_gaps=True)
 
-    def diagonal(self, X: Float[Array, "n H W C"]) -> Float[Array, " n"]:
-        """k(x, x) for each image."""
-        return self._in_chunks(lambda images: self._pairs(images, images), X, _POSITIONS_AT_ONCE)
+    def pairs(self, X: Float[Array, "n H W C"], Z: Float[Array, "n H W C"]) -> Float[Array, " n"]:
+        """k(x_i, z_i), all at once."""
+        layers = self._layers(X)
+        x, z = (_with_lanes(layers.side(images), -2) for images in (X, Z))
+        return self._readout(layers, x, z, exact_gaps=True)[0]
 
-    def gradients(self, x: Float[Array, "H W C"], centres: Float[Array, "n H W C"]) -> Float[Array, "n H W C"]:
-        """∇_x k(x, c_i) for each centre."""
+    def pair_bytes(self, shape: tuple[int, ...]) -> int:
+        """Four numbers of float64 for each pair of positions that are under way together, and layer."""
+        return 32 * self.hidden_layers * self._positions(*shape[:2])
 
-        def gradients(chunk):
-            images = jnp.broadcast_to(x[None], chunk.shape)
-            return jax.grad(lambda images: jnp.sum(self._pairs(images, chunk)))(images)
-
-        return self._in_chunks(gradients, centres, _POSITIONS_OF_GRADIENTS)
-
-    def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
-        """About sixteen for each pair of positions that are under way together, and layer."""
-        return _KEPT_FOR_A_GRADIENT * self.hidden_layers * self._positions(*point_shape[:2])
+    def pairs_at_once(self, shape: tuple[int, ...]) -> int:
+        """So many that they have about 2¹⁸ pairs of positions, at least one."""
+        return max(1, _POSITIONS_AT_ONCE // self._positions(*shape[:2]))
 
     # --- Blocks ---
 
@@ -144,31 +139,13 @@ class ConvolutionalKernel(Kernel):
         positions = (height + 2 * reach) * (width + 2 * reach)
         return positions * (width + reach) if self.readout == "pool" else positions
 
-    def _in_chunks(self, function: Callable, images: Float[Array, "n H W C"], positions: int) -> Float[Array, "n ..."]:
-        """`function` of all images, of so many at once that they have about so many positions."""
-        size = max(1, positions // self._positions(*images.shape[1:3]))
-        if len(images) <= size:
-            return function(images)
-        size = part_size(len(images), size)
-        parts = _parts(images, size, axis=0)
-        results = jax.lax.map(function, parts)
-        return results.reshape(-1, *results.shape[2:])[: len(images)]
-
-    def _pairs(self, X: Float[Array, "n H W C"], Z: Float[Array, "n H W C"]) -> Float[Array, " n"]:
-        """k(x_i, z_i)."""
-        layers = self._layers(X)
-        x, z = (_with_lanes(layers.side(images), -2) for images in (X, Z))
-        return self._readout(layers, x, z, exact_gaps=True)[0]
-
     def _matrix(self, X1: Array, X2: Array, *, exact_gaps: bool) -> Array:
         layers = self._layers(X1)
         n1, n2 = len(X1), len(X2)
         check_result(n1, n2, X1.dtype.itemsize)
-        pairs = max(1, _POSITIONS_AT_ONCE // self._positions(*X1.shape[1:3]))
-        columns = part_size(n2, max(int(pairs**0.5), pairs // n1))
-        rows = columns if X1 is X2 else part_size(n1, max(1, pairs // columns))
-        first = jax.tree.map(lambda part: _parts(part, rows, axis=-1), layers.side(X1))
-        second = first if X1 is X2 else jax.tree.map(lambda part: _parts(part, columns, axis=-1), layers.side(X2))
+        rows, columns = block_sizes(n1, n2, self.pairs_at_once(X1.shape[1:]), symmetric=X1 is X2)
+        first = jax.tree.map(lambda part: in_parts(part, rows, axis=-1), layers.side(X1))
+        second = first if X1 is X2 else jax.tree.map(lambda part: in_parts(part, columns, axis=-1), layers.side(X2))
 
         def block(i, j):
             x = _with_lanes(jax.tree.map(lambda part: part[i], first), -1)
@@ -186,16 +163,6 @@ class ConvolutionalKernel(Kernel):
         else:
             mean = _sum_of_displacements(layers, x, z, gaps) / (height * width) ** 2
         return layers.weight_variance * mean + layers.bias_variance
-
-
-def _parts(images: Array, size: int, axis: int) -> Float[Array, "parts ..."]:
-    """Parts of this size along an axis, the last one filled up with the last image."""
-    count = images.shape[axis]
-    parts = -(-count // size)
-    filled = jnp.take(images, np.minimum(np.arange(parts * size), count - 1), axis=axis)
-    axis = axis % images.ndim
-    shape = (*images.shape[:axis], parts, size, *images.shape[axis + 1 :])
-    return jnp.moveaxis(filled.reshape(shape), axis, 0)
 
 
 def _with_lanes(side: Side, axis: int) -> Side:

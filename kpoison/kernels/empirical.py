@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kpoison._memory import peak_bytes
-from kpoison._validation import between_points, check_finite, check_integer, check_positive
-from kpoison.kernels._batched import COPIES, BatchedKernel, at_once, check_gram, in_parts
+from kpoison._validation import check_finite
+from kpoison.kernels._batched import COPIES, BudgetedKernel, at_once, checked_options
+from kpoison.kernels._blocks import by_blocks, check_result, in_parts, mirrored
 
 __all__ = ["EmpiricalNTK", "empirical_ntk"]
 
 
-class EmpiricalNTK(BatchedKernel):
+class EmpiricalNTK(BudgetedKernel):
     """The empirical neural tangent kernel; made by `empirical_ntk`.
 
     Attributes:
@@ -28,36 +29,31 @@ class EmpiricalNTK(BatchedKernel):
     parameters: PyTree
     constants: PyTree
     rest: Any = eqx.field(static=True)
-    memory: int | None = eqx.field(static=True)
-    _point_ndim: int = eqx.field(static=True)
-    _smoothness: int | float = eqx.field(static=True)
 
-    @between_points
-    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
-        """(1/C) Σ_c ∂_θ f_c(x) · ∂_θ f_c(z)."""
-        if x.ndim != self.point_ndim:
-            raise ValueError(f"x must be one point of {self.point_ndim} axes (point_ndim), got shape {x.shape}")
-        return _product(self._jacobians(x[None]), self._jacobians(z[None]))[0, 0]
+    def block(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """(1/C) Σ_c ∂_θ f_c(x) · ∂_θ f_c(z) on all pairs at once."""
+        first = self._jacobians(X1)
+        return _product(first, first if X1 is X2 else self._jacobians(X2))
 
     def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """The product of two Jacobians, in blocks that keep them within `memory`."""
         n1, n2 = len(X1), len(X2)
-        check_gram(n1, n2, X1.dtype.itemsize)
+        check_result(n1, n2, X1.dtype.itemsize)
         points = max(1, self._points_at_once(X1.shape[1:], X1.dtype) // 2)  # a block of either side
         if max(n1, n2) <= points:
-            first = self._jacobians(X1)
-            gram = _product(first, first if X1 is X2 else self._jacobians(X2))
-        else:
-            first, second = in_parts(X1, points), in_parts(X2, points)
+            gram = self.block(X1, X2)
+            return mirrored(gram) if X1 is X2 else gram
+        first, second = in_parts(X1, points), in_parts(X2, points)
+        rows, columns = first.shape[1], second.shape[1]
+        if X1 is X2:
+            return by_blocks(lambda i, j: self.block(first[i], first[j]), (n1, n1), (rows, rows), symmetric=True)
 
-            @jax.checkpoint  # else a gradient would hold every block's Jacobians
-            def rows(x: Array) -> Array:
-                jacobians = self._jacobians(x)
-                return jax.lax.map(lambda z: _product(jacobians, self._jacobians(z)), second)
+        def of_rows(i, _):
+            """The Jacobians of some rows with those of every column."""
+            jacobians = self._jacobians(first[i])
+            return by_blocks(lambda _, j: _product(jacobians, self._jacobians(second[j])), (rows, n2), (rows, columns))
 
-            blocks = jax.lax.map(rows, first)
-            gram = jnp.moveaxis(blocks, 2, 1).reshape(first.shape[0] * first.shape[1], -1)[:n1, :n2]
-        return jnp.tril(gram) + jnp.tril(gram, -1).T if X1 is X2 else gram
+        return by_blocks(of_rows, (n1, n2), (rows, n2))
 
     def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """The same matrix: nothing cancels in it."""
@@ -70,16 +66,6 @@ class EmpiricalNTK(BatchedKernel):
     def pairs_at_once(self, shape: tuple[int, ...]) -> int:
         """How many pairs of points of this shape may be under way together within `memory`."""
         return max(1, self._points_at_once(shape, jnp.result_type(float)) // 2)
-
-    @property
-    def smoothness(self) -> int | float:
-        """As given to `empirical_ntk`."""
-        return self._smoothness
-
-    @property
-    def point_ndim(self) -> int:
-        """As given to `empirical_ntk`."""
-        return self._point_ndim
 
     def _jacobians(self, X: Float[Array, "n ..."]) -> list[Float[Array, "n C _"]]:
         """∂_θ f at each point, one array for each array of parameters."""
@@ -166,10 +152,7 @@ def empirical_ntk(
     """
     if not callable(network):
         raise TypeError(f"network must be callable, got {type(network).__name__}")
-    check_integer("point_ndim", point_ndim, 1)
-    check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
-    if memory is not None:
-        memory = check_integer("memory", memory, 1)
+    options = checked_options(memory, point_ndim, smoothness)
     if parameters is None or (callable(parameters) and not isinstance(parameters, eqx.Module)):
         if not isinstance(network, eqx.Module):
             raise TypeError(
@@ -186,7 +169,7 @@ def empirical_ntk(
         raise ValueError("the network has no floating-point parameters")
     for place, leaf in enumerate(leaves):
         check_finite(f"parameters, array {place},", leaf)
-    return EmpiricalNTK(chosen, constants, rest, memory, point_ndim, smoothness)
+    return EmpiricalNTK(*options, chosen, constants, rest)
 
 
 def _taken_apart(network: eqx.Module, pick: Callable[[Any], PyTree] | None) -> tuple[PyTree, PyTree, PyTree]:

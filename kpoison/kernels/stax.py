@@ -1,7 +1,6 @@
 """Kernels of any neural-tangents architecture."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kpoison._memory import peak_bytes
-from kpoison._validation import between_points, check_integer, check_name
-from kpoison.kernels._batched import COPIES, BatchedKernel, at_once, check_gram, in_parts
+from kpoison._validation import check_name
+from kpoison.kernels._batched import COPIES, BudgetedKernel, at_once, checked_options
+from kpoison.kernels._blocks import block_sizes, by_blocks, check_result, in_parts
 from kpoison.kernels._neural_tangents import load_neural_tangents
 
 __all__ = ["StaxKernel", "from_stax"]
@@ -22,45 +22,31 @@ _WORTH_BLOCKS = 2**24  # bytes of temporaries from which half of a symmetric mat
 _BLOCKS = 8
 
 
-class StaxKernel(BatchedKernel):
+class StaxKernel(BudgetedKernel):
     """A neural-tangents ``kernel_fn``; made by `from_stax`."""
 
     kernel_fn: Callable[..., Any] = eqx.field(static=True)
     get: str = eqx.field(static=True)
-    memory: int | None = eqx.field(static=True)
-    _point_ndim: int = eqx.field(static=True)
-    _smoothness: int | float = eqx.field(static=True)
 
-    @between_points
-    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
-        """kernel_fn on two single points, in neural-tangents' own precision near the diagonal."""
-        if x.ndim != self.point_ndim:
-            raise ValueError(f"x must be one point of {self.point_ndim} axes (point_ndim), got shape {x.shape}")
-        self.pairs_at_once(x.shape)
-        return self._block(x[None], z[None])[0, 0]
+    def block(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """kernel_fn on all pairs at once, in neural-tangents' own precision near the diagonal."""
+        return jnp.asarray(self.kernel_fn(X1, X2, self.get), X1.dtype)
 
     def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """kernel_fn on all pairs, in blocks that keep its temporaries within `memory`."""
-        if X1 is not X2:
-            return self._by_blocks(X1, X2)
-        return self._symmetric_by_blocks(X1)
+        n1, n2 = len(X1), len(X2)
+        check_result(n1, n2, X1.dtype.itemsize)
+        symmetric = X1 is X2
+        pairs = self.pairs_at_once(X1.shape[1:])
+        if symmetric and n1 * n1 * self.pair_bytes(X1.shape[1:]) > _WORTH_BLOCKS:
+            pairs = min(pairs, (-(-n1 // _BLOCKS)) ** 2)
+        rows, columns = block_sizes(n1, n2, pairs, symmetric=symmetric)
+        first, second = in_parts(X1, rows), in_parts(X2, columns)
+        return by_blocks(lambda i, j: self.block(first[i], second[j]), (n1, n2), (rows, columns), symmetric=symmetric)
 
     def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """The same matrix; neural-tangents knows no other way."""
-        return self._by_blocks(X1, X2)
-
-    @property
-    def smoothness(self) -> int | float:
-        """As given to `from_stax`."""
-        return self._smoothness
-
-    @property
-    def point_ndim(self) -> int:
-        """As given to `from_stax`."""
-        return self._point_ndim
-
-    def _block(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
-        return jnp.asarray(self.kernel_fn(X1, X2, self.get), X1.dtype)
+        return self.gram(X1, X2)
 
     # --- Memory ---
 
@@ -74,10 +60,8 @@ class StaxKernel(BatchedKernel):
         Raises:
             ValueError: where kernel_fn has no such kernel of such points, or not one pair fits.
         """
-        one = _pair_bytes(self.kernel_fn, self.get, shape)
-        return at_once(
-            one, self.memory, f"one pair of points of shape {shape}", lambda limit: self._what_fits(shape, limit)
-        )
+        one, what = self.pair_bytes(shape), f"one pair of points of shape {shape}"
+        return at_once(one, self.memory, what, lambda limit: self._what_fits(shape, limit))
 
     def _what_fits(self, shape: tuple[int, ...], limit: int) -> str:
         if len(shape) < 2:
@@ -85,45 +69,11 @@ class StaxKernel(BatchedKernel):
         while max(shape[:-1]) > 1:
             shape = (*(max(1, size // 2) for size in shape[:-1]), shape[-1])
             try:
-                if _pair_bytes(self.kernel_fn, self.get, shape) <= limit:
+                if self.pair_bytes(shape) <= limit:
                     return f"; points of shape {shape} would fit"
             except ValueError:  # too small for its filters
                 break
         return ""
-
-    def _by_blocks(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
-        n1, n2 = len(X1), len(X2)
-        check_gram(n1, n2, X1.dtype.itemsize)
-        pairs = self.pairs_at_once(X1.shape[1:])
-        columns = min(n2, max(math.isqrt(pairs), pairs // n1))
-        rows = min(n1, max(1, pairs // columns))
-        if (rows, columns) == (n1, n2):
-            return self._block(X1, X2)
-        first, second = in_parts(X1, rows), in_parts(X2, columns)
-        block = jax.checkpoint(self._block)  # else a gradient would hold every block's temporaries
-        blocks = jax.lax.map(lambda x: jax.lax.map(lambda z: block(x, z), second), first)
-        return jnp.moveaxis(blocks, 2, 1).reshape(first.shape[0] * first.shape[1], -1)[:n1, :n2]
-
-    def _symmetric_by_blocks(self, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
-        """The lower half of the blocks, and their transposes."""
-        n = len(X)
-        check_gram(n, n, X.dtype.itemsize)
-        pairs = self.pairs_at_once(X.shape[1:])
-        size = min(n, math.isqrt(pairs))
-        if n * n * _pair_bytes(self.kernel_fn, self.get, X.shape[1:]) > _WORTH_BLOCKS:
-            size = min(size, -(-n // _BLOCKS))
-        parts = in_parts(X, size)
-        size = parts.shape[1]
-        rows, columns = np.tril_indices(len(parts))
-        if len(rows) == 1:
-            gram = self._block(X, X)
-            return 0.5 * (gram + gram.T)  # symmetric to rounding only
-        block = jax.checkpoint(lambda pair: self._block(parts[pair[0]], parts[pair[1]]))
-        blocks = jax.lax.map(block, (jnp.asarray(rows), jnp.asarray(columns)))
-        gram = jnp.zeros((len(parts), len(parts), size, size), X.dtype)
-        gram = gram.at[columns, rows].set(jnp.swapaxes(blocks, 1, 2)).at[rows, columns].set(blocks)
-        gram = jnp.moveaxis(gram, 2, 1).reshape(len(parts) * size, -1)[:n, :n]
-        return jnp.tril(gram) + jnp.tril(gram, -1).T  # the blocks on the diagonal are symmetric to rounding only
 
 
 def _pair_bytes(kernel_fn: Callable[..., Any], get: str, shape: tuple[int, ...]) -> int:
@@ -197,8 +147,6 @@ def from_stax(
     if not callable(kernel_fn):
         raise TypeError(f"kernel_fn must be callable, as stax.serial returns it, got {type(kernel_fn).__name__}")
     check_name("get", get, ("ntk", "nngp"))
-    check_integer("point_ndim", point_ndim, 1)
-    if memory is not None:
-        memory = check_integer("memory", memory, 1)
+    options = checked_options(memory, point_ndim, smoothness)
     load_neural_tangents()
-    return StaxKernel(kernel_fn, get, memory, point_ndim, smoothness)
+    return StaxKernel(*options, kernel_fn, get)

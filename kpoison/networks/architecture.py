@@ -164,12 +164,18 @@ class Network(eqx.Module):
         for layer, weight in enumerate(weights):
             if layer > 0:
                 hidden = architecture.activate(hidden)
-            scale = jnp.asarray(architecture.weight_std, self.dtype) / weight.shape[1] ** 0.5
+            inputs, matrix = self._as_product(layer, hidden, weight)
+            scale = jnp.asarray(architecture.weight_std, self.dtype) / len(matrix) ** 0.5
             # "highest": accelerators round float32 factors to 10 bits by default.
-            hidden = scale * jnp.matmul(hidden, weight.T, precision="highest")
+            hidden = scale * jnp.matmul(inputs, matrix, precision="highest")
             if biases:
-                hidden = hidden + (jnp.asarray(architecture.bias_std, self.dtype) * biases[layer])[None]
+                bias = jnp.asarray(architecture.bias_std, self.dtype) * biases[layer]
+                hidden = hidden + bias.reshape(*[1] * (hidden.ndim - 1), -1)
         return hidden[:, 0] if self.scalar else hidden
+
+    def _as_product(self, layer: int, hidden: Array, weight: Array) -> tuple[Array, Array]:
+        """What a layer sees (..., fan_in) and the matrix (fan_in, fan_out) that it is multiplied with."""
+        return hidden, weight.T
 
     @property
     def dtype(self):

@@ -63,6 +63,12 @@ class Classifier(eqx.Module):
         return self.readout.weight.dtype
 
 
+def _dense_layers(layers: Sequence[Dense], activation: Activation, hidden: Float[Array, " k"]) -> Float[Array, " m"]:
+    for layer in layers:
+        hidden = activation(layer(hidden))
+    return hidden
+
+
 def _checked(image_shape: Sequence[int], classes: int) -> tuple[tuple[int, int, int], int]:
     shape = tuple(image_shape)
     if len(shape) != 3:
@@ -161,10 +167,7 @@ class MLP(Classifier):
 
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """The last hidden layer."""
-        hidden = image.ravel()
-        for layer in self.layers:
-            hidden = self.activation(layer(hidden))
-        return hidden
+        return _dense_layers(self.layers, self.activation, image.ravel())
 
 
 class LeNet(Classifier):
@@ -228,10 +231,7 @@ class LeNet(Classifier):
         hidden = image
         for convolution in self.convolutions:
             hidden = average_pool(self.activation(convolution(hidden)))
-        hidden = hidden.ravel()
-        for layer in self.layers:
-            hidden = self.activation(layer(hidden))
-        return hidden
+        return _dense_layers(self.layers, self.activation, hidden.ravel())
 
 
 class _Block(eqx.Module):

@@ -2,22 +2,20 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_integer, check_name
 from kpoison.kernels.activations import Activation
+from kpoison.kernels.convolutional import ConvolutionalKernel, Readout
 from kpoison.networks.architecture import Architecture, Network
 from kpoison.networks.layers import patches
 
-__all__ = ["ConvolutionalArchitecture", "ConvolutionalNetwork", "Readout"]
-
-Readout: TypeAlias = Literal["flatten", "average"]
-"""`"flatten"`: the dense last layer sees every pixel of every channel; `"average"`: only each channel's mean."""
+__all__ = ["ConvolutionalArchitecture", "ConvolutionalNetwork"]
 
 
 class ConvolutionalArchitecture(Architecture):
@@ -26,7 +24,7 @@ class ConvolutionalArchitecture(Architecture):
     Every hidden layer is a convolution with stride 1, zero padding that keeps the image's size, and the activation;
     then a dense layer on all pixels or on their means.  As in neural-tangents' ``stax.serial(Conv(width, (k, k),
     (1, 1), "SAME", weight_std, bias_std), Relu(), ..., Flatten(), Dense(C, weight_std, bias_std))``, with
-    ``GlobalAvgPool()`` in place of ``Flatten()`` for readout "average", all with ``parameterization="ntk"``.
+    ``GlobalAvgPool()`` in place of ``Flatten()`` for readout "pool", all with ``parameterization="ntk"``.
     `train`, `train_pair`, `ensemble`, `gradient_flow`, `flow_ensemble` and `width_errors` take it like an
     `Architecture`; points are images (height, width, channels).
 
@@ -35,7 +33,8 @@ class ConvolutionalArchitecture(Architecture):
         hidden_layers: number of convolutions, an integer >= 1.
         activation, weight_std, bias_std, rounding: as for `Architecture`.
         filter_size: k, pixels along each edge of the filters, an odd integer >= 1.
-        readout: "flatten" or "average".
+        readout: "pool" (global average pooling) or "flatten": the dense last layer sees only each channel's mean, or
+            every pixel of every channel.
     """
 
     filter_size: int = eqx.field(static=True, default=3)
@@ -65,16 +64,12 @@ class ConvolutionalArchitecture(Architecture):
         """The architecture whose neural tangent kernel tends to that of `kernel`'s network as the width grows.
 
         Raises:
-            TypeError: for a kernel that lacks a filter size, a readout or what a fully connected one has.
+            TypeError: for a kernel that is no `ConvolutionalNTK` or `ConvolutionalNNGP`.
         """
-        names = ("hidden_layers", "activation", "weight_std", "bias_std", "filter_size", "readout")
-        lacking = [name for name in names if not hasattr(kernel, name)]
-        if lacking:
-            raise TypeError(
-                f"kernel must be a convolutional NTK or NNGP, got {type(kernel).__name__} without {', '.join(lacking)}"
-            )
-        options = {name: getattr(kernel, name) for name in names}
-        return cls(width, rounding=rounding, **options)
+        if not isinstance(kernel, ConvolutionalKernel):
+            raise TypeError(f"kernel must be a ConvolutionalNTK or a ConvolutionalNNGP, got {type(kernel).__name__}")
+        layers = (kernel.hidden_layers, kernel.activation, kernel.weight_std, kernel.bias_std)
+        return cls(width, *layers, rounding, kernel.filter_size, kernel.readout)
 
     @property
     def point_ndim(self) -> int:
@@ -116,27 +111,13 @@ class ConvolutionalNetwork(Network):
     architecture: ConvolutionalArchitecture  # pyright: ignore[reportIncompatibleVariableOverride]
     image_shape: tuple[int, int, int] = eqx.field(static=True)
 
-    def outputs(self, X: Float[ArrayLike, "n ..."]) -> Float[Array, "n ..."]:
-        """f at n images: shape (n,) or (n, C)."""
-        architecture = self.architecture
-        weights, biases = self.parameters
-        hidden = jnp.asarray(X, self.dtype)
-        for layer, weight in enumerate(weights):
-            if layer > 0:
-                hidden = architecture.activate(hidden)
-            if layer == len(weights) - 1:
-                averaged = architecture.readout == "average"
-                hidden = jnp.mean(hidden, axis=(1, 2)) if averaged else hidden.reshape(len(hidden), -1)
-                fan_in, product = weight.shape[1], jnp.matmul(hidden, weight.T, precision="highest")
-            else:
-                windows = patches(hidden, weight.shape[0])
-                fan_in = windows.shape[-1]
-                product = jnp.matmul(windows, weight.reshape(fan_in, -1), precision="highest")
-            hidden = jnp.asarray(architecture.weight_std, self.dtype) / fan_in**0.5 * product
-            if biases:
-                bias = jnp.asarray(architecture.bias_std, self.dtype) * biases[layer]
-                hidden = hidden + bias.reshape(*[1] * (hidden.ndim - 1), -1)
-        return hidden[:, 0] if self.scalar else hidden
+    def _as_product(self, layer: int, hidden: Array, weight: Array) -> tuple[Array, Array]:
+        """A convolution sees windows, the last layer pixels or means."""
+        if layer < self.architecture.hidden_layers:
+            windows = patches(hidden, weight.shape[0])
+            return windows, weight.reshape(windows.shape[-1], -1)
+        pool = self.architecture.readout == "pool"
+        return jnp.mean(hidden, axis=(1, 2)) if pool else hidden.reshape(len(hidden), -1), weight.T
 
     @property
     def point_shape(self) -> tuple[int, ...]:

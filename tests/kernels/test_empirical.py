@@ -42,7 +42,9 @@ def last_layer(network):
     return network.parameters.weights[-1]
 
 
-@pytest.mark.parametrize(("outputs", "pick"), [(None, None), (3, None), (3, whole), (3, last_layer)])
+@pytest.mark.parametrize(
+    ("outputs", "pick"), [(None, None), pytest.param(3, None, marks=pytest.mark.slow), (3, whole), (3, last_layer)]
+)
 def test_explicit_jacobians(outputs, pick):
     module = network(outputs)
     expected = [explicit(module, pick or whole, X1, X) for X in (X1, X2)]

@@ -14,7 +14,7 @@ import pytest
 
 import kpoison as kp
 from kpoison import _memory
-from kpoison.kernels import _batched
+from kpoison.kernels import _batched, _blocks
 from kpoison.kernels import _neural_tangents as adapter
 from kpoison.kernels import stax as room
 from kpoison.kernels._neural_tangents import load_neural_tangents
@@ -59,7 +59,14 @@ def kernel_of(architectures, name, **options):
 # --- Blocks -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "pairs"), [("dense", 1), ("dense", 7), ("pooled", 40)])
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("dense", 7),
+        pytest.param("dense", 1, marks=pytest.mark.slow),
+        pytest.param("pooled", 40, marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_change_nothing(architectures, name, pairs):
     X = points_of(name)
     whole = kernel_of(architectures, name, memory=2**40)
@@ -134,6 +141,11 @@ def test_temporaries_stay_within_the_memory(architectures):
     result = 60 * 60 * 8
     assert compiled_bytes(lambda X: kernel.gram(X, X), X) < memory + 6 * result
     assert compiled_bytes(lambda X: architectures["pooled"](X, None, "ntk"), X) > 20 * memory
+    # Gradients with every centre, weighted or not.
+    x, basis = jax.ShapeDtypeStruct((6, 6, 1), jnp.float64), jax.ShapeDtypeStruct((60, 2), jnp.float64)
+    assert compiled_bytes(kernel.gradients, x, X) < memory + 4 * X.size * 8
+    assert compiled_bytes(kernel.gradient_products, x, X, basis) < memory + 4 * X.size * 8
+    assert compiled_bytes(jax.vmap(jax.grad(kernel.evaluate), (None, 0)), x, X) > memory + 4 * X.size * 8
 
 
 # --- Derivatives that ended the process ---------------------------------------------------------------------
@@ -285,7 +297,8 @@ def test_sizes_that_cannot_fit(architectures, monkeypatch):
         small.evaluate(np.ones((32, 32, 1)), np.ones((32, 32, 1)))
     fitting = eval(str(refusal.value).split("points of shape ")[-1].removesuffix(" would fit"))
     assert np.isfinite(small.evaluate(np.ones(fitting), np.ones(fitting)))
-    monkeypatch.setattr(_batched, "available_memory", lambda: 2**33)
+    for module in (_batched, _blocks):
+        monkeypatch.setattr(module, "available_memory", lambda: 2**33)
     kernel = kernel_of(architectures, "pooled")
     with refused(r"of temporaries, but 8 GiB are available; points of shape \(64, 64, 1\) would fit"):
         jax.eval_shape(kernel.evaluate, *[jax.ShapeDtypeStruct((512, 512, 1), jnp.float64)] * 2)

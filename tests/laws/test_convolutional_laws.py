@@ -42,11 +42,22 @@ def assert_laws_are_refits(kernel, images, labels):
     )
 
 
+def digits(number, size):
+    """Cut to size × size pixels."""
+    data, low = load_digits(), (8 - size) // 2
+    images = data.images[:number, low : low + size, low : low + size, None] / 16.0
+    return images, np.where(data.target[:number] < 5, -1.0, 1.0)
+
+
+@pytest.mark.parametrize("readout", [pytest.param("pool", marks=pytest.mark.slow), "flatten"])
+def test_small_digits(readout):
+    kernel = kp.kernels.ConvolutionalNTK(hidden_layers=1, bias_std=0.1, readout=readout)
+    assert_laws_are_refits(kernel, *digits(8, 4))
+
+
 @pytest.mark.slow
 def test_pooling_on_digits():
-    digits = load_digits()
-    images = digits.images[:25, :, :, None] / 16.0
-    assert_laws_are_refits(kp.kernels.ConvolutionalNTK(), images, np.where(digits.target[:25] < 5, -1.0, 1.0))
+    assert_laws_are_refits(kp.kernels.ConvolutionalNTK(), *digits(25, 8))
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def stax_network(width, hidden_layers, activation, weight_std, bias_std, filter_
 
 @pytest.mark.parametrize(
     ("readout", "bias_std", "outputs", "filter_size"),
-    [("flatten", 0.4, 2, 3), ("average", 0.0, None, 3), ("average", 0.4, None, 5)],
+    [("flatten", 0.4, 2, 3), ("pool", 0.0, None, 3), ("pool", 0.4, None, 5)],
 )
 def test_equals_the_network_of_neural_tangents(readout, bias_std, outputs, filter_size):
     options = (2, "erf", 1.3, bias_std)
@@ -54,9 +54,10 @@ def problem(points, size, seed=0):
     return images[:points], y[:points], kp.Poison(location, -float(y[points]), 4.0), probes
 
 
+@pytest.mark.slow
 def test_ensemble_is_train_pair_on_images():
     X, y, poison, x = problem(5, 4)
-    architecture = ConvolutionalArchitecture(4, 1, "erf", readout="average")
+    architecture = ConvolutionalArchitecture(4, 1, "erf", readout="pool")
     keys = jax.random.split(jax.random.key(1), 2)
     result = ensemble(architecture, keys, X, y, poison, 0.1, x)
     clean, poisoned = train_pair(architecture.initialise(keys[1], (4, 4, 1)), X, y, poison, 0.1)
@@ -74,21 +75,42 @@ def test_gradient_penalty_on_images():
     def energy(result):
         return float(jnp.sum(jax.vmap(jax.grad(result))(jnp.asarray(X)) ** 2))
 
-    assert energy(train(network, X, y, 0.1, gradient_penalty=1.0)) < 0.8 * energy(train(network, X, y, 0.1))
+    strong, weak = (train(network, X, y, 0.1, gradient_penalty=gamma) for gamma in (1.0, 1e-6))
+    assert energy(strong) < 0.8 * energy(weak)
+
+
+@pytest.mark.parametrize("readout", ["flatten", pytest.param("pool", marks=pytest.mark.slow)])
+def test_the_empirical_ntk_approaches_the_kernel(readout):
+    """Over 16 draws: its mean is the kernel, and it scatters about that like width^(−1/2)."""
+    X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 4, 1)))
+    kernel = kp.kernels.ConvolutionalNTK(2, "relu", 1.4, 0.3, readout=readout)
+    limit, scatter = kernel(X), {}
+    for width in (16, 256):
+        architecture = ConvolutionalArchitecture.matching(kernel, width, rounding=0.0)
+
+        def gram(key, architecture=architecture):
+            network = architecture.initialise(key, X.shape[1:])
+            return kp.kernels.empirical_ntk(network, point_ndim=3).gram(X, X)
+
+        grams = jax.lax.map(gram, jax.random.split(jax.random.key(0), 16))
+        scatter[width] = float(jnp.linalg.norm(grams - limit[None]) / 4 / jnp.linalg.norm(limit))
+        standard_error = jnp.std(grams, axis=0, ddof=1) / 4
+        assert np.all(np.abs(jnp.mean(grams, axis=0) - limit) < 5 * standard_error)
+    assert scatter[256] < 2 / 256**0.5
+    assert 2 < scatter[16] / scatter[256] < 8  # √16 = 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("readout", ["flatten", "average"])
+@pytest.mark.parametrize("readout", ["flatten", "pool"])
 def test_trained_networks_approach_the_kernel(readout):
     """N1 for convolutions: rmse over seeds falls like width^(−1/2) about the ridge predictor of the infinite width."""
     X, y, poison, x = problem(12, 6)
-    ridge, options = 0.05, (2, "erf", 1.5, 0.1)
-    *_, kernel_fn = stax_network(1, *options, 3, readout)
-    clean = kp.fit(kp.kernels.from_stax(kernel_fn, point_ndim=3), X, y)
+    ridge, kernel = 0.05, kp.kernels.ConvolutionalNTK(2, "erf", 1.5, 0.1, readout=readout)
+    clean = kp.fit(kernel, X, y)
     laws = {"efficacy": kp.efficacy(clean, poison, x, ridge)}
     laws["clean"] = kp.predict(clean, x, ridge, kp.Poison(poison.location, poison.label, 0.0))
     laws["clean"] = kp.predict(clean, x, ridge, poison) - laws["efficacy"]
-    architectures = [ConvolutionalArchitecture(width, *options, readout=readout) for width in (8, 32, 128)]
+    architectures = [ConvolutionalArchitecture.matching(kernel, width) for width in (8, 32, 128)]
     errors = width_errors(
         architectures, jax.random.key(0), (24, 16, 10), X, y, poison, ridge, x, laws=laws, batch_size=1
     )
@@ -104,7 +126,7 @@ def test_trained_networks_approach_the_kernel(readout):
     ("make", "message"),
     [
         (lambda: ConvolutionalArchitecture(4, filter_size=4), "filter_size must be odd, got 4"),
-        (lambda: ConvolutionalArchitecture(4, readout="max"), "readout must be one of 'flatten', 'average'"),
+        (lambda: ConvolutionalArchitecture(4, readout="max"), "readout must be one of 'pool', 'flatten'"),
         (lambda: ConvolutionalArchitecture(0), "width must be an integer >= 1"),
         (lambda: ConvolutionalArchitecture(4).initialise(jax.random.key(0), 9), "inputs must be the shape of an image"),
         (lambda: ConvolutionalArchitecture(4).initialise(jax.random.key(0), (3, 0, 1)), "each number of inputs"),
@@ -123,5 +145,6 @@ def test_refuses_points_that_are_not_its_images():
         train(network, np.ones((2, 3, 4, 1)), y, 0.1)
     with pytest.raises(ValueError, match="X must have shape"):
         train(network, X.reshape(2, 9), y, 0.1)
-    with pytest.raises(TypeError, match="kernel must be a convolutional NTK or NNGP, got RBF without hidden_layers"):
-        ConvolutionalArchitecture.matching(kp.kernels.RBF(1.0), 8)
+    for kernel in (kp.kernels.RBF(1.0), kp.kernels.NTK()):
+        with pytest.raises(TypeError, match="kernel must be a ConvolutionalNTK or a ConvolutionalNNGP, got"):
+            ConvolutionalArchitecture.matching(kernel, 8)

@@ -67,6 +67,26 @@ def test_every_cell_is_the_law(name, law):
     assert max(worst.values()) < 1, worst
 
 
+def test_images():
+    """Points, location and direction of shape (height, width, channels); r_over_l in units of ‖ζ‖."""
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3, 3, 1)))
+    kernel = kp.kernels.ConvolutionalNTK(1, "erf", 1.4, 0.1, readout="flatten")
+    posterior = kp.fit(kernel, images[:6], Y[:6])
+    zeta, direction = images[6], images[7]
+    axes = {"r_over_l": [0.0, 0.1, 1.0], "m": [2.0], "ridge": [1e-2]}
+    attack = kp.Poison(zeta, 1.0, 1.0)
+    found = kp.sweep(
+        posterior, attack, location=zeta[None], direction=direction, quantities=("gain", "efficacy"), **axes
+    )
+    assert dict(found.efficacy.sizes) == {"location": 1, "r_over_l": 3, "m": 1, "ridge": 1}
+    np.testing.assert_array_equal(found.location_point, zeta[None])
+    shift = direction / jnp.linalg.norm(direction) * jnp.linalg.norm(zeta)
+    x = jnp.stack([zeta + r * shift for r in axes["r_over_l"]])
+    poisons = kp.Poison(zeta, 1.0, 2.0)
+    np.testing.assert_allclose(found.gain.squeeze(), kp.gain(posterior, poisons, 1e-2), rtol=1e-12)
+    np.testing.assert_allclose(found.efficacy.squeeze(), kp.efficacy(posterior, poisons, x, 1e-2), rtol=1e-11)
+
+
 def test_outputs_labels_locations_and_directions():
     posterior = clean(y=Y2)
     locations, directions = jnp.stack([ZETA, ZETA + 1]), jnp.eye(4)[:3]

@@ -1,0 +1,52 @@
+"""The classifiers of the experiments, by name, and the kernel of each one's infinite width."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+import kpoison as kp
+from kpoison.kernels.activations import as_activation
+from kpoison.networks import MLP, Classifier, LeNet, LinearSoftmax, ResNet
+
+__all__ = ["ArchitectureName", "create", "infinite_width"]
+
+ArchitectureName = Literal["linear", "mlp", "lenet", "resnet"]
+
+
+def create(
+    name: ArchitectureName, width: int, image_shape: tuple[int, int, int], classes: int, dtype=jnp.float32
+) -> Callable[[Any], Classifier]:
+    """A function of a random key that draws the classifier; ReLU, standard parameterisation.
+
+    `width`: neurons of each of the MLP's two hidden layers; channels of the first convolution of LeNet, of the first
+    stage of ResNet; without meaning for the linear one.
+    """
+    match name:
+        case "linear":
+            return lambda key: LinearSoftmax(image_shape, classes, key=key, dtype=dtype)
+        case "mlp":
+            return lambda key: MLP(image_shape, classes, width=width, key=key, dtype=dtype)
+        case "lenet":
+            return lambda key: LeNet(image_shape, classes, width=width, key=key, dtype=dtype)
+        case "resnet":
+            return lambda key: ResNet(image_shape, classes, width=width, key=key, dtype=dtype)
+    raise ValueError(f"architecture must be linear, mlp, lenet or resnet, got {name}")
+
+
+def infinite_width(name: ArchitectureName) -> tuple[kp.kernels.Kernel | None, str]:
+    """The neural tangent kernel of the architecture at infinite width, and in words how near it is to it.
+
+    None for ResNet, of whose kernel there is no closed form here.
+    """
+    match name:
+        case "linear":
+            return kp.kernels.Linear(), "linear kernel"
+        case "mlp":
+            return kp.kernels.NTK(2, "relu", 2**0.5, 0.0), "NTK of the MLP"
+        case "lenet":
+            kernel = kp.kernels.ConvolutionalNTK(
+                2, as_activation("relu"), 2**0.5, 0.0, filter_size=5, readout="flatten"
+            )
+            return kernel, "NTK of two 5×5 convolutions and a dense layer (LeNet without pooling)"
+    return None, "no kernel"

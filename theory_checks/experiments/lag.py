@@ -1,0 +1,257 @@
+"""Spectral visibility behind attack success, along training and along the poisoned fraction (L8 in classifiers)."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kpoison import plotting
+from theory_checks.experiments.architectures import ArchitectureName, infinite_width
+from theory_checks.experiments.curves import Curves, is_visible
+from theory_checks.experiments.intervals import Lag, lag_of, t_interval
+from theory_checks.experiments.kernels import attack_kernel
+from theory_checks.experiments.measuring import MATRICES, pooled_edge
+from theory_checks.experiments.options import Options
+from theory_checks.experiments.pictures import against_edge, mean_and_range, shares, shown
+from theory_checks.experiments.result import Claim, Experiment, Table, above
+from theory_checks.experiments.training import Arm, Trainer
+
+__all__ = ["run"]
+
+_SUCCEEDS = 0.5
+
+
+def run(
+    options: Options, architectures: Sequence[ArchitectureName] = ("linear", "mlp", "lenet"), folder: Path | None = None
+) -> Experiment:
+    """Train every architecture for each seed at each fraction, and solve the ridge problem of its kernel.
+
+    Args:
+        options: data and sizes.
+        architectures: the classifiers.
+        folder: where checkpoints are kept, so that the same call goes on from there.
+    """
+    start = time.perf_counter()
+    fractions = tuple(sorted({*options.fractions, options.fraction}))
+    total = len(architectures) * options.seeds * (1 + len(fractions))
+    found = {}
+    with Trainer(options, fractions, 5, 2, folder, total) as trainer:
+        for name in architectures:
+            found[name] = _of_architecture(trainer, name, fractions)
+        samples = len(trainer.problems[options.seed].images)
+    tables = [
+        _training_table(found, options),
+        _fraction_table(found, options, fractions),
+        _values_table(found, options),
+    ]
+    notes = [
+        f"{trainer.problems[options.seed].data}: {samples} training images, {options.fraction:.1%} of them poisoned; "
+        f"{trainer.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds.",
+        "Succeeds: attack success rate, less that of the clean run of the same seed, at least 0.5.",
+        f"Visible: the largest eigenvalue over {options.probes} probes, {options.probe_fraction:.0%} triggered, "
+        "above the 99 % quantile over resampled clean probes of clean runs at the same step, and its eigenvector "
+        "aligned with the trigger by 0.5 or more.",
+        "Lag: visible/success of the first such step (fraction), geometric mean and 95 % t-interval over seeds; "
+        "'≥' where some seed never shows: a bound from below.",
+        "hessian: input Hessian of the cross-entropy (softmax Fisher); logits: JᵀJ of the logits.",
+    ]
+    return Experiment(
+        "lag",
+        f"Lag of spectral visibility behind attack success: {trainer.problems[options.seed].data}",
+        options,
+        architectures,
+        tables,
+        _claims(found),
+        notes,
+        {name: _numbers(value) for name, value in found.items()} | {"fractions": fractions},
+        lambda: _figure(found, fractions, options),
+        time.perf_counter() - start,
+    )
+
+
+def _of_architecture(trainer: Trainer, name: ArchitectureName, fractions: tuple[float, ...]) -> dict[str, Any]:
+    """Curves along training and along the fraction, and the kernel's."""
+    options = trainer.options
+    seeds = options.every_seed
+    clean = [trainer.train(Arm(name, 0.0), seed).history for seed in seeds]
+    curves, ends = None, []
+    for fraction in fractions:
+        throughout = fraction == options.fraction
+        arm = Arm(name, fraction)
+        histories = [trainer.train(arm, seed, throughout=throughout).history for seed in seeds]
+        found = Curves.of(histories, clean)
+        if throughout:
+            curves = found
+        ends.append(found)
+    assert curves is not None
+    trained = curves.steps > 0
+    at_end = {
+        "success": np.stack([end.excess[:, -1] for end in ends], axis=1),
+        "raw_success": np.stack([end.poisoned["success"][:, -1] for end in ends], axis=1),
+        "accuracy": np.stack([end.poisoned["accuracy"][:, -1] for end in ends], axis=1),
+    }
+    lags = {}
+    for matrix in MATRICES:
+        along_steps = lag_of(
+            curves.steps[trained], (curves.excess >= _SUCCEEDS)[:, trained], curves.visible(matrix)[:, trained]
+        )
+        visible = np.stack([end.visible(matrix)[:, -1] for end in ends], axis=1)
+        lags[matrix] = along_steps, lag_of(fractions, at_end["success"] >= _SUCCEEDS, visible)
+        at_end[matrix] = np.stack([end.over_edge[matrix][:, -1] for end in ends], axis=1)
+        at_end[f"{matrix}_alignment"] = np.stack([end.poisoned[f"{matrix}_alignment"][:, -1] for end in ends], axis=1)
+    return {"curves": curves, "at_end": at_end, "lags": lags, "kernel": _of_kernel(trainer, name, fractions)}
+
+
+def _of_kernel(trainer: Trainer, name: ArchitectureName, fractions: tuple[float, ...]) -> dict[str, Any] | None:
+    kernel, words = infinite_width(name)
+    if kernel is None:
+        return None
+    options = trainer.options
+    attacks = [
+        attack_kernel(kernel, problem, fractions, options.probes or 0, options.probe_fraction)
+        for problem in trainer.problems.values()
+    ]
+    found: dict[str, Any] = {
+        "words": f"{words}, {attacks[0].images} images",
+        "success": np.stack([attack.success for attack in attacks]),
+        "accuracy": np.stack([attack.accuracy for attack in attacks]),
+    }
+    if all(attack.spectrum is not None for attack in attacks):
+        spectra = [attack.spectrum for attack in attacks if attack.spectrum is not None]
+        edge = float(pooled_edge(np.stack([spectrum.samples for spectrum in spectra])).edge)
+        found["over_edge"] = np.stack([spectrum.eigenvalue for spectrum in spectra]) / edge
+        found["alignment"] = np.stack([spectrum.alignment for spectrum in spectra])
+        visible = is_visible(found["over_edge"], found["alignment"])
+        found["lag"] = lag_of(fractions, found["success"] >= _SUCCEEDS, visible)
+    return found
+
+
+def _places(values: list[float], form: str = "{:g}") -> str:
+    return " ".join("never" if np.isinf(value) else form.format(value) for value in values)
+
+
+def _training_table(found: dict[str, Any], options: Options) -> Table:
+    rows = [
+        [name, matrix, _places(lag.success), _places(lag.visible), str(lag), f"{lag.censored}/{options.seeds}"]
+        for name, value in found.items()
+        for matrix, (lag, _) in value["lags"].items()
+    ]
+    return Table(
+        f"Along training, {options.fraction:.1%} of the training images poisoned (steps of each seed)",
+        ["network", "matrix", "succeeds at", "visible at", "lag", "never visible"],
+        rows,
+    )
+
+
+def _fraction_table(found: dict[str, Any], options: Options, fractions: tuple[float, ...]) -> Table:
+    rows = []
+    for name, value in found.items():
+        lags = [(matrix, lag) for matrix, (_, lag) in value["lags"].items()]
+        kernel = value["kernel"]
+        if kernel is not None and "lag" in kernel:
+            lags.append(("logits, kernel", kernel["lag"]))
+        rows += [
+            [name, matrix, _places(lag.success), _places(lag.visible), str(lag), f"{lag.censored}/{options.seeds}"]
+            for matrix, lag in lags
+        ]
+    listed = " ".join(f"{fraction:g}" for fraction in fractions)
+    return Table(
+        f"Along the poisoned fraction, at the end of training (first of {listed}, of each seed)",
+        ["network", "matrix", "succeeds at", "visible at", "lag", "never visible"],
+        rows,
+    )
+
+
+def _values_table(found: dict[str, Any], options: Options) -> Table:
+    rows = []
+    for name, value in found.items():
+        curves: Curves = value["curves"]
+        rows.append(
+            [
+                name,
+                str(t_interval(curves.poisoned["success"][:, -1])),
+                str(t_interval(curves.clean["success"][:, -1])),
+                str(t_interval(curves.poisoned["accuracy"][:, -1])),
+                str(t_interval(curves.clean["accuracy"][:, -1])),
+                str(t_interval(curves.over_edge["hessian"][:, -1])),
+                str(t_interval(curves.over_edge["logits"][:, -1])),
+            ]
+        )
+    return Table(
+        f"At the end of training, {options.fraction:.1%} poisoned (mean ± 95 % t-interval over seeds)",
+        ["network", "success", "clean run's", "accuracy", "clean run's", "hessian λ₁/edge", "logits λ₁/edge"],
+        rows,
+    )
+
+
+def _claims(found: dict[str, Any]) -> list[Claim]:
+    """Visibility lags behind success: log(visible/success) > 0."""
+    claims = []
+    for name, value in found.items():
+        for matrix, lags in value["lags"].items():
+            for along, lag in zip(("training", "the fraction"), lags, strict=True):
+                statement = f"{name}, {matrix}: log(visible/success) along {along}"
+                measured, reason = lag.log_ratio, "the attack does not succeed at every seed"
+                if measured is not None and measured.high < 0 and lag.censored:
+                    measured, reason = None, "it never shows at some seed, at others before it succeeds"
+                claims.append(above(statement, measured, 0.0, reason))
+    return claims
+
+
+def _numbers(value: dict[str, Any]) -> dict[str, Any]:
+    def plain(lag: Lag) -> dict[str, Any]:
+        ratio = lag.log_ratio
+        interval = None if ratio is None else {"mean": ratio.mean, "low": ratio.low, "high": ratio.high}
+        return {"success": lag.success, "visible": lag.visible, "log_ratio": interval, "censored": lag.censored}
+
+    lags = {m: {"training": plain(a), "fraction": plain(b)} for m, (a, b) in value["lags"].items()}
+    kernel = value["kernel"]
+    if kernel is not None:
+        kernel = {name: plain(item) if isinstance(item, Lag) else item for name, item in kernel.items()}
+    return {"curves": value["curves"].numbers(), "at_end": value["at_end"], "lags": lags, "kernel": kernel}
+
+
+def _figure(found: dict[str, Any], fractions: tuple[float, ...], options: Options) -> Figure:
+    """A column for each architecture: rates and eigenvalues along training, then along the fraction."""
+    figure = Figure(figsize=(4.4 * len(found), 11.5), layout="constrained")
+    axes = figure.subplots(4, len(found), squeeze=False)
+    colours = plotting.COLOURS
+    for column, (name, value) in zip(axes.T, found.items(), strict=True):
+        curves: Curves = value["curves"]
+        steps = curves.steps[1:]
+        ax = column[0]
+        mean_and_range(ax, steps, curves.poisoned["success"][:, 1:], "attack success", colours[1])
+        mean_and_range(ax, steps, curves.clean["success"][:, 1:], "the same, clean run", colours[1], dashed=True)
+        mean_and_range(ax, steps, curves.poisoned["accuracy"][:, 1:], "clean accuracy", colours[0])
+        alignment = curves.poisoned["logits_alignment"][:, 1:]
+        mean_and_range(ax, steps, alignment, "alignment |⟨v₁, u⟩| (logits)", colours[2])
+        shares(ax, f"{name}: training, {options.fraction:.1%} poisoned", "step")
+        ax = column[1]
+        for matrix, colour in zip(MATRICES, (colours[3], colours[2]), strict=True):
+            mean_and_range(ax, steps, curves.over_edge[matrix][:, 1:], f"{matrix}", colour)
+            label = f"{matrix}, no probe triggered"
+            mean_and_range(ax, steps, curves.unmarked[matrix][:, 1:], label, colour, dashed=True)
+        against_edge(ax, "step")
+        ax = column[2]
+        at_end, kernel = value["at_end"], value["kernel"]
+        mean_and_range(ax, fractions, at_end["raw_success"], "attack success", colours[1])
+        mean_and_range(ax, fractions, at_end["accuracy"], "clean accuracy", colours[0])
+        if kernel is not None:
+            mean_and_range(ax, fractions, kernel["success"], "success, kernel", colours[1], dashed=True)
+            mean_and_range(ax, fractions, kernel["accuracy"], "accuracy, kernel", colours[0], dashed=True)
+        mean_and_range(ax, fractions, at_end["logits_alignment"], "alignment (logits)", colours[2])
+        shares(ax, "end of training", "poisoned fraction")
+        ax = column[3]
+        for matrix, colour in zip(MATRICES, (colours[3], colours[2]), strict=True):
+            mean_and_range(ax, fractions, at_end[matrix], matrix, colour)
+        if kernel is not None and "over_edge" in kernel:
+            mean_and_range(ax, fractions, kernel["over_edge"], "logits, kernel", colours[2], dashed=True)
+        against_edge(ax, "poisoned fraction")
+    shown(
+        figure,
+        f"Success and spectral visibility, {options.data}: mean and range over {options.seeds} seeds",
+    )
+    return figure
