@@ -50,7 +50,7 @@ def run(
     notes = [
         f"{trainer.problems[options.seed].data}: {samples} training images, {options.fraction:.1%} of them poisoned; "
         f"{trainer.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds.",
-        "Succeeds: attack success rate, less that of the clean run of the same seed, at least 0.5.",
+        "Succeeds: attack success rate, less that of the clean run of the same seed, at least 0.5 from this step on.",
         f"Visible: the largest eigenvalue over {options.probes} probes, {options.probe_fraction:.0%} triggered, "
         "above the 99 % quantile over resampled clean probes of clean runs at the same step, and its eigenvector "
         "aligned with the trigger by 0.5 or more.",
@@ -96,13 +96,20 @@ def _of_architecture(trainer: Trainer, name: ArchitectureName, fractions: tuple[
     lags = {}
     for matrix in MATRICES:
         along_steps = lag_of(
-            curves.steps[trained], (curves.excess >= _SUCCEEDS)[:, trained], curves.visible(matrix)[:, trained]
+            curves.steps[trained],
+            _from_then_on(curves.excess >= _SUCCEEDS)[:, trained],
+            curves.visible(matrix)[:, trained],
         )
         visible = np.stack([end.visible(matrix)[:, -1] for end in ends], axis=1)
         lags[matrix] = along_steps, lag_of(fractions, at_end["success"] >= _SUCCEEDS, visible)
         at_end[matrix] = np.stack([end.over_edge[matrix][:, -1] for end in ends], axis=1)
         at_end[f"{matrix}_alignment"] = np.stack([end.poisoned[f"{matrix}_alignment"][:, -1] for end in ends], axis=1)
     return {"curves": curves, "at_end": at_end, "lags": lags, "kernel": _of_kernel(trainer, name, fractions)}
+
+
+def _from_then_on(true: np.ndarray) -> np.ndarray:
+    """Whether it is true from this step on: in its first steps a network may give all images one class."""
+    return np.logical_and.accumulate(true[:, ::-1], axis=1)[:, ::-1]
 
 
 def _of_kernel(trainer: Trainer, name: ArchitectureName, fractions: tuple[float, ...]) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from kpoison.networks import TrainedClassifier, train_classifier
 from kpoison.sweep.storage import hash_of
+from theory_checks.experiments import measuring
 from theory_checks.experiments.architectures import ArchitectureName, create
 from theory_checks.experiments.measuring import Measurement
 from theory_checks.experiments.options import Options, geometric_steps
@@ -138,6 +141,7 @@ class Trainer:
             "probes": measurement.probes,
             "probe_fraction": measurement.probe_fraction,
             "repeats": measurement.repeats,
+            "measurement": hashlib.sha256(inspect.getsource(measuring).encode()).hexdigest(),
             "test_hash": hash_of(problem.test_images, problem.test_labels, problem.test_triggered),
         }
 
