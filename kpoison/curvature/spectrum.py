@@ -134,12 +134,17 @@ def _of_rows(operator: Rows, k: int, which: End) -> Eigenpairs:
 def lanczos(product: Callable[[Array], Array], start: Array, depth: int) -> tuple[Array, Array]:
     """Rows of an orthonormal Krylov basis, and the tridiagonal matrix in it.
 
-    Where the Krylov space of the start is smaller than `depth`, matfree divides 0 by 0; rows and entries from there on
-    are 0 here.  The rest of the matrix does not feel them, since its last off-diagonal entry is 0 too.
+    Where the Krylov space of the start is smaller than `depth`, matfree divides 0 by 0, or rounding errors by rounding
+    errors, which has eigenvalues above the largest one; rows and entries from there on are 0 here.
     """
     found = decomp.tridiag_sym(depth, custom_vjp=False)(product, start)
     basis, tridiagonal = jnp.asarray(found.Q_tall), jnp.asarray(found.J_small)
-    return jnp.where(jnp.isfinite(basis), basis, 0), jnp.where(jnp.isfinite(tridiagonal), tridiagonal, 0)
+    finite = jnp.where(jnp.isfinite(tridiagonal), tridiagonal, 0)
+    beside = jnp.abs(jnp.diagonal(finite, 1))
+    more = jnp.cumprod(beside > jnp.finfo(finite.dtype).eps ** 0.75 * jnp.max(jnp.abs(finite))).astype(bool)
+    within = jnp.concatenate([jnp.ones(1, bool), more])
+    basis = jnp.where(within[:, None] & jnp.isfinite(basis), basis, 0)
+    return basis, jnp.where(within[:, None] & within[None, :], finite, 0)
 
 
 @eqx.filter_jit

@@ -154,11 +154,12 @@ def train_classifier(
 
     >>> import jax
     >>> from kpoison.datasets import load_digits
+    >>> from kpoison.networks import LinearSoftmax
     >>> digits = load_digits()
     >>> model = LinearSoftmax((8, 8, 1), 10, key=jax.random.key(0))
-    >>> result = train_classifier(model, digits.images, digits.labels, epochs=3)
+    >>> result = train_classifier(model, digits.images, digits.labels, epochs=10)
     >>> result.loss.shape, bool(result.loss[-1] < 0.5 * result.loss[0])
-    ((42,), True)
+    ((140,), True)
     """
     images, labels = _checked_data(model, images, labels)
     check_integer("epochs", epochs, 1)

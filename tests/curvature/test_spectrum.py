@@ -21,6 +21,7 @@ from kpoison.curvature import (
     trace,
 )
 from kpoison.curvature.operators import Rows
+from kpoison.curvature.spectrum import lanczos
 
 D = 120
 
@@ -256,3 +257,14 @@ def test_the_default_width_is_a_hundredth_of_the_range():
     found = spectral_density(Dense(jnp.diag(jnp.arange(6.0))), probes=2, points=50)
     assert float(found.width) == pytest.approx(0.05, rel=1e-10)
     assert found.grid.shape == (50,)
+
+
+def test_an_exhausted_krylov_space():
+    """Ten different rows, repeated: what Lanczos finds beyond their span is noise over noise."""
+    rows = np.random.default_rng(4).normal(size=(10, 200)) * np.geomspace(1, 1e3, 10)[:, None]
+    matrix = np.repeat(rows, 12, axis=0).T @ np.repeat(rows, 12, axis=0)
+    start = jnp.asarray(rows.sum(axis=0) / np.linalg.norm(rows.sum(axis=0)))
+    basis, tridiagonal = lanczos(lambda v: jnp.asarray(matrix) @ v, start, 60)
+    largest = np.linalg.eigvalsh(matrix)[-1]
+    np.testing.assert_allclose(np.linalg.eigvalsh(tridiagonal)[-1], largest, rtol=1e-10)
+    assert np.all(np.linalg.norm(basis, axis=1) < 1 + 1e-10)

@@ -81,7 +81,7 @@ def _leading_by_lanczos(flat: Array) -> tuple[Array, Array, Array]:
     # The sum of the rows by their signs along themselves is orthogonal to nothing of interest.
     start = jnp.sum(jnp.where(matrix_product(flat, flat[:1].T) < 0, -flat, flat), axis=0) + jnp.abs(flat).max()
     basis, tridiagonal = lanczos(product, start, _LANCZOS_STEPS)
-    values, vectors = jnp.linalg.eigh(_within_krylov_space(tridiagonal))
+    values, vectors = jnp.linalg.eigh(tridiagonal)
     vector = matrix_product(basis.T, vectors[:, -1:])[:, 0]
     vector = vector / jnp.linalg.norm(vector)
     return values[-1], vector, jnp.linalg.norm(product(vector) - values[-1] * vector)
@@ -110,17 +110,6 @@ def _scaled(flat: np.ndarray) -> tuple[np.ndarray, float]:
     return flat / np.asarray(scale, flat.dtype), scale
 
 
-def _within_krylov_space(tridiagonal: Array) -> Array:
-    """0 from the step on at which the Krylov space is exhausted, as that of few different rows soon is.
-
-    What Lanczos finds there is rounding error over rounding error, with eigenvalues above the largest one.
-    """
-    beside, depth = jnp.abs(jnp.diagonal(tridiagonal, 1)), len(tridiagonal)
-    tiny = jnp.finfo(tridiagonal.dtype).eps ** 0.5 * jnp.max(jnp.abs(tridiagonal))
-    reached = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(beside > tiny).astype(bool)])
-    return jnp.where(reached[:, None] & reached[None, :], tridiagonal, jnp.zeros((depth, depth), tridiagonal.dtype))
-
-
 @eqx.filter_jit
 def _largest(flat: Array, weights: Array) -> Array:
     """Largest eigenvalue of RᵀWR for each row of weights, through the smaller of RᵀWR and W^½RRᵀW^½."""
@@ -138,7 +127,7 @@ def _largest(flat: Array, weights: Array) -> Array:
                 return root * matrix_product(gram, (root * v)[:, None])[:, 0]
             return matrix_product(flat.T, (weight * matrix_product(flat, v[:, None])[:, 0])[:, None])[:, 0]
 
-        return jnp.linalg.eigvalsh(_within_krylov_space(lanczos(product, start, _LANCZOS_STEPS)[1]))[-1]
+        return jnp.linalg.eigvalsh(lanczos(product, start, _LANCZOS_STEPS)[1])[-1]
 
     return jax.vmap(of)(weights)
 

@@ -119,7 +119,6 @@ def test_trained_networks_approach_the_kernel(readout):
         print(name, readout, found.rmse, law)
         assert law.interval[0] < -0.5 < law.interval[1], (name, law)
         assert law.slope < -0.3
-        assert found.rmse[-1] < 0.2 * np.abs(laws[name]).max()
 
 
 @pytest.mark.parametrize(
