@@ -15,6 +15,8 @@ from kpoison._memory import available_memory, in_words
 
 __all__ = ["block_sizes", "by_blocks", "check_result", "in_chunks", "in_parts", "lower_half", "mirrored"]
 
+_CACHE_LINE = 64  # bytes
+
 
 def check_result(n1: int, n2: int, itemsize: int) -> None:
     """Refuse a Gram matrix that cannot fit; it exists twice while it is put together.
@@ -104,9 +106,17 @@ def lower_half(
     parts = [X[start : start + size] for start in starts]
     # All are under way before the first is copied.
     blocks = [(starts[i], starts[j], block(parts[i], parts[j])) for i in range(count) for j in range(i + 1)]
-    matrix = np.empty((len(X), len(X)), X.dtype)
+    matrix = _aligned((len(X), len(X)), X.dtype)
     for row, column, values in ((row, column, np.asarray(values)) for row, column, values in blocks):
         matrix[row : row + size, column : column + size] = values
         if row != column:
             matrix[column : column + size, row : row + size] = values.T
-    return jnp.asarray(matrix)
+    return jax.device_put(matrix, may_alias=True)
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Memory that JAX takes over as an array of its own; what begins elsewhere on a cache line it copies."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -166,10 +166,12 @@ def _series(name: str, v: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    result = jnp.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        result = result * x + coefficient
-    return result
+    """By Estrin's scheme: Horner's waits for every multiplication before it begins the next."""
+    terms, power = [jnp.full_like(x, coefficient) for coefficient in coefficients], x
+    while len(terms) > 1:
+        pairs = itertools.zip_longest(terms[::2], terms[1::2])
+        terms, power = [low if high is None else low + high * power for low, high in pairs], power * power
+    return terms[0]
 
 
 def _half_versine(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -6,14 +6,15 @@ rounding only, and then v = sin²(θ/2) is all there is to know of a pair: witho
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison.kernels._cusp import arc_excess_of_versine, cusp_sqrt, versine_angle
 from kpoison.kernels.base import matrix_product
 
-__all__ = ["Versines", "activated", "derivative_covariance", "first_layer"]
+__all__ = ["Slope", "Versines", "activated", "derivative_covariance", "first_layer", "tangent_kernel"]
+
+Slope = float | Array  # an array where it may be traced
 
 
 class Versines(NamedTuple):
@@ -22,27 +23,39 @@ class Versines(NamedTuple):
     Attributes:
         norm_x, norm_z: standard deviations, shapes (n1, 1) and (1, n2).
         versine: v = sin²(θ/2) = (1 − cos θ)/2, shape (n1, n2); exactly 0 for points that count as coincident.
+        acute: whether no angle can be more than 90°.
     """
 
     norm_x: Float[Array, "n1 1"]
     norm_z: Float[Array, "1 n2"]
     versine: Float[Array, "n1 n2"]
+    acute: bool = False
+
+    @property
+    def cosine(self) -> Float[Array, "n1 n2"]:
+        """cos θ."""
+        return 1 - 2 * self.versine
 
     @property
     def covariance(self) -> Float[Array, "n1 n2"]:
         """K(x, z) = ‖a‖‖b‖ cos θ."""
-        return self.norm_x * self.norm_z * (1 - 2 * self.versine)
+        return self.norm_x * self.norm_z * self.cosine
+
+    def share(self, weight_variance: Array, bias_variance: Array) -> Float[Array, "n1 n2"]:
+        """weight_variance ‖a‖‖b‖/‖a'‖‖b'‖ for a' = (√weight_variance a, √bias_variance)."""
+        first_x, first_z = (_halved(norm, weight_variance, bias_variance)[1] for norm in (self.norm_x, self.norm_z))
+        return 4 * first_x * first_z
 
     def dense(self, weight_variance: Array, bias_variance: Array) -> "Versines":
         """After a dense layer, a' = (√weight_variance a, √bias_variance).
 
         v' is that of the 2-vectors (√weight_variance ‖a‖, √bias_variance)/‖a'‖, from differences of numbers of one
-        point each, and, times their first coordinates, that of a.
+        point each, and, times the product of their first coordinates, that of a.
         """
-        norm_x, first_x, second_x = _normalised(self.norm_x, weight_variance, bias_variance)
-        norm_z, first_z, second_z = _normalised(self.norm_z, weight_variance, bias_variance)
-        apart = 0.25 * ((first_x - first_z) ** 2 + (second_x - second_z) ** 2)
-        return Versines(norm_x, norm_z, apart + first_x * first_z * self.versine)
+        norm_x, first_x, second_x = _halved(self.norm_x, weight_variance, bias_variance)
+        norm_z, first_z, second_z = _halved(self.norm_z, weight_variance, bias_variance)
+        apart = (first_x - first_z) ** 2 + (second_x - second_z) ** 2
+        return Versines(norm_x, norm_z, 4 * first_x * first_z * self.versine + apart, self.acute)
 
 
 def first_layer(
@@ -63,38 +76,76 @@ def first_layer(
     return Versines(norm_x, norm_z, versine)
 
 
-def activated(state: Versines, slope: Array) -> Versines:
+def activated(state: Versines, slope: Slope) -> Versines:
     """After leaky ReLU."""
-    acute, near = _nearer_pole(state)
-    mean_square, kink = 0.5 * (1 + slope**2), 0.5 * (1 - slope) ** 2
+    near, scale = _nearer_pole(state), _mean_square(slope) ** 0.5
     # (1 − κ)/2 for the arc-cosine kernel κ of degree 1; from the nearer pole, where it does not cancel.
-    arc_versine = jnp.where(acute, near, 0.5) - arc_excess_of_versine(near) / (2 * jnp.pi)
-    scale = jnp.sqrt(mean_square)
-    versine = (slope * state.versine + kink * arc_versine) / mean_square
-    return Versines(scale * state.norm_x, scale * state.norm_z, versine)
+    arc_versine = _at_poles(state, near, 0.5) - arc_excess_of_versine(near) / (2 * jnp.pi)
+    versine = _over_mean_square(slope, state.versine, arc_versine)
+    return Versines(scale * state.norm_x, scale * state.norm_z, versine, acute=_is_relu(slope))
 
 
-def derivative_covariance(state: Versines, slope: Array) -> Float[Array, "n1 n2"]:
+def derivative_covariance(state: Versines, slope: Slope) -> Float[Array, "n1 n2"]:
     """slope + ½(1 − slope)² (1 − θ/π)."""
-    acute, near = _nearer_pole(state)
-    turn = versine_angle(near) / jnp.pi
-    return slope + 0.5 * (1 - slope) ** 2 * jnp.where(acute, 1 - turn, turn)
+    return _mean_square(slope) * _derivative_cosine(state, slope)
 
 
-def _nearer_pole(state: Versines) -> tuple[Array, Array]:
-    """Whether the angle is at most 90°, and the versine of the angle to the nearer of parallel and antiparallel."""
-    acute = state.versine <= 0.5
-    return acute, jnp.where(acute, state.versine, 1 - state.versine)
+def tangent_kernel(
+    state: Versines, hidden_layers: int, slope: Slope, weight_variance: Array, bias_variance: Array
+) -> Float[Array, "n1 n2"]:
+    """Neural tangent kernel of the network with this first layer.
+
+    Its recursion divided by ‖a‖‖b‖: with numbers of one point each that `dense` has already taken.
+    """
+    tangent = state.cosine
+    for _ in range(hidden_layers):
+        derivative, hidden = _derivative_cosine(state, slope), activated(state, slope)
+        share, state = hidden.share(weight_variance, bias_variance), hidden.dense(weight_variance, bias_variance)
+        tangent = state.cosine + share * derivative * tangent
+    return state.norm_x * state.norm_z * tangent
 
 
-def _normalised(norm: Array, weight_variance: Array, bias_variance: Array) -> tuple[Array, Array, Array]:
-    """‖a'‖, and the 2-vector (√weight_variance ‖a‖, √bias_variance)/‖a'‖."""
+def _derivative_cosine(state: Versines, slope: Slope) -> Float[Array, "n1 n2"]:
+    """E[φ'(u)φ'(v)]/E[φ'(u)²]: for ReLU 1 − θ/π."""
+    turn = versine_angle(_nearer_pole(state)) / jnp.pi
+    return _over_mean_square(slope, 1, _at_poles(state, 1 - turn, turn))
+
+
+def _mean_square(slope: Slope) -> Slope:
+    """E[φ(u)²]/E[u²] = E[φ'(u)²]."""
+    return 0.5 * (1 + slope**2)
+
+
+def _over_mean_square(slope: Slope, linear: Array | int, arc: Array) -> Array:
+    """(slope · linear + ½(1 − slope)² arc)/½(1 + slope²)."""
+    if _is_relu(slope):
+        return arc
+    return (slope / _mean_square(slope)) * linear + (0.5 * (1 - slope) ** 2 / _mean_square(slope)) * arc
+
+
+def _is_relu(slope: Slope) -> bool:
+    """Whether the slope is known to be 0."""
+    return isinstance(slope, int | float) and slope == 0
+
+
+def _nearer_pole(state: Versines) -> Float[Array, "n1 n2"]:
+    """The versine of the angle to the nearer of parallel and antiparallel."""
+    if state.acute:  # to rounding
+        return jnp.minimum(state.versine, 0.5)
+    return _at_poles(state, state.versine, 1 - state.versine)
+
+
+def _at_poles(state: Versines, parallel: Array, antiparallel: Array | float) -> Float[Array, "n1 n2"]:
+    """One number for angles of at most 90°, and another beyond."""
+    return parallel if state.acute else jnp.where(state.versine <= 0.5, parallel, antiparallel)
+
+
+def _halved(norm: Array, weight_variance: Array, bias_variance: Array) -> tuple[Array, Array, Array]:
+    """‖a'‖, and the 2-vector (√weight_variance ‖a‖, √bias_variance)/2‖a'‖."""
     new = cusp_sqrt(weight_variance * norm**2 + bias_variance)
-    inverse = _inverse(new)
-    # Else a compiler takes these roots and quotients again for every pair.
-    return jax.lax.optimization_barrier(
-        (new, cusp_sqrt(weight_variance) * norm * inverse, cusp_sqrt(bias_variance) * inverse)
-    )
+    # Quotients, and not products with an inverse, which a compiler would take again for every pair.
+    twice = 2 * jnp.where(new > 0, new, 1)
+    return new, cusp_sqrt(weight_variance) * norm / twice, cusp_sqrt(bias_variance) / twice
 
 
 def _inverse(norm: Array) -> Array:

@@ -1,15 +1,9 @@
-"""Dual activations: what one hidden layer does to the covariance of its pre-activations.
-
-For (u, v) jointly Gaussian with covariance [[qx, K], [K, qz]] and an activation φ, a layer maps K to
-E[φ(u)φ(v)] (its dual activation: Daniely, Frostig, Singer 2016), and the NTK also needs E[φ'(u)φ'(v)], which
-is the derivative of the dual with respect to K (Price's theorem).
-"""
+"""Activations by name, and those with a smooth dual: erf, GELU, sin, cos, and any other by quadrature."""
 
 import abc
 import functools
 import math
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kpoison._typing import Scalar
-from kpoison._validation import check_finite_scalar, check_integer, check_name
-from kpoison.kernels import _versines
-from kpoison.kernels._cusp import angle, arc_excess, cusp_sqrt
-from kpoison.kernels._versines import Versines
+from kpoison._validation import check_integer, check_name
+from kpoison.kernels._activation import Activation, Covariance, Wedge
+from kpoison.kernels._rectifiers import LeakyReLU, ReLU
 from kpoison.kernels.base import matrix_product
 
 __all__ = [
@@ -39,107 +31,6 @@ __all__ = [
     "activation_names",
     "as_activation",
 ]
-
-
-class Covariance(NamedTuple):
-    """Covariance of the pre-activations of a layer at two points; broadcastable arrays.
-
-    Attributes:
-        variance_x: qx = K(x, x).
-        variance_z: qz = K(z, z).
-        covariance: K(x, z).
-    """
-
-    variance_x: Array
-    variance_z: Array
-    covariance: Array
-
-    def dense(self, weight_variance: Array, bias_variance: Array) -> "Covariance":
-        """After a dense layer."""
-        return Covariance(*(weight_variance * number + bias_variance for number in self))
-
-
-class Wedge(NamedTuple):
-    """The same covariance, in numbers that keep full relative precision for (anti)parallel points.
-
-    Attributes:
-        norm_x, norm_z: standard deviations √K(x, x) and √K(z, z).
-        gap: norm_x − norm_z.
-        covariance: K(x, z).
-        defect: norm_x·norm_z − K(x, z) = norm_x norm_z (1 − cos θ).
-        antidefect: norm_x·norm_z + K(x, z).
-    """
-
-    norm_x: Array
-    norm_z: Array
-    gap: Array
-    covariance: Array
-    defect: Array
-    antidefect: Array
-
-    def dense(self, weight_variance: Array, bias_variance: Array) -> "Wedge":
-        """After a dense layer, in sums of non-negative terms only."""
-        norm_x, norm_z, gap, covariance, defect, antidefect = self
-        new_x = cusp_sqrt(weight_variance * norm_x**2 + bias_variance)
-        new_z = cusp_sqrt(weight_variance * norm_z**2 + bias_variance)
-        total = new_x + new_z
-        # √((a+b)(c+b)) − √(ac) − b and √((a+b)(c+b)) − √(ac) + b for the bias variance b, without cancellation.
-        divisor = new_x * new_z + weight_variance * norm_x * norm_z + bias_variance
-        safe = jnp.where(divisor > 0, divisor, 1)
-        bias_defect = bias_variance * weight_variance * (gap**2 / safe)
-        return Wedge(
-            norm_x=new_x,
-            norm_z=new_z,
-            gap=weight_variance * gap * ((norm_x + norm_z) / jnp.where(total > 0, total, 1)),
-            covariance=weight_variance * covariance + bias_variance,
-            defect=weight_variance * defect + bias_defect,
-            antidefect=weight_variance * antidefect + bias_defect + 2 * bias_variance,
-        )
-
-
-Angular = Wedge | Versines
-State = TypeVar("State", bound=Covariance | Angular)
-
-
-class Activation(eqx.Module, Generic[State]):
-    """An activation function φ and its effect on covariances.
-
-    `input_state` and `input_gram` start the recursion with the first dense layer's pre-activations, of covariance
-    weight_variance · x·z + bias_variance (weight_variance already divided by the input dimension).
-    """
-
-    @abc.abstractmethod
-    def __call__(self, u: Array) -> Array:
-        """φ(u), elementwise: what a finite network applies."""
-
-    @abc.abstractmethod
-    def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> State:
-        """State of the first layer at two single points, computed from their difference."""
-
-    @abc.abstractmethod
-    def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> State:
-        """State of the first layer at all pairs, computed from a matrix product."""
-
-    def layer(self, state: State, weight_variance: Array, bias_variance: Array) -> State:
-        """State after φ and one more dense layer."""
-        return self.activated(state).dense(weight_variance, bias_variance)  # pyright: ignore[reportReturnType]
-
-    @abc.abstractmethod
-    def mean_square(self, variance: Array) -> Array:
-        """E[φ(u)²], elementwise."""
-
-    @abc.abstractmethod
-    def activated(self, state: State) -> State:
-        """State of φ(u) and φ(v), before any further layer."""
-
-    @abc.abstractmethod
-    def derivative_covariance(self, state: State) -> Array:
-        """E[φ'(u)φ'(v)]; not a part of `layer`, since E[φφ] has derivatives where this has none."""
-
-    @property
-    @abc.abstractmethod
-    def smoothness(self) -> tuple[int | float, int | float]:
-        """How often E[φφ] and E[φ'φ'] are continuously differentiable at coincident points."""
 
 
 class SmoothActivation(Activation[Covariance]):
@@ -337,119 +228,6 @@ class Quadrature(SmoothActivation):
     def dual(self, variance_x: Array, variance_z: Array, covariance: Array) -> Array:
         """E[φ(u)φ(v)]."""
         return _gaussian_expectation(self.function, self.function, self.nodes, variance_x, variance_z, covariance)
-
-
-class LeakyReLU(Activation[Angular]):
-    """φ(u) = max(u, 0) + slope·min(u, 0) (Cho, Saul 2009 for slope 0).
-
-    Its dual has a kink of order θ³ where the points are parallel and E[φ'φ'] a cusp of order θ, so the state
-    carries ‖a‖‖b‖(1 − cos θ) instead of cos θ, from which every layer's angle follows without cancellation.
-    """
-
-    slope: Scalar = 0.01
-
-    def __check_init__(self):
-        check_finite_scalar("slope", self.slope)
-
-    def __call__(self, u: Array) -> Array:
-        """max(u, 0) + slope·min(u, 0)."""
-        return jnp.where(u > 0, u, jnp.asarray(self.slope, u.dtype) * u)
-
-    def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
-        """Wedge of the first layer at two points, from x − z and x + z.
-
-        With a = (√w x, √b), c likewise for z and ‖c‖ <= ‖a‖, the vector a‖c‖ − c‖a‖ is (a − c)‖c‖ − c(‖a‖ − ‖c‖),
-        in which nothing cancels for points that are close, nor for points of very different norm.
-        """
-        root_w = jnp.sqrt(weight_variance)
-        norm_x = cusp_sqrt(weight_variance * jnp.sum(x * x) + bias_variance)
-        norm_z = cusp_sqrt(weight_variance * jnp.sum(z * z) + bias_variance)
-        product, total = norm_x * norm_z, norm_x + norm_z
-        difference, sum_ = root_w * (x - z), root_w * (x + z)
-        vanishing = product == 0
-        gap = jnp.sum(difference * sum_) / jnp.where(total > 0, total, 1)
-        x_is_shorter = norm_x <= norm_z
-        shorter, shorter_norm = root_w * jnp.where(x_is_shorter, x, z), jnp.where(x_is_shorter, norm_x, norm_z)
-        sign = jnp.where(x_is_shorter, -1, 1)
-        apart = sign * difference * shorter_norm - shorter * (sign * gap)
-        along = sum_ * shorter_norm + shorter * (sign * gap)
-        divisor = 2 * jnp.where(vanishing, 1, product)
-        defect = (jnp.sum(apart * apart) + bias_variance * gap * gap) / divisor
-        antidefect = (jnp.sum(along * along) + bias_variance * total * total) / divisor
-        covariance = weight_variance * jnp.sum(x * z) + bias_variance
-
-        # Exactly collinear points leave only rounding noise, whose direction would decide the derivative.
-        noise = (16 * jnp.finfo(x.dtype).eps * shorter_norm) ** 2 / divisor
-        defect = _snap(defect, defect <= noise * jnp.sum(difference * difference))
-        antidefect = _snap(antidefect, antidefect <= noise * jnp.sum(sum_ * sum_))
-        # Where a vector vanishes the two defects are 0 with derivatives −dK and dK: a right angle, see `NTK`.
-        defect = jnp.where(vanishing, -covariance, defect)
-        antidefect = jnp.where(vanishing, covariance, antidefect)
-        return Wedge(norm_x, norm_z, gap, covariance, defect, antidefect)
-
-    def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> Versines:
-        """Angles of the first layer at all pairs."""
-        return _versines.first_layer(X1, X2, weight_variance, bias_variance)
-
-    def mean_square(self, variance: Array) -> Array:
-        """½(1 + slope²) times the variance."""
-        return 0.5 * (1 + jnp.asarray(self.slope, variance.dtype) ** 2) * variance
-
-    def activated(self, state: Angular) -> Angular:
-        """State of φ(u) and φ(v), in sums of non-negative terms only (for slope >= 0)."""
-        slope = jnp.asarray(self.slope, state.covariance.dtype)
-        if isinstance(state, Versines):
-            return _versines.activated(state, slope)
-        norm_x, norm_z, gap, covariance, defect, antidefect = state
-        kink = 0.5 * (1 - slope) ** 2
-        scale = jnp.sqrt(self.mean_square(jnp.ones_like(slope)))
-        # ‖a‖‖b‖ times the arc-cosine kernel of degree 1, and times one minus it; from the nearer of the two
-        # poles, parallel or antiparallel, so that neither cancels.
-        acute, near, far = _nearer_pole(state)
-        excess = arc_excess(near, far) / jnp.pi
-        half_sum = 0.5 * (defect + antidefect)
-        arc = jnp.where(acute, covariance, 0) + excess
-        arc_defect = jnp.where(acute, defect, half_sum) - excess
-        return Wedge(
-            norm_x=scale * norm_x,
-            norm_z=scale * norm_z,
-            gap=scale * gap,
-            covariance=slope * covariance + kink * arc,
-            defect=slope * defect + kink * arc_defect,
-            antidefect=slope * antidefect + kink * (half_sum + arc),
-        )
-
-    def derivative_covariance(self, state: Angular) -> Array:
-        """slope + ½(1 − slope)² (1 − θ/π)."""
-        slope = jnp.asarray(self.slope, state.covariance.dtype)
-        if isinstance(state, Versines):
-            return _versines.derivative_covariance(state, slope)
-        acute, near, far = _nearer_pole(state)
-        turn = angle(near, far) / jnp.pi
-        return slope + 0.5 * (1 - slope) ** 2 * jnp.where(acute, 1 - turn, turn)
-
-    @property
-    def smoothness(self) -> tuple[int | float, int | float]:
-        """E[φφ] has two derivatives where points coincide, E[φ'φ'] none."""
-        return 2, 0
-
-
-def _nearer_pole(state: Wedge) -> tuple[Array, Array, Array]:
-    """Whether the points are nearer to parallel than to antiparallel, and the smaller and the larger defect."""
-    acute = state.defect <= state.antidefect
-    near, far = jnp.where(acute, state.defect, state.antidefect), jnp.where(acute, state.antidefect, state.defect)
-    return acute, near, far
-
-
-def _snap(value: Array, to_zero: Array) -> Array:
-    """0 where told, with the derivatives of `value` kept."""
-    return jnp.where(to_zero, value - jax.lax.stop_gradient(value), value)
-
-
-class ReLU(LeakyReLU):
-    """φ(u) = max(u, 0)."""
-
-    slope: Scalar = eqx.field(static=True, default=0.0)
 
 
 _BY_NAME: dict[str, Callable[[], Activation]] = {

@@ -134,13 +134,7 @@ class NTK(NeuralKernel):
     """
 
     def _recursion(self, state) -> Array:
-        weight_variance, bias_variance = self._variances(state.covariance.dtype)
-        tangent = state.covariance
-        for _ in range(self.hidden_layers):
-            slope = weight_variance * self.activation.derivative_covariance(state)
-            state = self.activation.layer(state, weight_variance, bias_variance)
-            tangent = state.covariance + slope * tangent
-        return tangent
+        return self.activation.tangent_kernel(state, self.hidden_layers, *self._variances(state.covariance.dtype))
 
     @property
     def smoothness(self) -> int | float:

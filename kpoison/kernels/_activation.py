@@ -1,0 +1,128 @@
+"""Dual activations: what one hidden layer does to the covariance of its pre-activations.
+
+For (u, v) jointly Gaussian with covariance [[qx, K], [K, qz]] and an activation φ, a layer maps K to
+E[φ(u)φ(v)] (its dual activation: Daniely, Frostig, Singer 2016), and the NTK also needs E[φ'(u)φ'(v)], which
+is the derivative of the dual with respect to K (Price's theorem).
+"""
+
+import abc
+from typing import Generic, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kpoison.kernels._cusp import cusp_sqrt
+from kpoison.kernels._versines import Versines
+
+__all__ = ["Activation", "Angular", "Covariance", "Wedge"]
+
+
+class Covariance(NamedTuple):
+    """Covariance of the pre-activations of a layer at two points; broadcastable arrays.
+
+    Attributes:
+        variance_x: qx = K(x, x).
+        variance_z: qz = K(z, z).
+        covariance: K(x, z).
+    """
+
+    variance_x: Array
+    variance_z: Array
+    covariance: Array
+
+    def dense(self, weight_variance: Array, bias_variance: Array) -> "Covariance":
+        """After a dense layer."""
+        return Covariance(*(weight_variance * number + bias_variance for number in self))
+
+
+class Wedge(NamedTuple):
+    """The same covariance, in numbers that keep full relative precision for (anti)parallel points.
+
+    Attributes:
+        norm_x, norm_z: standard deviations √K(x, x) and √K(z, z).
+        gap: norm_x − norm_z.
+        covariance: K(x, z).
+        defect: norm_x·norm_z − K(x, z) = norm_x norm_z (1 − cos θ).
+        antidefect: norm_x·norm_z + K(x, z).
+    """
+
+    norm_x: Array
+    norm_z: Array
+    gap: Array
+    covariance: Array
+    defect: Array
+    antidefect: Array
+
+    def dense(self, weight_variance: Array, bias_variance: Array) -> "Wedge":
+        """After a dense layer, in sums of non-negative terms only."""
+        norm_x, norm_z, gap, covariance, defect, antidefect = self
+        new_x = cusp_sqrt(weight_variance * norm_x**2 + bias_variance)
+        new_z = cusp_sqrt(weight_variance * norm_z**2 + bias_variance)
+        total = new_x + new_z
+        # √((a+b)(c+b)) − √(ac) − b and √((a+b)(c+b)) − √(ac) + b for the bias variance b, without cancellation.
+        divisor = new_x * new_z + weight_variance * norm_x * norm_z + bias_variance
+        safe = jnp.where(divisor > 0, divisor, 1)
+        bias_defect = bias_variance * weight_variance * (gap**2 / safe)
+        return Wedge(
+            norm_x=new_x,
+            norm_z=new_z,
+            gap=weight_variance * gap * ((norm_x + norm_z) / jnp.where(total > 0, total, 1)),
+            covariance=weight_variance * covariance + bias_variance,
+            defect=weight_variance * defect + bias_defect,
+            antidefect=weight_variance * antidefect + bias_defect + 2 * bias_variance,
+        )
+
+
+Angular = Wedge | Versines
+State = TypeVar("State", bound=Covariance | Angular)
+
+
+class Activation(eqx.Module, Generic[State]):
+    """An activation function φ and its effect on covariances.
+
+    `input_state` and `input_gram` start the recursion with the first dense layer's pre-activations, of covariance
+    weight_variance · x·z + bias_variance (weight_variance already divided by the input dimension).
+    """
+
+    @abc.abstractmethod
+    def __call__(self, u: Array) -> Array:
+        """φ(u), elementwise: what a finite network applies."""
+
+    @abc.abstractmethod
+    def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> State:
+        """State of the first layer at two single points, computed from their difference."""
+
+    @abc.abstractmethod
+    def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> State:
+        """State of the first layer at all pairs, computed from a matrix product."""
+
+    def layer(self, state: State, weight_variance: Array, bias_variance: Array) -> State:
+        """State after φ and one more dense layer."""
+        return self.activated(state).dense(weight_variance, bias_variance)  # pyright: ignore[reportReturnType]
+
+    def tangent_kernel(self, state: State, hidden_layers: int, weight_variance: Array, bias_variance: Array) -> Array:
+        """Neural tangent kernel of a network with this first layer."""
+        tangent = state.covariance
+        for _ in range(hidden_layers):
+            slope = weight_variance * self.derivative_covariance(state)
+            state = self.layer(state, weight_variance, bias_variance)
+            tangent = state.covariance + slope * tangent
+        return tangent
+
+    @abc.abstractmethod
+    def mean_square(self, variance: Array) -> Array:
+        """E[φ(u)²], elementwise."""
+
+    @abc.abstractmethod
+    def activated(self, state: State) -> State:
+        """State of φ(u) and φ(v), before any further layer."""
+
+    @abc.abstractmethod
+    def derivative_covariance(self, state: State) -> Array:
+        """E[φ'(u)φ'(v)]; not a part of `layer`, since E[φφ] has derivatives where this has none."""
+
+    @property
+    @abc.abstractmethod
+    def smoothness(self) -> tuple[int | float, int | float]:
+        """How often E[φφ] and E[φ'φ'] are continuously differentiable at coincident points."""
