@@ -7,9 +7,9 @@ from typing import cast, get_args
 import numpy as np
 
 from theory_checks.backdoor import Images
-from theory_checks.experiments import EXPERIMENTS, Experiment, Options
-from theory_checks.experiments.architectures import ArchitectureName
-from theory_checks.experiments.result import Claim
+from theory_checks.experiments.catalogue import EXPERIMENTS
+from theory_checks.experiments.options import ArchitectureName, Options
+from theory_checks.experiments.result import Claim, Experiment
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 

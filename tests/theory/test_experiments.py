@@ -3,6 +3,7 @@
 import json
 import re
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,10 @@ import xarray as xr
 
 import kpoison as kp
 from kpoison.cli import main
-from kpoison.networks import MLP, classification, train_classifier
+from kpoison.networks import MLP, DivergedError, classification, train_classifier
 from theory_checks import classifiers
-from theory_checks.experiments import EXPERIMENTS, Agreement, Options
+from theory_checks.experiments.architectures import create
+from theory_checks.experiments.catalogue import EXPERIMENTS
 from theory_checks.experiments.collapse import (
     distances_of_features,
     distances_of_kernel,
@@ -23,12 +25,13 @@ from theory_checks.experiments.collapse import (
 )
 from theory_checks.experiments.curves import Curves, is_visible
 from theory_checks.experiments.intervals import first_true, lag_of, t_interval
+from theory_checks.experiments.joint_defence import stable_penalty
 from theory_checks.experiments.kernels import attack_kernel
 from theory_checks.experiments.measuring import Measurement, leading, pooled_edge, resampled_largest
-from theory_checks.experiments.options import geometric_steps
+from theory_checks.experiments.options import Options, geometric_steps
 from theory_checks.experiments.problem import make_problem, usual_augmentation
-from theory_checks.experiments.result import above, below
-from theory_checks.experiments.training import Arm
+from theory_checks.experiments.result import Agreement, above, below
+from theory_checks.experiments.training import Arm, constant_rate
 
 TINY = {"train": 100, "test": 60, "probes": 20, "epochs": 3, "seeds": 2, "width": 6, "batch_size": 25}
 ARGUMENTS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -149,7 +152,9 @@ def test_spectra_of_few_different_rows(dtype):
 
 
 def test_gradients_of_zero_have_no_eigenvalue():
-    assert leading(np.zeros((50, 3, 60)))[0] == 0
+    zeros = np.zeros((50, 3, 60))
+    assert leading(zeros)[0] == 0
+    assert not resampled_largest(zeros, 3, seed=0).any()
 
 
 # --- Intervals and lags --------------------------------------------------------------------------------------------
@@ -284,9 +289,61 @@ def test_steps_are_geometric_and_end_with_the_last():
     assert geometric_steps(3, 4, 1) == [0, 1, 2, 3]
 
 
+def test_the_default_penalty_at_most_doubles_the_curvature(problem, model):
+    images, labels = jnp.asarray(problem.images[:15]), jnp.asarray(problem.labels[:15])
+
+    def loss(x, label):
+        return -jax.nn.log_softmax(model(x.reshape(8, 8, 1)))[label]
+
+    # Of a network that is piecewise linear the input Fisher matrix is the input Hessian.
+    hessians = jax.vmap(jax.hessian(loss))(images.reshape(15, -1), labels)
+    gamma = stable_penalty(model, problem.images[:15])
+    np.testing.assert_allclose(gamma, 1 / np.linalg.eigvalsh(hessians).max(), rtol=1e-9)
+
+    # Along the biases of the readout, which leave the Jacobian as it is.
+    def shifted(bias):
+        return eqx.tree_at(lambda net: net.readout.bias, model, bias)
+
+    def mean_loss(bias, images):
+        return jnp.mean(jax.vmap(lambda x, y: -jax.nn.log_softmax(shifted(bias)(x))[y])(images, labels))
+
+    def gradients(bias):
+        return len(images) * jax.grad(mean_loss, argnums=1)(bias, images).reshape(len(images), -1)
+
+    bias = model.readout.bias
+    slopes = jax.jacobian(gradients)(bias)
+    of_penalty = gamma * np.einsum("nda,ndb->ab", slopes, slopes) / len(images)
+    of_loss = jax.hessian(mean_loss)(bias, images)
+    assert np.linalg.eigvalsh(of_loss - of_penalty).min() >= -1e-12
+
+
+@pytest.mark.slow
+def test_the_default_penalty_trains_where_a_large_one_does_not():
+    options = Options(seeds=2)
+    problem = make_problem("digits", train=options.train, seed=0)
+    model = create("mlp", options.width_of("mlp"), problem.image_shape, 10)(jax.random.key(0))
+    images, labels = problem.training_set(options.fraction)
+    gamma = stable_penalty(model, problem.images)
+
+    def final(penalty):
+        return train_classifier(
+            model,
+            images,
+            labels,
+            epochs=30,
+            batch_size=32,
+            optimiser=constant_rate(options.learning_rate),
+            gradient_penalty=penalty,
+        ).loss[-20:]
+
+    assert np.mean(final(gamma)) < 0.1
+    with pytest.raises(DivergedError):
+        final(100 * gamma)
+
+
 @pytest.mark.slow
 def test_joint_defence_against_trainings_by_hand():
-    options = Options("digits", **TINY, penalty=2.0, learning_rate=0.1, precision="float64")
+    options = Options(**TINY, penalty=2.0, learning_rate=0.1, precision="float64")
     found = EXPERIMENTS["joint-defence"](options, ("mlp",))
     problem = make_problem("digits", train=100, test=60, seed=1, dtype=np.float64)
     probability = {}
@@ -294,7 +351,7 @@ def test_joint_defence_against_trainings_by_hand():
         images, labels = problem.training_set(fraction)
         model = MLP((8, 8, 1), 10, width=6, key=jax.random.key(1), dtype=float)
         trained = train_classifier(
-            model, images, labels, epochs=3, batch_size=25, optimiser=options.optimiser(), seed=1,
+            model, images, labels, epochs=3, batch_size=25, optimiser=constant_rate(options.learning_rate), seed=1,
             augmentation=usual_augmentation(problem), gradient_penalty=2.0,
         ).model  # fmt: skip
         attacked = problem.test_triggered[problem.test_labels != 0]
@@ -352,13 +409,13 @@ def test_the_command_writes_and_goes_on_from_its_checkpoints(tmp_path, capsys, m
 
 @pytest.mark.slow
 def test_collapse_compares_the_networks_own_features():
-    options = Options("digits", **(TINY | {"train": 200, "test": 300}), fraction=0.2, learning_rate=0.1)
+    options = Options(**(TINY | {"train": 200, "test": 300}), fraction=0.2, learning_rate=0.1)
     found = EXPERIMENTS["collapse"](options, ("mlp",))
     problem = make_problem("digits", train=200, test=300, seed=0)
     images, labels = problem.training_set(0.2)
     model = MLP((8, 8, 1), 10, width=6, key=jax.random.key(0), dtype=jnp.float32)
     trained = train_classifier(
-        model, images, labels, epochs=3, batch_size=25, optimiser=options.optimiser(), seed=0
+        model, images, labels, epochs=3, batch_size=25, optimiser=constant_rate(options.learning_rate), seed=0
     ).model
     attacked = np.flatnonzero(problem.test_labels != 0)
     number = min(40, int(np.sum(problem.test_labels == 0)))

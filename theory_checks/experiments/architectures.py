@@ -1,17 +1,16 @@
 """The classifiers of the experiments, by name, and the kernel of each one's infinite width."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 
 import kpoison as kp
 from kpoison.kernels.activations import as_activation
 from kpoison.networks import MLP, Classifier, LeNet, LinearSoftmax, ResNet
+from theory_checks.experiments.options import ArchitectureName
 
-__all__ = ["ArchitectureName", "create", "infinite_width"]
-
-ArchitectureName = Literal["linear", "mlp", "lenet", "resnet"]
+__all__ = ["create", "infinite_width"]
 
 
 def create(

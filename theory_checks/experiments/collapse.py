@@ -1,6 +1,5 @@
 """Feature collapse: distances among poisons in input space, in kernel feature space, and in trained feature spaces."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from matplotlib.figure import Figure
 
 import kpoison as kp
 from kpoison import plotting
-from theory_checks.experiments.architectures import ArchitectureName, infinite_width
+from theory_checks.experiments.architectures import infinite_width
 from theory_checks.experiments.intervals import t_interval
-from theory_checks.experiments.options import Options
+from theory_checks.experiments.options import ArchitectureName, Options
 from theory_checks.experiments.pictures import shown
 from theory_checks.experiments.problem import Problem
 from theory_checks.experiments.result import Claim, Experiment, Table, below
@@ -63,29 +62,23 @@ def run(
         architectures: the classifiers.
         folder: where checkpoints are kept, so that the same call goes on from there.
     """
-    start = time.perf_counter()
     tables, claims, numbers, pictures = [], [], {}, {}
     with Trainer(options, (options.fraction,), 0, 1, folder, 2 * len(architectures) * options.seeds) as trainer:
         for name in architectures:
             ratios: dict[str, dict[str, list[float]]] = {}
-            for seed in options.every_seed:
-                problem = trainer.problems[seed]
-                poisoned = trainer.train(Arm(name, options.fraction), seed).model
-                clean = trainer.train(Arm(name, 0.0), seed).model
-                images = _images(problem)
-                for space, distances in _spaces(name, poisoned, clean, images).items():
+            trained = trainer.train(Arm(name, options.fraction), Arm(name, 0.0))
+            for seed, poisoned, clean in zip(options.every_seed, *trained, strict=True):
+                images = _images(trainer.problems[seed])
+                for space, distances in _spaces(name, poisoned.model, clean.model, images).items():
                     for quantity, value in _ratios(distances).items():
                         ratios.setdefault(space, {}).setdefault(quantity, []).append(value)
                 if seed == options.seed:
-                    pictures[name] = _pictured(poisoned, images)
+                    pictures[name] = _pictured(poisoned.model, images)
             tables.append(_table(name, ratios))
             claims += _claims(name, ratios)
             numbers[name] = ratios
-        problem = trainer.problems[options.seed]
     notes = [
-        f"{problem.data}: {len(problem.images)} training images, {options.fraction:.1%} poisoned; {trainer.steps[-1]} "
-        f"steps of {options.batch_size}; {options.seeds} seeds; ratios of mean distances, geometric mean and 95 % "
-        "t-interval.",
+        f"{trainer.words}; ratios of mean distances, geometric mean and 95 % t-interval.",
         f"Poisons: {_POISONS} triggered test images that are not of the target class ({_KERNEL_POISONS} for empirical "
         "and convolutional kernels); untriggered: the same images as they are; target: as many of the target class.",
         "among/untriggered: poisons among each other over the same images without trigger (1: nothing collapses); "
@@ -94,7 +87,7 @@ def run(
     ]
     return Experiment(
         "collapse",
-        f"Feature collapse: {problem.data}",
+        f"Feature collapse: {trainer.first.data}",
         options,
         architectures,
         tables,
@@ -102,7 +95,7 @@ def run(
         notes,
         numbers,
         lambda: _figure(pictures, options),
-        time.perf_counter() - start,
+        trainer.seconds,
     )
 
 
@@ -191,7 +184,9 @@ def _pictured(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     """First two principal components of input and penultimate features."""
     return {
         "input space": principal_components(images.reshape(len(images), -1)),
-        "penultimate features": principal_components(np.asarray(_penultimate(model, jnp.asarray(images)))),
+        "penultimate features of the poisoned network": principal_components(
+            np.asarray(_penultimate(model, jnp.asarray(images)))
+        ),
     }
 
 

@@ -1,6 +1,5 @@
 """Spectral visibility behind attack success, along training and along the poisoned fraction (L8 in classifiers)."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kpoison import plotting
-from theory_checks.experiments.architectures import ArchitectureName, infinite_width
+from theory_checks.experiments.architectures import infinite_width
 from theory_checks.experiments.curves import Curves, is_visible
 from theory_checks.experiments.intervals import Lag, lag_of, t_interval
 from theory_checks.experiments.kernels import attack_kernel
 from theory_checks.experiments.measuring import MATRICES, pooled_edge
-from theory_checks.experiments.options import Options
-from theory_checks.experiments.pictures import against_edge, mean_and_range, shares, shown
+from theory_checks.experiments.options import ArchitectureName, Options
+from theory_checks.experiments.pictures import (
+    MATRIX_NAMES,
+    against_edge,
+    legend_beside,
+    mean_and_range,
+    shares,
+    shown,
+    ticks_at,
+)
 from theory_checks.experiments.result import Claim, Experiment, Table, above
 from theory_checks.experiments.training import Arm, Trainer
 
@@ -34,22 +41,19 @@ def run(
         architectures: the classifiers.
         folder: where checkpoints are kept, so that the same call goes on from there.
     """
-    start = time.perf_counter()
     fractions = tuple(sorted({*options.fractions, options.fraction}))
     total = len(architectures) * options.seeds * (1 + len(fractions))
     found = {}
     with Trainer(options, fractions, 5, 2, folder, total) as trainer:
         for name in architectures:
             found[name] = _of_architecture(trainer, name, fractions)
-        samples = len(trainer.problems[options.seed].images)
     tables = [
         _training_table(found, options),
         _fraction_table(found, options, fractions),
         _values_table(found, options),
     ]
     notes = [
-        f"{trainer.problems[options.seed].data}: {samples} training images, {options.fraction:.1%} of them poisoned; "
-        f"{trainer.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds.",
+        f"{trainer.words}.",
         "Succeeds: attack success rate, less that of the clean run of the same seed, at least 0.5 from this step on.",
         f"Visible: the largest eigenvalue over {options.probes} probes, {options.probe_fraction:.0%} triggered, "
         "above the 99 % quantile over resampled clean probes of clean runs at the same step, and its eigenvector "
@@ -60,7 +64,7 @@ def run(
     ]
     return Experiment(
         "lag",
-        f"Lag of spectral visibility behind attack success: {trainer.problems[options.seed].data}",
+        f"Lag of spectral visibility behind attack success: {trainer.first.data}",
         options,
         architectures,
         tables,
@@ -68,25 +72,19 @@ def run(
         notes,
         {name: _numbers(value) for name, value in found.items()} | {"fractions": fractions},
         lambda: _figure(found, fractions, options),
-        time.perf_counter() - start,
+        trainer.seconds,
     )
 
 
 def _of_architecture(trainer: Trainer, name: ArchitectureName, fractions: tuple[float, ...]) -> dict[str, Any]:
     """Curves along training and along the fraction, and the kernel's."""
     options = trainer.options
-    seeds = options.every_seed
-    clean = [trainer.train(Arm(name, 0.0), seed).history for seed in seeds]
-    curves, ends = None, []
-    for fraction in fractions:
-        throughout = fraction == options.fraction
-        arm = Arm(name, fraction)
-        histories = [trainer.train(arm, seed, throughout=throughout).history for seed in seeds]
-        found = Curves.of(histories, clean)
-        if throughout:
-            curves = found
-        ends.append(found)
-    assert curves is not None
+    clean, poisoned = trainer.histories(Arm(name, 0.0), Arm(name, options.fraction))
+    curves = Curves.of(poisoned, clean)
+    others = [fraction for fraction in fractions if fraction != options.fraction]
+    at_ends = trainer.histories(*(Arm(name, fraction) for fraction in others), throughout=False)
+    found = {fraction: Curves.of(end, clean) for fraction, end in zip(others, at_ends, strict=True)}
+    ends = [found.get(fraction, curves) for fraction in fractions]
     trained = curves.steps > 0
     at_end = {
         "success": np.stack([end.excess[:, -1] for end in ends], axis=1),
@@ -223,7 +221,7 @@ def _numbers(value: dict[str, Any]) -> dict[str, Any]:
 
 def _figure(found: dict[str, Any], fractions: tuple[float, ...], options: Options) -> Figure:
     """A column for each architecture: rates and eigenvalues along training, then along the fraction."""
-    figure = Figure(figsize=(4.4 * len(found), 11.5), layout="constrained")
+    figure = Figure(figsize=(4.0 * len(found) + 2.4, 11.5), layout="constrained")
     axes = figure.subplots(4, len(found), squeeze=False)
     colours = plotting.COLOURS
     for column, (name, value) in zip(axes.T, found.items(), strict=True):
@@ -238,8 +236,8 @@ def _figure(found: dict[str, Any], fractions: tuple[float, ...], options: Option
         shares(ax, f"{name}: training, {options.fraction:.1%} poisoned", "step")
         ax = column[1]
         for matrix, colour in zip(MATRICES, (colours[3], colours[2]), strict=True):
-            mean_and_range(ax, steps, curves.over_edge[matrix][:, 1:], f"{matrix}", colour)
-            label = f"{matrix}, no probe triggered"
+            mean_and_range(ax, steps, curves.over_edge[matrix][:, 1:], MATRIX_NAMES[matrix], colour)
+            label = f"{MATRIX_NAMES[matrix]}, no probe triggered"
             mean_and_range(ax, steps, curves.unmarked[matrix][:, 1:], label, colour, dashed=True)
         against_edge(ax, "step")
         ax = column[2]
@@ -253,12 +251,17 @@ def _figure(found: dict[str, Any], fractions: tuple[float, ...], options: Option
         shares(ax, "end of training", "poisoned fraction")
         ax = column[3]
         for matrix, colour in zip(MATRICES, (colours[3], colours[2]), strict=True):
-            mean_and_range(ax, fractions, at_end[matrix], matrix, colour)
+            mean_and_range(ax, fractions, at_end[matrix], MATRIX_NAMES[matrix], colour)
         if kernel is not None and "over_edge" in kernel:
-            mean_and_range(ax, fractions, kernel["over_edge"], "logits, kernel", colours[2], dashed=True)
+            label = f"{MATRIX_NAMES['logits']}, kernel"
+            mean_and_range(ax, fractions, kernel["over_edge"], label, colours[2], dashed=True)
         against_edge(ax, "poisoned fraction")
     shown(
         figure,
         f"Success and spectral visibility, {options.data}: mean and range over {options.seeds} seeds",
     )
+    for row in axes:
+        legend_beside(row)
+    for ax in axes[2:].ravel():
+        ticks_at(ax, fractions)
     return figure

@@ -72,19 +72,26 @@ def probe_rows(f: Callable[[Array], Array], images, losses) -> dict[str, np.ndar
 
 
 @eqx.filter_jit
-def _leading_by_lanczos(flat: Array) -> tuple[Array, Array, Array]:
-    """Largest eigenvalue of RᵀR, its eigenvector, and the residual."""
+def _lanczos_of(flat: Array) -> tuple[Array, Array]:
+    """Basis and tridiagonal matrix of RᵀR."""
 
     def product(v: Array) -> Array:
         return matrix_product(flat.T, matrix_product(flat, v[:, None]))[:, 0]
 
     # The sum of the rows by their signs along themselves is orthogonal to nothing of interest.
     start = jnp.sum(jnp.where(matrix_product(flat, flat[:1].T) < 0, -flat, flat), axis=0) + jnp.abs(flat).max()
-    basis, tridiagonal = lanczos(product, start, _LANCZOS_STEPS)
-    values, vectors = jnp.linalg.eigh(tridiagonal)
-    vector = matrix_product(basis.T, vectors[:, -1:])[:, 0]
-    vector = vector / jnp.linalg.norm(vector)
-    return values[-1], vector, jnp.linalg.norm(product(vector) - values[-1] * vector)
+    return lanczos(product, start, _LANCZOS_STEPS)
+
+
+def _leading_by_lanczos(flat: np.ndarray) -> tuple[float, np.ndarray, float]:
+    """Largest eigenvalue of RᵀR, its eigenvector, and the residual."""
+    # By NumPy: where several trainings are measured at a time, batches of JAX's LAPACK calls can wait for each other
+    # for ever (jaxlib before 0.11.2, on a CPU).
+    basis, tridiagonal = (np.asarray(part) for part in _lanczos_of(jnp.asarray(flat)))
+    values, vectors = np.linalg.eigh(tridiagonal)
+    vector = basis.T @ vectors[:, -1]
+    vector = vector / np.linalg.norm(vector)
+    return float(values[-1]), vector, float(np.linalg.norm(flat.T @ (flat @ vector) - values[-1] * vector))
 
 
 def leading(rows: np.ndarray) -> tuple[float, np.ndarray]:
@@ -93,10 +100,10 @@ def leading(rows: np.ndarray) -> tuple[float, np.ndarray]:
     By Lanczos where that has converged, else by a decomposition.
     """
     flat, scale = _scaled(rows.reshape(-1, rows.shape[-1]))
-    if min(flat.shape) > 2 * _LANCZOS_STEPS:
-        value, vector, residual = _leading_by_lanczos(jnp.asarray(flat))
+    if flat.any() and min(flat.shape) > 2 * _LANCZOS_STEPS:
+        value, vector, residual = _leading_by_lanczos(flat)
         if residual <= _RESIDUAL * value:
-            return float(scale**2 * value) / len(rows), np.asarray(vector, float)
+            return scale**2 * value / len(rows), vector.astype(float)
     tall = len(flat) > flat.shape[1]
     values, vectors = scipy.linalg.eigh(flat.T @ flat if tall else flat @ flat.T)
     vector = vectors[:, -1] if tall else flat.T @ vectors[:, -1]
@@ -111,8 +118,8 @@ def _scaled(flat: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 @eqx.filter_jit
-def _largest(flat: Array, weights: Array) -> Array:
-    """Largest eigenvalue of RᵀWR for each row of weights, through the smaller of RᵀWR and W^½RRᵀW^½."""
+def _tridiagonals(flat: Array, weights: Array) -> Array:
+    """Of RᵀWR for each row of weights, by Lanczos, through the smaller of RᵀWR and W^½RRᵀW^½."""
     heaviest = flat[jnp.argmax(jnp.sum(flat**2, axis=1))]
     gram = matrix_product(flat, flat.T) if len(flat) <= flat.shape[1] else None
     # Started along the largest row, and a little along everything else.
@@ -127,7 +134,7 @@ def _largest(flat: Array, weights: Array) -> Array:
                 return root * matrix_product(gram, (root * v)[:, None])[:, 0]
             return matrix_product(flat.T, (weight * matrix_product(flat, v[:, None])[:, 0])[:, None])[:, 0]
 
-        return jnp.linalg.eigvalsh(lanczos(product, start, _LANCZOS_STEPS)[1])[-1]
+        return lanczos(product, start, _LANCZOS_STEPS)[1]
 
     return jax.vmap(of)(weights)
 
@@ -141,8 +148,9 @@ def resampled_largest(rows: np.ndarray, repeats: int, seed: int) -> np.ndarray:
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)
     flat, scale = _scaled(rows.reshape(n * per_probe, -1))
     weights = np.repeat(counts, per_probe, axis=1).astype(rows.dtype)
-    if min(flat.shape) > 2 * _LANCZOS_STEPS:
-        values = np.asarray(_largest(jnp.asarray(flat), jnp.asarray(weights)), float)
+    if flat.any() and min(flat.shape) > 2 * _LANCZOS_STEPS:
+        tridiagonals = np.asarray(_tridiagonals(jnp.asarray(flat), jnp.asarray(weights)), float)
+        values = np.linalg.eigvalsh(tridiagonals)[:, -1]
     else:
         values = np.array([np.linalg.norm(flat * np.sqrt(weight)[:, None], 2) ** 2 for weight in weights])
     return scale**2 * values / n

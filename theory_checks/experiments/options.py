@@ -1,26 +1,24 @@
 """What an experiment runs on, and how large: two cores in minutes, or a GPU."""
 
 import dataclasses
-import functools
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from kpoison._validation import check_integer, check_positive
 from theory_checks.backdoor import ClassLabels, Images
-from theory_checks.experiments.architectures import ArchitectureName
 
-__all__ = ["Options", "Scale", "geometric_steps"]
+__all__ = ["ArchitectureName", "Arguments", "Options", "Scale", "geometric_steps"]
 
+ArchitectureName = Literal["linear", "mlp", "lenet", "resnet"]
 Scale = Literal["quick", "full"]
 
 _QUICK = {
-    "digits": {"train": 800, "test": 400, "probes": 100, "batch_size": 32, "epochs": 30, "penalty": 10.0},
-    "mnist": {"train": 2000, "test": 500, "probes": 100, "batch_size": 64, "epochs": 16, "penalty": 10.0},
-    "cifar10": {"train": 2000, "test": 500, "probes": 100, "batch_size": 64, "epochs": 12, "penalty": 10.0},
-    "cifar100": {"train": 2000, "test": 500, "probes": 100, "batch_size": 64, "epochs": 12, "penalty": 10.0},
+    "digits": {"train": 800, "test": 400, "probes": 100, "batch_size": 32, "epochs": 30},
+    "mnist": {"train": 2000, "test": 500, "probes": 100, "batch_size": 64, "epochs": 16},
+    "cifar10": {"train": 2000, "test": 500, "probes": 100, "batch_size": 64, "epochs": 12},
+    "cifar100": {"train": 2000, "test": 500, "probes": 100, "batch_size": 64, "epochs": 12},
 }
 _FULL = {
     "digits": {"train": None, "test": None, "epochs": 60},
@@ -34,48 +32,78 @@ _WIDTHS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Of an experiment; what is None is chosen by data and scale.
-
-    Attributes:
-        data: name of the data set.
-        labels: of CIFAR-100, "coarse" or "fine".
-        scale: "quick" (two cores, minutes) or "full" (a GPU).
-        seeds: how many, from `seed` on; each draws images, poisons, initial network and order of the images.
-        seed: the first.
-        fraction: of the training images that is poisoned.
-        fractions: the fractions of the lag along them.
-        probe_fraction: of the probes that carry the trigger.
-        penalty: γ of the gradient penalty (γ/2) mean ‖∇_x ℓ‖², in normalised input.
-        target: the attacker's class.
-        learning_rate: constant, of stochastic gradient descent with momentum 0.9 and weight decay 5·10⁻⁴.
-        train, test, probes: numbers of images.
-        epochs, batch_size: of the training.
-        width: see `architectures.create`.
-        precision: of networks and images.
-        data_dir: folder with the official files.
-    """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What the experiments can be asked for, on the command line too; what is None is chosen by data and scale."""
 
     data: Images = "digits"
+    """Images; digits are embedded, the others are read from --data-dir."""
+
     labels: ClassLabels = "coarse"
+    """Of CIFAR-100: 20 classes or 100."""
+
     scale: Scale = "quick"
+    """quick: two cores, minutes; full: all images, wider networks and longer training, for a GPU."""
+
     seeds: int = 3
+    """Seeds, at least 2: each draws images, poisons, the network and the order of the images."""
+
     seed: int = 0
+    """The first seed."""
+
     fraction: float = 0.05
+    """Of the training images that is poisoned: triggered, and labelled as the target."""
+
     fractions: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1)
+    """Of the lag along the fraction."""
+
     probe_fraction: float = 0.1
+    """Of the probes of the spectra that carry the trigger."""
+
     penalty: float | None = None
+    """γ of the gradient penalty (γ/2) mean ‖∇ℓ‖², in normalised input; by default one over the largest
+    eigenvalue of the input Fisher matrix at any image before training, with which the penalty at most doubles the
+    curvature."""
+
     target: int = 0
+    """The attacker's class."""
+
     learning_rate: float = 0.02
+    """Constant, of stochastic gradient descent with momentum 0.9 and weight decay 5·10⁻⁴."""
+
     train: int | None = None
+    """Training images; by default by data and scale."""
+
     test: int | None = None
+    """Test images; by default by data and scale."""
+
     probes: int | None = None
+    """Test images whose input spectra are taken; by default by data and scale."""
+
     epochs: int | None = None
+    """By default by data and scale."""
+
     batch_size: int | None = None
+    """By default by data and scale."""
+
     width: int | None = None
+    """Neurons per layer of the MLP, channels of the first convolution of LeNet and ResNet; by default by
+    scale."""
+
     precision: Literal["float32", "float64"] = "float32"
+    """Of networks and images."""
+
     data_dir: str | None = None
+    """Folder with the official files; by default $KPOISON_DATA."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Arguments):
+    """Those of an experiment: checked, and with sizes in place of None.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
 
     def __post_init__(self):
         check_integer("seeds", self.seeds, 2)
@@ -113,18 +141,9 @@ class Options:
         """Of networks and images."""
         return jnp.dtype(self.precision)
 
-    def optimiser(self) -> optax.GradientTransformation:
-        """With a constant rate, so that a training looked at on its way is a shorter training."""
-        return _constant_rate(self.learning_rate)
-
     def arguments(self) -> dict[str, Any]:
         """As plain values, for a report."""
         return dataclasses.asdict(self)
-
-
-@functools.cache
-def _constant_rate(rate: float) -> optax.GradientTransformation:
-    return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9))
 
 
 def geometric_steps(last: int, octaves: int, per_octave: int) -> list[int]:

@@ -1,12 +1,18 @@
 """Parts of the experiments' figures."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
+from theory_checks.experiments.measuring import Matrix
 from theory_checks.figures import label_narrow_axis
 
-__all__ = ["against_edge", "mean_and_range", "shares", "shown"]
+__all__ = ["MATRIX_NAMES", "against_edge", "legend_beside", "mean_and_range", "shares", "shown", "ticks_at"]
+
+MATRIX_NAMES: dict[Matrix, str] = {"hessian": "Hessian of the loss", "logits": "JᵀJ of the logits"}
 
 
 def mean_and_range(ax: Axes, x, values: np.ndarray, label: str, colour: str, *, dashed: bool = False) -> None:
@@ -15,9 +21,9 @@ def mean_and_range(ax: Axes, x, values: np.ndarray, label: str, colour: str, *, 
     ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.1 if dashed else 0.2, linewidth=0)
 
 
-def shares(ax: Axes, title: str, xlabel: str) -> None:
-    """Axes of rates between 0 and 1."""
-    ax.set(title=title, xscale="log", xlabel=xlabel, ylabel="share", ylim=(-0.03, 1.03))
+def shares(ax: Axes, title: str, xlabel: str, ylabel: str = "share") -> None:
+    """Axes of rates between 0 and 1, or of what is drawn of their differences."""
+    ax.set(title=title, xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(min(0.0, ax.dataLim.ymin) - 0.03, 1.03))
     ax.legend()
 
 
@@ -26,6 +32,21 @@ def against_edge(ax: Axes, xlabel: str, title: str = "") -> None:
     ax.axhline(1.0, color="black", linewidth=1, linestyle=":", label="edge: visible above, if aligned")
     ax.set(title=title, xscale="log", yscale="log", xlabel=xlabel, ylabel="λ₁ / edge of clean runs")
     ax.legend()
+
+
+def legend_beside(row: Sequence[Axes]) -> None:
+    """One legend for axes side by side, to the right of the last, in place of their own that hide curves."""
+    fullest = max(row, key=lambda ax: len(ax.get_legend_handles_labels()[1]))
+    for ax in row:
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()
+    row[-1].legend(*fullest.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+def ticks_at(ax: Axes, places) -> None:
+    """Ticks at these few numbers alone."""
+    ax.set_xticks(places, [f"{place:g}" for place in places])
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def shown(figure: Figure, title: str) -> None:

@@ -5,22 +5,26 @@ import functools
 import hashlib
 import inspect
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
+import xarray as xr
 from tqdm import tqdm
 
-from kpoison.networks import TrainedClassifier, train_classifier
+from kpoison.networks import Classifier, TrainedClassifier, train_classifier
 from kpoison.sweep.storage import hash_of
 from theory_checks.experiments import measuring
-from theory_checks.experiments.architectures import ArchitectureName, create
+from theory_checks.experiments.architectures import create
 from theory_checks.experiments.measuring import Measurement
-from theory_checks.experiments.options import Options, geometric_steps
+from theory_checks.experiments.options import ArchitectureName, Options, geometric_steps
 from theory_checks.experiments.problem import Problem, make_problem, usual_augmentation
 
-__all__ = ["Arm", "Trainer"]
+__all__ = ["Arm", "Trainer", "constant_rate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,12 @@ class Arm:
         return f"{self.architecture}-poison-{self.fraction:g}{augmented}{penalised}"
 
 
+@functools.cache
+def constant_rate(rate: float) -> optax.GradientTransformation:
+    """Descent at a constant rate, so that a training looked at on its way is a shorter training."""
+    return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9))
+
+
 class Trainer:
     """Trains the arms of an experiment for each seed.
 
@@ -59,6 +69,11 @@ class Trainer:
         octaves, per_octave: the steps at which is measured, as in `geometric_steps`.
         folder: where checkpoints are kept; None for nowhere.
         total: trainings to come, for the progress bar.
+
+    Attributes:
+        problems: by seed.
+        first: that of the first seed.
+        steps: at which is measured.
     """
 
     def __init__(
@@ -70,12 +85,13 @@ class Trainer:
         folder: Path | None,
         total: int,
     ):
+        self.started = time.perf_counter()
         self.options, self.folder = options, folder
         self.problems = {seed: self._problem(seed) for seed in options.every_seed}
-        first = self.problems[options.seed]
-        batches = len(first.images) // _given(options.batch_size)
+        self.first = self.problems[options.seed]
+        batches = len(self.first.images) // _given(options.batch_size)
         if batches == 0:
-            raise ValueError(f"batch_size must be at most the training images, {len(first.images)}")
+            raise ValueError(f"batch_size must be at most the training images, {len(self.first.images)}")
         self.steps = geometric_steps(_given(options.epochs) * batches, octaves, per_octave)
         for problem in self.problems.values():
             # All that can be refused is, before hours of training.
@@ -90,6 +106,20 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
+    @property
+    def seconds(self) -> float:
+        """Since the experiment began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def words(self) -> str:
+        """What is trained on, and for how long."""
+        options = self.options
+        return (
+            f"{self.first.data}: {len(self.first.images)} training images, {options.fraction:.1%} of them poisoned; "
+            f"{self.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds"
+        )
+
     def _problem(self, seed: int) -> Problem:
         o = self.options
         return make_problem(
@@ -97,8 +127,27 @@ class Trainer:
             dtype=o.dtype,
         )  # fmt: skip
 
-    def train(self, arm: Arm, seed: int, *, throughout: bool = True) -> TrainedClassifier:
-        """One classifier, measured at all steps, or at the last one only."""
+    def histories(self, *arms: Arm, throughout: bool = True) -> list[list[xr.Dataset]]:
+        """What is measured of each arm at each seed."""
+        return [[trained.history for trained in found] for found in self.train(*arms, throughout=throughout)]
+
+    def train(self, *arms: Arm, throughout: bool = True) -> list[list[TrainedClassifier]]:
+        """Each arm at each seed, measured at all steps, or at the last one only.
+
+        Two at a time on a CPU: the operations of a small network are too short for more than one core.
+        """
+        seeds = self.options.every_seed
+        pairs = [(arm, seed) for arm in arms for seed in seeds]
+        with ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as threads:
+            running = [threads.submit(self._train, *pair, throughout) for pair in pairs]
+            try:
+                found = [each.result() for each in running]
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
+        return [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
+
+    def _train(self, arm: Arm, seed: int, throughout: bool) -> TrainedClassifier:
         options, problem = self.options, self.problems[seed]
         images, labels = problem.training_set(arm.fraction)
         measurement = Measurement(problem, _given(options.probes), options.probe_fraction, arm.fraction == 0)
@@ -108,12 +157,12 @@ class Trainer:
             folder.parent.mkdir(parents=True, exist_ok=True)
         self.bar.set_description(f"{arm} seed {seed}")
         trained = train_classifier(
-            self._create(arm.architecture)(jax.random.key(seed)),
+            self.initial(arm.architecture, seed),
             images,
             labels,
             epochs=_given(options.epochs),
             batch_size=_given(options.batch_size),
-            optimiser=options.optimiser(),
+            optimiser=constant_rate(options.learning_rate),
             augmentation=usual_augmentation(problem) if arm.augmentation else None,
             gradient_penalty=arm.penalty,
             seed=seed,
@@ -126,11 +175,12 @@ class Trainer:
         self.bar.update()
         return trained
 
-    @functools.cache  # noqa: B019 - a trainer lives as long as its experiment
-    def _create(self, architecture: ArchitectureName):
-        first = self.problems[self.options.seed]
+    def initial(self, architecture: ArchitectureName, seed: int) -> Classifier:
+        """The classifier of a seed before training."""
         width = self.options.width_of(architecture)
-        return create(architecture, width, first.image_shape, first.classes, self.options.dtype)
+        problem = self.first
+        draw = create(architecture, width, problem.image_shape, problem.classes, self.options.dtype)
+        return draw(jax.random.key(seed))
 
     def _identity(self, measurement: Measurement) -> dict[str, Any]:
         """What the measurements depend on beside the model."""

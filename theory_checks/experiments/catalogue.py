@@ -1,0 +1,8 @@
+"""The experiments by name."""
+
+from theory_checks.experiments import collapse, joint_defence, lag
+
+__all__ = ["EXPERIMENTS"]
+
+EXPERIMENTS = {"lag": lag.run, "joint-defence": joint_defence.run, "collapse": collapse.run}
+"""Each experiment's function of options, architectures and folder, by its name on the command line."""
