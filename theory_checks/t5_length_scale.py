@@ -348,20 +348,20 @@ def _varying(setting: Setting, laws: Laws, ridge: float) -> _Part:
     moments, tails, share = prior.second_moments(centres)
     comparisons = []
     if name == "rbf":
-        # In the continuum the second moment is ℓ² + 2γk̂(0)/λ ⟨p + (x − x0)p'⟩ under k_γ; without aliases equidistant
-        # quantiles are the continuum.
+        # In the continuum the second moment is ℓ² + 2γk̂(0)/λ ⟨p + (x − x0)p'⟩ under k_γ, an identity: the law and what
+        # a varying p adds to it.  Without aliases equidistant quantiles are the continuum.
         at = centres[:, None] + prior.x[None]
         p_slope = -2 * np.pi / _LONG**2 * _CONTRAST * np.sin(2 * np.pi * at / _LONG)
-        change = np.abs(_density(at) - _density(centres)[:, None] + prior.x[None] * p_slope)
-        bound = 2 * strength * _LONG * np.sum(np.abs(share) * change, axis=1) + tails + 1e-9 * moments
+        change = _density(at) - _density(centres)[:, None] + prior.x[None] * p_slope
+        added = 2 * strength * _LONG * np.sum(share * change, axis=1)
         comparisons.append(
             compare(
-                "ℓ_eff/ℓ with V = 1/p(x), quantiles of a density",
+                "ℓ_eff²/ℓ² with V = 1/p(x), and what a varying p adds, on quantiles of a density",
                 "refit",
-                np.sqrt(law),
-                np.sqrt(moments),
-                bound / (2 * np.sqrt(moments)) * (1 + bound / moments),
-                "how far p + (x − x0)p' moves from p(x0) under k_γ",
+                law + added,
+                moments,
+                tails + 1e-9 * moments,
+                "the finite ring, 1e-9 for rounding",
             )
         )
     drawn, deviations = {}, {}
