@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from benchmarks import convolutional, flow, gram, memory, penalty, spectrum, sweep
+from benchmarks import convolutional, flow, gram, krylov, memory, penalty, spectrum, sweep
 from benchmarks.timing import machine, write
 
 _ALL = {
     "sweep": sweep.run,
     "gram": gram.run,
     "convolutional": convolutional.run,
+    "krylov": krylov.run,
     "memory": memory.run,
     "spectrum": spectrum.run,
     "penalty": penalty.run,
@@ -23,7 +24,7 @@ _ALL = {
 
 def main(
     names: Annotated[
-        tuple[Literal["sweep", "gram", "convolutional", "memory", "spectrum", "penalty", "flow"], ...],
+        tuple[Literal["sweep", "gram", "convolutional", "krylov", "memory", "spectrum", "penalty", "flow"], ...],
         tyro.conf.Positional,
     ] = (),
     out: Path | None = None,

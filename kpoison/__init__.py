@@ -12,12 +12,23 @@ from kpoison.laws import (
     m_visible,
     predict,
     predictor,
+    prepare,
     spike,
     spike_components,
     spike_efficacy_ratio,
 )
 from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger, attack_success_rate, clean_accuracy
-from kpoison.ridge import Cholesky, ConjugateGradients, IllConditionedWarning, Posterior, Spectral, Tridiagonal, fit
+from kpoison.ridge import (
+    Cholesky,
+    ConjugateGradients,
+    IllConditionedWarning,
+    Krylov,
+    Posterior,
+    Spectral,
+    Tridiagonal,
+    choose_solver,
+    fit,
+)
 from kpoison.sweep import sweep
 
 __version__ = "0.1.0"
@@ -27,6 +38,7 @@ __all__ = [
     "Cholesky",
     "ConjugateGradients",
     "IllConditionedWarning",
+    "Krylov",
     "Patch",
     "Poison",
     "Posterior",
@@ -35,6 +47,7 @@ __all__ = [
     "Tridiagonal",
     "Trigger",
     "attack_success_rate",
+    "choose_solver",
     "clean_accuracy",
     "coupling_floor",
     "coupling_ratio",
@@ -50,6 +63,7 @@ __all__ = [
     "m_visible",
     "predict",
     "predictor",
+    "prepare",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",

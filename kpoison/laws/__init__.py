@@ -2,6 +2,7 @@
 
 from kpoison.laws.efficacy import efficacy, gain
 from kpoison.laws.prediction import Predictor, predict, predictor
+from kpoison.laws.preparation import prepare
 from kpoison.laws.spike import (
     coupling_floor,
     coupling_ratio,
@@ -24,6 +25,7 @@ __all__ = [
     "m_visible",
     "predict",
     "predictor",
+    "prepare",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",

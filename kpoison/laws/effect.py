@@ -190,7 +190,7 @@ def linear_in_effect(
     def at(rho):
         return function(_condition(clean, weighted, rho, law))
 
-    one_by_one = isinstance(clean.factor, IterativeFactor)
+    one_by_one = clean.factor.iterative
     return at_time(at, weighted.n, checked_ridge(clean, ridge), clean.time, one_by_one=one_by_one)
 
 

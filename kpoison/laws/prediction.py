@@ -17,7 +17,6 @@ from kpoison.laws.effect import (
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
 from kpoison.ridge.early_stopping import at_time
-from kpoison.ridge.iterative import IterativeFactor
 from kpoison.ridge.posterior import checked_ridge
 
 __all__ = ["Predictor", "predict", "predictor"]
@@ -27,7 +26,7 @@ def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[Kerne
     """Expansions whose sum is the predictor, the poison's before that of the clean data."""
     if poison is None:
         ridge = checked_ridge(clean, ridge)
-        one_by_one = isinstance(clean.factor, IterativeFactor)
+        one_by_one = clean.factor.iterative
         mean = at_time(
             lambda rho: clean.at(rho).mean_coefficients(), len(clean.X), ridge, clean.time, one_by_one=one_by_one
         )

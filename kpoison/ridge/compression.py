@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kpoison.kernels.base import matrix_product
+from kpoison.ridge.krylov import KrylovFactor
 from kpoison.ridge.posterior import Posterior
+from kpoison.ridge.projection import RidgeStatus
 from kpoison.ridge.solvers import CholeskyFactor, DenseFactor, ReducedFactor
 
 __all__ = ["compress"]
@@ -39,27 +41,77 @@ def compress(
 
     Returns:
         The compressed posterior, or None where its rank is not small, a check between the poles fails, slopes are
-        observed too, training is stopped early, which takes complex ρ, or solves are iterative.
+        observed too, or training is stopped early, which takes complex ρ.  With `Krylov` never None: solutions are
+        searched, and `factor.status` tells how well they were found.
     """
-    if clean.root is not None or clean.time is not None or not isinstance(clean.factor, DenseFactor):
+    if clean.root is not None or clean.time is not None:
         return None
-    # A few poles beyond both ends, where interpolation is at its worst.
-    low, high = rho[0] / math.e, rho[1] * math.e
-    poles = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
-    if poles.size * right_hand_sides.shape[1] > len(clean.X):
-        return None
+    if isinstance(clean.factor, KrylovFactor):
+        return _searched(clean, clean.factor, right_hand_sides, rho)
+    return _factorised(clean, right_hand_sides, rho, largest_rank) if isinstance(clean.factor, DenseFactor) else None
+
+
+def _factorised(clean: Posterior, b: Array, rho: tuple[float, float], largest_rank: float) -> Posterior | None:
+    """The same from solves at a few ridges."""
     factor, dtype = clean.factor, clean.X.dtype
+    assert isinstance(factor, DenseFactor)
+    poles = _poles(rho)
+    if poles.size * b.shape[1] > len(clean.X):
+        return None
     # In the basis of the factorisation, where solves are cheapest; norms and ranks are the same in all.
-    rotated = _rotated(factor, right_hand_sides)
+    rotated = _rotated(factor, b)
     solutions = _solutions(factor, jnp.asarray(poles, dtype), rotated)
     basis, rank = _orthonormal_basis(np.asarray(solutions))
     if rank > largest_rank * len(clean.X):
         return None
     small, reduced = _project(factor, jnp.asarray(basis))
-    between = jnp.asarray(np.geomspace(*rho, 9) if rho[1] > rho[0] else rho[:1], dtype)
-    if not bool(_agrees(clean, factor, small, between, rotated)):
+    between = np.geomspace(*rho, 9) if len(poles) > 1 else poles
+    if len(poles) > 1 and not bool(_agrees(clean, factor, small, jnp.asarray(between, dtype), rotated)):
         return None
+    reduced = _with_status(reduced, _status(factor, small, jnp.asarray(between, dtype), rotated))
     return eqx.tree_at(lambda posterior: posterior.factor, clean, reduced)
+
+
+def _poles(rho: tuple[float, float]) -> np.ndarray:
+    """Ridges whose solutions hold those of all between."""
+    if rho[0] == rho[1]:
+        return np.asarray(rho[:1])
+    # A few beyond both ends, where interpolation is at its worst.
+    low, high = rho[0] / math.e, rho[1] * math.e
+    return np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
+
+
+def _searched(clean: Posterior, factor: KrylovFactor, b: Array, rho: tuple[float, float]) -> Posterior:
+    """The same from a Krylov search, whose space is larger than what its solutions span."""
+    found = factor.project(b, rho)
+    whole = ReducedFactor(found.eigenvalues, found.vectors, *factor.extreme_eigenvalues(), found.status)
+    rotated = _rotated(whole, b)
+    solutions = _solutions(whole, jnp.asarray(_poles(rho), b.dtype), rotated)
+    basis, rank = _orthonormal_basis(np.asarray(solutions))
+    reduced = whole
+    if rank < len(found.eigenvalues):
+        small, smaller = _project(whole, jnp.asarray(basis))
+        if bool(_agrees(clean, whole, small, jnp.asarray(np.geomspace(*rho, 9), b.dtype), rotated)):
+            reduced = _with_status(smaller, found.status)
+    return eqx.tree_at(lambda posterior: posterior.factor, clean, reduced)
+
+
+def _with_status(factor: ReducedFactor, status: RidgeStatus) -> ReducedFactor:
+    return eqx.tree_at(lambda factor: factor.status, factor, status, is_leaf=lambda leaf: leaf is None)
+
+
+@eqx.filter_jit
+def _status(factor: DenseFactor, small: ReducedFactor, rhos: Array, rotated: Array) -> RidgeStatus:
+    """Residuals of the reduced solves; what a factorisation gives counts as converged."""
+    norms = jnp.linalg.norm(rotated, axis=0)
+
+    def residual(rho):
+        x = small.solve(rho, rotated)
+        left = jnp.linalg.norm(rotated - factor.rotated_product(x) - rho * x, axis=0)
+        return jnp.max(left / jnp.where(norms > 0, norms, 1))
+
+    none = jnp.asarray(0)
+    return RidgeStatus(rhos, jax.vmap(residual)(rhos), jnp.ones(len(rhos), bool), none, none, none)
 
 
 @eqx.filter_jit

@@ -5,6 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
@@ -17,7 +18,10 @@ from kpoison._validation import (
     checked_result,
 )
 from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.ridge.choice import DENSE_UP_TO, check_dense_memory, choose_solver
 from kpoison.ridge.iterative import ConjugateGradients, IterativeFactor
+from kpoison.ridge.krylov import Krylov
+from kpoison.ridge.lapack import eigh
 from kpoison.ridge.metric import checked_metric, metric_root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.observations import gram as observations_gram
@@ -26,7 +30,7 @@ from kpoison.ridge.solvers import DenseSolver, Factor, Solver, Spectral
 
 __all__ = ["fit", "fit_observations", "gram_matrix"]
 
-_DENSE_UP_TO = 12_000  # numbers: a Gram matrix of 1.1 GiB in float64
+_SAMPLE = 512  # points
 _DIFFERENCES_UP_TO = 2**26
 
 
@@ -34,7 +38,7 @@ def _check_fit(arguments: dict) -> None:
     kernel, solver = arguments["kernel"], arguments["solver"]
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
-    if not isinstance(solver, Solver):
+    if solver is not None and not isinstance(solver, Solver):
         raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
     X = check_points("X", arguments["X"], kernel.point_ndim)
     check_real("y", arguments["y"])
@@ -53,10 +57,10 @@ def _check_derivatives(kernel: Kernel, observed: Observations, solver: Solver) -
             "differentiable at coincident points for a gradient penalty: the variance of its slopes does not exist "
             "there.  Use RBF, Matern32, Matern52, RationalQuadratic or an NTK of erf instead"
         )
-    if isinstance(solver, DenseSolver) and observed.number > _DENSE_UP_TO:
+    if isinstance(solver, DenseSolver) and observed.number > DENSE_UP_TO:
         raise ValueError(
             f"gradient_penalty needs a dense matrix over n(1 + r) = {observed.number} values and slopes, more than "
-            f"{_DENSE_UP_TO}: use solver=kpoison.ConjugateGradients(), fewer points, or a metric of lower rank r"
+            f"{DENSE_UP_TO}: use solver=kpoison.ConjugateGradients(), fewer points, or a metric of lower rank r"
         )
 
 
@@ -66,9 +70,10 @@ def fit(
     X: Float[ArrayLike, "n ..."],
     y: Num[ArrayLike, "n *C"],
     *,
-    solver: Solver = Spectral(),  # noqa: B008  (an immutable value)
+    solver: Solver | None = None,
     gradient_penalty: Scalar = 0.0,
     metric: Float[ArrayLike, "..."] | None = None,
+    verbose: bool = False,
 ) -> Posterior:
     """Fit a kernel ridge predictor to the clean data, once, for every ridge.
 
@@ -78,11 +83,13 @@ def fit(
             in large data sets see `Kernel.__call__`).
         y: clean targets, shape (n_c,) or (n_c, C).
         solver: `Spectral()` (one eigendecomposition, every ridge), `Tridiagonal()` (the same for sweeps, in 2/5 of the
-            time), `Cholesky()` (factorises at each ridge), or `ConjugateGradients()` (for a gradient penalty in many
-            dimensions; `gain` is not available then).
+            time), `Cholesky()` (factorises at each ridge), `Krylov()` (for more points than can be factorised), by
+            default the first or the last of these as `choose_solver` says; or `ConjugateGradients()` (for a gradient
+            penalty in many dimensions; `gain` is not available then).
         gradient_penalty: γ >= 0 of (γ/2n) Σ_i ‖∇f(x_i)‖²_M beside the fit and the ridge (T1); n_c(1 + r) numbers are
             then factorised, r the rank of M.  Poisons are penalised too.  0 is the ordinary posterior.
         metric: M, symmetric and positive semi-definite, shape (D, D); by default the identity.
+        verbose: print the solver that was chosen.
 
     Returns:
         The posterior, in the dtype of `X`.
@@ -90,8 +97,9 @@ def fit(
     Raises:
         TypeError: for a wrong dtype, kernel or solver.
         ValueError: for mismatched shapes, empty or non-finite data, for a kernel that is not symmetric and positive
-            semi-definite on `X`; for γ < 0, a metric that is none, a kernel without the derivatives that the penalty
-            takes, or more than 12,000 numbers for a solver that factorises.
+            semi-definite on `X`, or on 512 points of it where more are not factorised here (`Krylov`; `Cholesky` of
+            more than 2,000 points); for γ < 0, a metric that is none, a kernel without the derivatives that the
+            penalty takes, or more than 12,000 values and slopes for a solver that factorises.
 
     >>> import jax.numpy as jnp
     >>> import kpoison as kp
@@ -101,8 +109,12 @@ def fit(
     1.0
     """
     X, y = jnp.asarray(X), jnp.asarray(y)
-    root = metric_root(gradient_penalty, metric, X[0].size, X.dtype)
-    return fit_observations(kernel, Observations(X, root), y, solver)
+    observed = Observations(X, metric_root(gradient_penalty, metric, X[0].size, X.dtype))
+    if solver is None:
+        solver = Spectral() if observed.root is not None else choose_solver(len(X), X.dtype)
+    if verbose:
+        print(f"kpoison.fit: {solver} for {observed.number:,} numbers in {X.dtype}")
+    return fit_observations(kernel, observed, y, solver)
 
 
 def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Solver) -> Posterior:
@@ -112,19 +124,27 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
         _check_derivatives(kernel, observed, solver)
     if isinstance(solver, ConjugateGradients):
         return _unformed(kernel, observed, y, solver)
+    if isinstance(solver, Krylov):
+        return _by_tiles(kernel, observed, y, solver)
     assert isinstance(solver, DenseSolver)
+    check_dense_memory(solver, observed.number, dtype)
     gram, factor, rounding, asymmetry = _factorise(with_array_parameters(kernel, dtype), observed, solver)
-    lowest, highest = factor.extreme_eigenvalues()
-    name = type(kernel).__name__
-    gram = checked_result(
-        gram,
-        [
-            (~jnp.isfinite(rounding + highest), f"kernel {name} has non-finite values on X"),
-            (asymmetry > rounding, f"kernel {name} is not symmetric on X: k(x, z) and k(z, x) differ"),
-            (lowest < -rounding, f"kernel {name} is not positive semi-definite on X"),
-        ],
-    )
+    gram = checked_result(gram, _failures(type(kernel).__name__, *factor.extreme_eigenvalues(), rounding, asymmetry))
     return Posterior(with_array_parameters(kernel, dtype), observed.points, y, gram, factor, observed.root)
+
+
+def _failures(name: str, lowest: Array, highest: Array, rounding: Array, asymmetry: Array) -> list[tuple[Array, str]]:
+    """Why a matrix with these extreme eigenvalues and this asymmetry is none of a kernel."""
+    return [
+        (~jnp.isfinite(rounding + highest), f"kernel {name} has non-finite values on X"),
+        (asymmetry > rounding, f"kernel {name} is not symmetric on X: k(x, z) and k(z, x) differ"),
+        (lowest < -rounding, f"kernel {name} is not positive semi-definite on X"),
+    ]
+
+
+def _rounding(gram: Array) -> Array:
+    """How far rounding may have moved the eigenvalues."""
+    return 10 * len(gram) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(gram))
 
 
 def _unformed(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: ConjugateGradients) -> Posterior:
@@ -143,6 +163,27 @@ def _prepare(kernel: Kernel, observed: Observations, solver: ConjugateGradients)
     return solver.prepare(kernel, observed)
 
 
+def _by_tiles(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Krylov) -> Posterior:
+    if observed.root is not None:
+        raise ValueError("solver=Krylov() takes no gradient_penalty: use solver=kpoison.ConjugateGradients()")
+    kernel, X = with_array_parameters(kernel, observed.points.dtype), observed.points
+    factor = solver.prepare(kernel, X)
+    trace = checked_result(
+        factor.approximation.trace, _failures(type(kernel).__name__, *_sample(*jax.lax.stop_gradient((kernel, X))))
+    )
+    factor = eqx.tree_at(lambda factor: factor.approximation.trace, factor, trace)
+    return Posterior(kernel, X, y, None, factor)
+
+
+@eqx.filter_jit
+def _sample(kernel: Kernel, X: Float[Array, "n ..."]) -> tuple[Array, Array, Array, Array]:
+    """What `_failures` looks at, of points here and there: an indefinite kernel is likely to show on them."""
+    points = X[np.linspace(0, len(X) - 1, min(len(X), _SAMPLE)).astype(int)]
+    gram, other = kernel.gram(points, points), kernel.gram(points, jnp.array(points, copy=True))
+    eigenvalues = eigh(0.5 * (gram + gram.T))[0]
+    return eigenvalues[0], eigenvalues[-1], _rounding(gram), jnp.max(jnp.abs(other - other.T))
+
+
 def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
     """K(X, X) as `fit` computes it.
 
@@ -158,6 +199,5 @@ def _factorise(kernel: Kernel, observed: Observations, solver: DenseSolver) -> t
     """The Gram matrix, its factorisation, how far rounding may have moved its eigenvalues, and its asymmetry."""
     gram = observations_gram(kernel, observed, gram_matrix(kernel, observed.points))
     constant = jax.lax.stop_gradient(gram)
-    rounding = 10 * observed.number * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(constant))
     asymmetry = jnp.max(jnp.abs(constant - constant.T))
-    return gram, solver.factorise(constant), rounding, asymmetry
+    return gram, solver.factorise(constant), _rounding(constant), asymmetry

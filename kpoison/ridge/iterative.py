@@ -6,11 +6,12 @@ from jaxtyping import Array, Float, Inexact
 
 from kpoison._validation import check_integer, check_positive, checked_result
 from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.ridge.conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.solvers import Factor, Solver
 from kpoison.ridge.system import GramSystem, gram_system
 
-__all__ = ["ConjugateGradients", "IterativeFactor", "weighted_solve"]
+__all__ = ["ConjugateGradients", "IterativeFactor", "converged", "default_tolerance", "weighted_solve"]
 
 
 class ConjugateGradients(Solver):
@@ -40,21 +41,9 @@ class ConjugateGradients(Solver):
 
     def solve(self, system: GramSystem, rho: Inexact[Array, ""], b: Inexact[Array, "N C"]) -> Inexact[Array, "N C"]:
         """(K̄ + ρI)⁻¹b, an error where it has not converged."""
-        tolerance = self.tolerance
-        if tolerance is None:
-            tolerance = 1e-10 if jnp.finfo(b.dtype).bits >= 64 else 1e-5
+        tolerance = default_tolerance(b.dtype) if self.tolerance is None else self.tolerance
         x, status = system.solve(rho, b, tolerance=tolerance, max_iterations=self.max_iterations)
-        return checked_result(
-            x,
-            [
-                (
-                    ~jnp.all(status.converged),
-                    f"conjugate gradients have not converged to a relative residual of {tolerance:g} in "
-                    f"{self.max_iterations} iterations: raise the ridge, the tolerance or max_iterations, or use a "
-                    "dense solver",
-                )
-            ],
-        )
+        return converged(x, status, tolerance, "max_iterations", self.max_iterations)
 
 
 class IterativeFactor(Factor):
@@ -62,6 +51,11 @@ class IterativeFactor(Factor):
 
     system: GramSystem
     method: ConjugateGradients
+
+    @property
+    def iterative(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def solver(self) -> ConjugateGradients:
@@ -81,6 +75,21 @@ class IterativeFactor(Factor):
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """0 and the trace."""
         return jnp.zeros_like(self.system.trace), self.system.trace
+
+
+def default_tolerance(dtype) -> float:
+    """On relative residuals."""
+    return 1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-5
+
+
+def converged(x: Array, status: IterationStatus, tolerance: float, name: str, limit: int) -> Array:
+    """x, or an error where it is none."""
+    failed = ~jnp.all(status.converged)
+    message = (
+        f"conjugate gradients have not converged to a relative residual of {tolerance:g} in {limit} iterations: raise "
+        f"the ridge, the tolerance or {name}, or use a dense solver"
+    )
+    return checked_result(x, [(failed, message)])
 
 
 def weighted_solve(

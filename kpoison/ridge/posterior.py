@@ -77,7 +77,10 @@ class Posterior(eqx.Module):
                 runtime error.
         """
         error = jax.lax.stop_gradient(self.rounding(rho))
-        return PosteriorAtRidge(self, checked_result(rho, [(~(error < 1), _no_digits(self.X.dtype))]))
+        failures = [(~(error < 1), _no_digits(self.X.dtype))]
+        if isinstance(self.factor, ReducedFactor) and self.factor.status is not None:
+            failures.append((~self.factor.status.at(jax.lax.stop_gradient(rho))[1], _UNCONVERGED))
+        return PosteriorAtRidge(self, checked_result(rho, failures))
 
     def rounding(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
         """eps · condition number: bound on the relative rounding error of a solve."""
@@ -101,6 +104,12 @@ class Posterior(eqx.Module):
         (poison, poison_slopes), (own, own_slopes) = Z.dual(there), self.observations.dual(here)
         slopes = _joined(poison_slopes, own_slopes, Z.points)
         return KernelExpansion(self.kernel, centres, jnp.concatenate([poison, own]), slopes=slopes)
+
+
+_UNCONVERGED = (
+    "at this ρ = (n_c + Σm)λ the solves have not converged, or clean was not prepared for it: see "
+    "clean.factor.status, raise the ridge, or the rank, tolerance or max_products of kpoison.Krylov"
+)
 
 
 def _no_digits(dtype) -> str:

@@ -99,7 +99,7 @@ class GramSystem(eqx.Module):
             x, status = conjugate_gradients(
                 product,
                 self._basis.onto(self._basis.rotate(b)),
-                diagonal=self._basis.diagonal + constant,
+                preconditioner=lambda power, x: (self._basis.diagonal + constant)[:, None] ** power * x,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kpoison._memory import available_memory
 from kpoison._typing import Law
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
+from kpoison.ridge.krylov import KrylovFactor
 from kpoison.sweep.axes import Grid, kernel_text
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
@@ -37,6 +39,7 @@ from kpoison.sweep.storage import (
 
 __all__ = ["Job"]
 
+_RESIDUAL = "relative_residual"  # a variable of sweeps whose solves are searched
 _LARGEST_CHUNK = 2**28  # bytes of results at once: enough to fill the machine, small beside its memory
 _COPIES = 4  # of a chunk's results that are alive at once, counting transposes and transfers
 _COORDINATES = 64  # numbers per multiplicity and ridge, or of a gradient per probe: those of a compressed posterior
@@ -59,6 +62,7 @@ class Job:
         self.law: Law = law
         self.metadata = metadata
         self.sizes = tuple(len(axis) for axis in grid.inner)
+        self.searched = law == "exact" and isinstance(clean.factor, KrylovFactor)
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
         self.cells = list(
@@ -100,6 +104,10 @@ class Job:
             dims = (*leading, *quantity.axes, *(["output"] if quantity.name in self.outputs else []))
             attributes = {"long_name": quantity.description, "units": quantity.units, "law": str(self.law)}
             found[quantity.name] = Variable(dims, np.dtype(self.clean.X.dtype), attributes)
+        if self.searched:
+            attributes = {"long_name": "largest relative residual of the solves", "units": "1"}
+            dims = (*leading, "m", "ridge")
+            found[_RESIDUAL] = Variable(dims, np.dtype(self.clean.X.dtype), attributes)
         return found
 
     def coordinates(self) -> xr.Dataset:
@@ -134,7 +142,7 @@ class Job:
             "kernels": [[kernel_text(cell.kernel), cell.unit] for cell in grid.trained],
             "gradient_penalties": [cell.penalty for cell in grid.trained],
             "times": [str(cell.time) for cell in grid.trained],
-            "solver": type(clean.factor).__name__.removesuffix("Factor"),
+            "solver": repr(clean.factor.solver).removesuffix("()"),
             "n_c": len(clean.X),
             "d": int(np.prod(clean.X.shape[1:])),
             "data_hash": hash_of(
@@ -250,6 +258,10 @@ class Job:
                 where = (*leading, *labels, *(inner[axis] for axis in quantity.axes))
                 array = arrays[quantity.name]
                 yield quantity.name, where, array if labels else array[0]
+        if _RESIDUAL in arrays:
+            array = arrays[_RESIDUAL]
+            labels_too = np.broadcast_to(array, (len(self.grid.labels), *array.shape)) if labels else array
+            yield _RESIDUAL, (*leading, *labels, m, slice(None)), labels_too
 
     # --- One chunk --------------------------------------------------------------------------------------------
 
@@ -285,7 +297,38 @@ class Job:
         for quantity, result in zip(quantities, results, strict=True):
             array = np.asarray(result)
             found[quantity.name] = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
-        return found
+        if self.searched and r.start == 0:
+            found[_RESIDUAL] = np.max([self._status(name, m)[0] for name in self.posteriors.status], axis=0)
+        return {name: self._marked(name, array, m) for name, array in found.items()}
+
+    def _status(self, name: str, m: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Residual and convergence of a search at every multiplicity and ridge, shape (m, ridge)."""
+        counts, ridges = jnp.asarray(self.grid.inner[1].values[m]), jnp.asarray(self.grid.inner[2].values)
+        rho = jnp.outer(len(self.clean.X) + counts, ridges).astype(self.clean.X.dtype)
+        residual, converged = jax.vmap(jax.vmap(self.posteriors.status[name].at))(rho)
+        return np.asarray(residual), np.asarray(converged)
+
+    def _marked(self, name: str, array: np.ndarray, m: slice) -> np.ndarray:
+        """NaN where the solves behind a quantity have not converged."""
+        quantity = next((q for q in self.quantities if q.name == name), None)
+        if quantity is None or quantity.solves not in self.posteriors.status:
+            return array
+        converged = self._status(quantity.solves, m)[1]
+        if "m" not in quantity.axes:
+            converged = converged[:1]
+        if not np.all(converged):
+            warnings.warn(
+                f"{name}: solves have not converged for {np.sum(~converged)} of {converged.size} pairs of multiplicity "
+                "and ridge, which are NaN; see relative_residual",
+                stacklevel=2,
+            )
+        shape = [1] * array.ndim
+        after = 1 + ("r_over_l" in quantity.axes)  # label, then probes
+        if "m" in quantity.axes:
+            shape[after : after + 2] = converged.shape
+        else:
+            shape[after] = converged.shape[1]
+        return np.where(converged.reshape(shape), array, np.nan)
 
 
 def _text(value: Any) -> str:

@@ -4,15 +4,19 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from kpoison._typing import Law
 from kpoison.flow import early_stopped
 from kpoison.ridge import Posterior
 from kpoison.ridge.compression import compress
 from kpoison.ridge.fitting import fit_observations
+from kpoison.ridge.krylov import KrylovFactor
 from kpoison.ridge.metric import metric_root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import check_conditioning
+from kpoison.ridge.projection import RidgeStatus
+from kpoison.ridge.solvers import ReducedFactor
 from kpoison.sweep.axes import Grid, Trained
 from kpoison.sweep.quantities import Quantity
 
@@ -30,6 +34,8 @@ class Posteriors:
         self._wanted = {quantity.solves for quantity in quantities}
         self._fitted: tuple[int, Posterior] | None = None
         self._last: tuple[tuple[int, int], dict[str, Posterior]] | None = None
+        self.status: dict[str, RidgeStatus] = {}
+        """Of the searches behind the last posteriors, by the same names; empty where they are factorised."""
         first = grid.trained[0]
         if first.kernel is clean.kernel and (first.penalty is None or (first.penalty == 0 and clean.root is None)):
             self._keep(0, clean)
@@ -40,6 +46,7 @@ class Posteriors:
             return self._last[1]
         clean = self._trained(trained)
         posteriors = {"all": clean, "poison": clean, "targets": clean}
+        self.status = {}
         if self._law == "exact" and clean.time is None:
             zeta = jnp.asarray(self._grid.locations[location], clean.X.dtype)
             cross = clean.kernel.pairwise(clean.X, zeta[None])
@@ -49,11 +56,21 @@ class Posteriors:
                 n_c, ridges = len(clean.X), self._grid.inner[2].values
                 # Thresholds look at every multiplicity that `m_success` does.
                 wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
-                posteriors["targets"] = compress(clean, both, wide) or clean
+                posteriors["targets"] = self._compressed("targets", clean, both, wide)
             if "poison" in self._wanted:
-                posteriors["poison"] = compress(clean, cross, (low, high)) or clean
+                posteriors["poison"] = self._compressed("poison", clean, cross, (low, high))
         self._last = ((trained, location), posteriors)
         return posteriors
+
+    def _compressed(self, name: str, clean: Posterior, b: Array, rho: tuple[float, float]) -> Posterior:
+        """The posterior for these right-hand sides; ridges that have not converged are marked, and no error."""
+        found = compress(clean, b, rho)
+        if found is None:
+            return clean
+        assert isinstance(found.factor, ReducedFactor)
+        if isinstance(clean.factor, KrylovFactor) and found.factor.status is not None:
+            self.status[name] = found.factor.status
+        return eqx.tree_at(lambda posterior: posterior.factor.status, found, None)
 
     def _trained(self, index: int) -> Posterior:
         """The posterior of a kernel, a penalty and a time; one factorisation serves every time."""

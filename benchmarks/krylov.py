@@ -1,0 +1,158 @@
+"""Every ridge of many images from one search, beside a factorisation: `python -m benchmarks krylov`.
+
+60,000 images take minutes and 12 GiB: `python -c "from benchmarks.krylov import large; large()"`.
+"""
+
+import functools
+import resource
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import kpoison as kp
+from benchmarks.timing import Comparison, compare
+from kpoison.datasets import load_mnist
+from kpoison.ridge.krylov import KrylovFactor
+from kpoison.ridge.solvers import ReducedFactor
+
+__all__ = ["large", "run"]
+
+_QUANTITIES = ("gain", "efficacy", "spike")
+
+
+def _problem(n: int, name: str):
+    """Kernel, images, labels of two classes, a poison and a direction; the length scale is the median distance."""
+    data = load_mnist(None, "train")
+    X = data.images.reshape(len(data.images), -1)
+    order = np.random.default_rng(0).permutation(len(X))
+    chosen, last = order[: min(n, len(X) - 1)], order[-1]
+    y = np.where(data.labels < 5, 1.0, -1.0)
+    some = X[chosen[:1000]]
+    distances = np.linalg.norm(some[:, None] - some[None, ::10], axis=2)
+    kernels = {
+        "rbf": kp.kernels.RBF(float(np.median(distances[distances > 0]))),
+        "relu-ntk": kp.kernels.NTK(hidden_layers=2),
+    }
+    # Against what the clean predictor says there: with its own label a poison changes nothing.
+    poison = kp.Poison(jnp.asarray(X[last]), -y[last], 1.0)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=X.shape[1]))
+    return kernels[name], jnp.asarray(X[chosen]), jnp.asarray(y[chosen]), poison, direction
+
+
+def _sweep(clean: kp.Posterior, poison: kp.Poison, direction: Any, least_ridge: float):
+    """100 ridges × 100 multiplicities, at two distances."""
+    return kp.sweep(
+        clean,
+        poison,
+        direction=direction,
+        r_over_l=[0.1, 1.0],
+        m=np.geomspace(1, 1000, 100),
+        ridge=np.geomspace(least_ridge, 1, 100),
+        length_scale=10.0,
+        quantities=_QUANTITIES,
+    )
+
+
+def run(n: int = 8000) -> list[Comparison]:
+    """The sweep by float32 products with float64 refinement, and by a factorisation; then a fit with all laws."""
+    results = []
+    for name in ("rbf", "relu-ntk"):
+        kernel, X, y, poison, direction = _problem(n, name)
+
+        def swept(solver, kernel=kernel, X=X, y=y, poison=poison, direction=direction):
+            return _sweep(kp.fit(kernel, X, y, solver=solver), poison, direction, 1e-5)
+
+        krylov = kp.Krylov(products="float32", tolerance=1e-8)
+        found, expected = swept(krylov), swept(kp.Tridiagonal())
+        errors = {q: f"{float(np.abs(found[q] / expected[q] - 1).max()):.1e}" for q in _QUANTITIES}
+        timed = compare(
+            f"100 ridges × 100 multiplicities by Krylov(products='float32'), {name}",
+            lambda swept=swept, krylov=krylov: swept(krylov).spike.values,
+            "the same by Tridiagonal()",
+            lambda swept=swept: swept(kp.Tridiagonal()).spike.values,
+            sizes={"n_c": len(X), "d": X.shape[1], "dtype": "float64"},
+            repeats=3,
+        )
+        timed.notes["largest relative difference"] = errors
+        timed.notes["largest residual"] = f"{float(found.relative_residual.max()):.1e}"
+        results.append(timed)
+    return [*results, _dense()]
+
+
+def _dense(n: int = 10_000, d: int = 784) -> Comparison:
+    """One ridge: Gram matrix, factorisation and every law beside LAPACK's Cholesky of the same matrix."""
+    generator = np.random.default_rng(0)
+    X, y = jnp.asarray(generator.normal(size=(n, d))), jnp.asarray(np.sign(generator.normal(size=n)))
+    kernel, ridge = kp.kernels.RBF(d**0.5), 1e-3
+    poison = kp.Poison(jnp.asarray(generator.normal(size=d)), 1.0, 10.0)
+    probe = poison.location + 0.1
+    matrix = np.asarray(kernel(X) + (n + 10) * ridge * jnp.eye(n))
+
+    def laws():
+        ready = kp.prepare(kp.fit(kernel, X, y, solver=kp.Cholesky()), poison, ridge)
+        return [
+            kp.gain(ready, poison, ridge),
+            *(law(ready, poison, probe, ridge) for law in (kp.efficacy, kp.spike)),
+            kp.predict(ready, probe, ridge, poison),
+        ]
+
+    return compare(
+        "fit, gain, efficacy, spike and prediction at one ridge by Cholesky()",
+        laws,
+        "scipy.linalg.cholesky of K + ρI",
+        functools.partial(_cholesky, matrix),
+        asked="at most 1.3",
+        sizes={"n_c": n, "d": d, "dtype": "float64"},
+        repeats=3,
+    )
+
+
+def _cholesky(matrix: np.ndarray) -> np.ndarray:
+    import scipy.linalg
+
+    return scipy.linalg.cholesky(matrix, lower=True, check_finite=False)
+
+
+def large(n: int = 60_000, name: str = "rbf", *, keep: bool = True, rank: int = 1000) -> dict[str, Any]:
+    """The sweep of all of MNIST: with the Gram matrix kept, λ >= 1e-5; made anew at each product, λ >= 1e-3.
+
+    Prints what it took, step by step.
+    """
+    jax.config.update("jax_enable_x64", True)
+    kernel, X, y, poison, _ = _problem(n, name)
+    solver = kp.Krylov(rank=rank, products="float32", tolerance=1e-8, keep=keep, memory=(20 if keep else 6) * 2**30)
+    took: dict[str, Any] = {"n_c": len(X), "kernel": name, "keep": keep}
+
+    def timed(label: str, function):
+        start = time.perf_counter()
+        result = jax.block_until_ready(function())
+        took[label] = round(time.perf_counter() - start, 2)
+        print(f"{label}: {took[label]} s", flush=True)
+        return result
+
+    clean = timed("fit", lambda: kp.fit(kernel, X, y, solver=solver))
+    assert isinstance(clean.factor, KrylovFactor)
+    product = eqx.filter_jit(lambda gram, x: gram.product(x))
+    block = jnp.asarray(np.random.default_rng(2).normal(size=(len(X), 6)))
+    for _ in range(2):  # the first compiles
+        timed("float32 product of 6 vectors", lambda: product(clean.factor.gram, block))
+    timed("float64 product of 6 vectors, evaluated anew", lambda: product(clean.factor.exact, block))
+    least = 1e-5 if keep else 1e-3
+    ready = timed("search", lambda: kp.prepare(clean, poison, [least, 1.0], count=[1.0, 1000.0]))
+    assert isinstance(ready.factor, ReducedFactor)
+    status = ready.factor.status
+    assert status is not None
+    took |= {
+        "products": int(status.products),
+        "exact products": int(status.exact_products),
+        "columns": int(status.columns),
+        "largest residual": float(jnp.max(status.relative_residuals)),
+        "all converged": bool(jnp.all(status.converged)),
+        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    print(took, flush=True)
+    return took

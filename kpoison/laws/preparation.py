@@ -1,0 +1,81 @@
+"""A posterior prepared for one poison: every law of it, at every ridge, for one search or factorisation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kpoison._typing import Numbers
+from kpoison._validation import boundary, check_positive, is_concrete
+from kpoison.poison import Poison
+from kpoison.ridge import Posterior
+from kpoison.ridge.compression import compress
+from kpoison.ridge.iterative import IterativeFactor
+from kpoison.ridge.posterior import check_conditioning
+
+__all__ = ["prepare"]
+
+
+def _check(arguments: dict) -> None:
+    clean, poison = arguments["clean"], arguments["poison"]
+    if not isinstance(clean, Posterior):
+        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    if not isinstance(poison, Poison):
+        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    if not all(is_concrete(leaf) for leaf in jax.tree.leaves((clean, poison, arguments["ridge"], arguments["count"]))):
+        raise TypeError("arguments must be known numbers: call prepare outside of jit, vmap and grad")
+    for name, zero in (("ridge", False), ("count", True)):
+        value = arguments[name]
+        if value is not None:
+            check_positive(name, np.asarray(value), zero=zero, scalar=False)
+            if np.size(value) == 0:
+                raise ValueError(f"{name} must hold at least one number, got none")
+    if clean.root is not None or clean.time is not None or isinstance(clean.factor, IterativeFactor):
+        raise ValueError(
+            "clean must be fitted without gradient_penalty, not by ConjugateGradients, and not be stopped early"
+        )
+    check_conditioning(clean, len(clean.X) * jnp.min(jnp.asarray(arguments["ridge"], clean.X.dtype)))
+
+
+@boundary(_check)
+def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers | None = None) -> Posterior:
+    """The clean posterior prepared for one poison: its laws then cost O(n) at each ridge and multiplicity.
+
+    All that laws take from the clean data is A⁻¹k(X, ζ) and A⁻¹y, A = K + ρI.  Over a range of ρ these span a space of
+    few dimensions, which is found once: by a factorisation (with `Cholesky` one for each of a few ρ, or the only one),
+    or with `Krylov` by a search for all ridges together.
+
+    Args:
+        clean: fitted by any solver but `ConjugateGradients`; concrete.
+        poison: location or locations ζ, shape (d,) or (p, d); its label is not used.
+        ridge: one λ, or several, of which the smallest and the largest count.
+        count: one total multiplicity Σm, or several, of which the smallest and the largest count; by default the
+            poison's.  0 is the clean prediction.
+
+    Returns:
+        A posterior whose laws are those of `clean`, for poisons at these locations with any label, at all
+        ρ = (n_c + Σm)λ from the smallest to the largest (`m_success` looks at every Σm up to a million).  Derivatives
+        hold in x, ridge, count and label; there are none in kernel and data.  `result.factor.status` keeps the
+        residuals.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit; for `ConjugateGradients`, slopes or stopped flows.
+        Laws of the result raise ValueError where ρ is outside of the range or its solve has not converged.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0], [1.0]]), jnp.array([1.0, -1.0]))
+    >>> poison = kp.Poison(jnp.array([2.0]), label=1.0, count=3)
+    >>> ready = kp.prepare(clean, poison, [1e-3, 1e-1])
+    >>> bool(jnp.isclose(kp.gain(ready, poison, 1e-2), kp.gain(clean, poison, 1e-2), rtol=1e-4))
+    True
+    """
+    locations, _, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
+    totals = jnp.sum(counts) if count is None else jnp.asarray(count, clean.X.dtype)
+    rho = jnp.outer(len(clean.X) + totals, jnp.asarray(ridge, clean.X.dtype))
+    b = jnp.concatenate([clean.kernel.pairwise(clean.X, locations), clean.targets], axis=1)
+    found = compress(clean, b, (float(jnp.min(rho)), float(jnp.max(rho))), largest_rank=1.0)
+    if found is None:  # too few points for a smaller space
+        return clean
+    # The matrix is not needed any more, and may be much the largest part.
+    return eqx.tree_at(lambda posterior: posterior.gram, found, None, is_leaf=lambda leaf: leaf is None)

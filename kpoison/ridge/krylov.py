@@ -1,0 +1,201 @@
+"""Krylov solvers for many points: the Gram matrix by tiles, one search space for every ridge."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Inexact
+
+from kpoison._memory import available_memory, in_words
+from kpoison._validation import check_integer, check_name, check_positive
+from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.ridge.conjugate_gradients import conjugate_gradients
+from kpoison.ridge.iterative import converged, default_tolerance
+from kpoison.ridge.low_rank import LowRank, low_rank
+from kpoison.ridge.projection import Projection, project
+from kpoison.ridge.solvers import Factor, Solver
+from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype
+
+__all__ = ["Krylov", "KrylovFactor"]
+
+_DTYPES = ("float32", "float64")
+
+
+class Krylov(Solver):
+    """Preconditioned Krylov methods on a Gram matrix that is read or made by tiles: for 10,000 points and more.
+
+    `kpoison.prepare` and `kpoison.sweep` search one space for every ridge and every multiplicity of a poison, with
+    residuals that are kept (`RidgeStatus`); a single law takes conjugate gradients.  The preconditioner is a low-rank
+    approximation of K by randomly pivoted Cholesky.
+
+    Memory: with the Gram matrix kept about n²/2 numbers of the products' dtype, and beside it, kept or not, about
+    n (rank + 1,000) numbers of the data's dtype and a few tiles of 2048² numbers.
+
+    Args:
+        rank: of the preconditioner; more costs n·rank² and saves products.
+        tolerance: largest relative residual of a solution; by default 1e-10 in float64 and 1e-5 in float32.
+        max_products: products with the Gram matrix, of a block of vectors each, after which a search is given up.
+        products: dtype in which K is evaluated, kept and multiplied, "float32" or "float64"; by default that of the
+            data.  With float32 products of float64 data residuals are taken in float64 (iterative refinement), for
+            which K is evaluated a few times in float64.
+        keep: whether the Gram matrix is kept; by default where it fits into the memory.
+        memory: bytes that may be taken; by default what is available.
+        mesh: devices, of this or of all processes, among which the tiles are divided; by default this process's
+            first.
+        seed: of the points that the preconditioner is made of.
+    """
+
+    rank: int = eqx.field(static=True, default=1000)
+    tolerance: float | None = eqx.field(static=True, default=None)
+    max_products: int = eqx.field(static=True, default=500)
+    products: str | None = eqx.field(static=True, default=None)
+    keep: bool | None = eqx.field(static=True, default=None)
+    memory: int | None = eqx.field(static=True, default=None)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+    seed: int = eqx.field(static=True, default=0)
+
+    def __check_init__(self):
+        check_integer("rank", self.rank, 1)
+        if self.tolerance is not None:
+            check_positive("tolerance", self.tolerance)
+        check_integer("max_products", self.max_products, 1)
+        if self.products is not None:
+            check_name("products", self.products, _DTYPES)
+        if self.memory is not None:
+            check_integer("memory", self.memory, 1)
+        if self.mesh is not None and not isinstance(self.mesh, Mesh):
+            raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
+        check_integer("seed", self.seed, 0)
+
+    def prepare(self, kernel: Kernel, X: Float[Array, "n ..."]) -> "KrylovFactor":
+        """The Gram matrix by tiles, with its preconditioner.
+
+        Raises:
+            ValueError: where it does not fit into the memory: what it takes, and what would fit.
+        """
+        dtype = np.dtype(self.products or X.dtype)
+        if dtype.itemsize > X.dtype.itemsize:
+            raise ValueError(f"products must not be wider than the data, which are {X.dtype}, got {dtype}")
+        kept = self._keeps(len(X), X.dtype, dtype)
+        # Constants to autodiff, as factorisations are: derivatives go through the exact operator.
+        gram = TiledGram(*jax.lax.stop_gradient(in_dtype(kernel, X, dtype)), mesh=self.mesh)
+        exact = TiledGram(kernel, X, mesh=self.mesh)
+        rank = min(self.rank, len(X))
+        approximation = _low_rank(gram, rank, jax.random.key(self.seed), X.dtype)
+        return KrylovFactor(gram.kept() if kept else gram, exact, approximation, self)
+
+    def _keeps(self, n: int, dtype, narrow) -> bool:
+        """Whether the Gram matrix is kept."""
+        available = available_memory() if self.memory is None else self.memory
+        vectors = n * (3 * min(self.rank, n) + 1000) * np.dtype(dtype).itemsize
+        if vectors > available:
+            raise ValueError(
+                f"n = {n:,} points with a preconditioner of rank {self.rank} take about {in_words(vectors)}, of which "
+                f"{in_words(available)} are available: lower the rank"
+            )
+        devices = 1 if self.mesh is None else self.mesh.size
+        tiles = gram_bytes(n, narrow, devices)
+        fits = vectors + tiles <= available
+        if self.keep and not fits:
+            raise ValueError(
+                f"the Gram matrix of n = {n:,} points takes {in_words(tiles)} and what is beside it "
+                f"{in_words(vectors)}, of which {in_words(available)} are available: use keep=False, "
+                'products="float32" or fewer points'
+            )
+        return fits if self.keep is None else self.keep
+
+
+class KrylovFactor(Factor):
+    """The Gram matrix as an operator, and a low-rank approximation of it.
+
+    Attributes:
+        gram: what products are taken with.
+        exact: the same in the dtype of the data, never kept; derivatives go through it.
+        approximation: the preconditioner.
+        method: the solver.
+    """
+
+    gram: TiledGram
+    exact: TiledGram
+    approximation: LowRank
+    method: Krylov
+
+    @property
+    def iterative(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def solver(self) -> Krylov:
+        """What made it."""
+        return self.method
+
+    @property
+    def _refines(self) -> bool:
+        return self.gram.X.dtype != self.exact.X.dtype
+
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Conjugate gradients at one ridge, with derivatives in kernel, points, ρ and b; an error if unconverged."""
+        dtype = jnp.result_type(b, rho)
+        rho, b = jnp.asarray(rho, dtype), b.astype(dtype)
+        constant, shift = jax.lax.stop_gradient((self, rho))
+        tolerance = self._tolerance
+
+        def run(_, b):
+            def product(gram):
+                return lambda x: gram.product(x) + shift * x
+
+            return conjugate_gradients(
+                product(constant.gram),
+                b,
+                preconditioner=lambda power, x: constant.approximation.power(shift, power, x),
+                tolerance=tolerance,
+                max_iterations=self.method.max_products,
+                exact_product=product(constant.exact) if self._refines else None,
+            )
+
+        x, status = jax.lax.custom_linear_solve(
+            lambda x: self.exact.product(x) + rho * x, b, run, symmetric=True, has_aux=True
+        )
+        return converged(x, status, tolerance, "max_products", self.method.max_products)
+
+    def inverse_product(
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
+    ) -> Inexact[Array, "k l"]:
+        """One solve for all columns of c."""
+        return matrix_product(b.T, self.solve(rho, c))
+
+    def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """0, and the largest eigenvalue of the approximation with the trace of what it leaves out."""
+        top, trace = jnp.max(self.approximation.eigenvalues), self.approximation.trace
+        return jnp.zeros_like(trace), top + self.approximation.rest * trace
+
+    def project(self, b: Float[Array, "n k"], rho: tuple[float, float]) -> Projection:
+        """A space that holds (K + ρI)⁻¹b for every ρ of an interval, and what became of each."""
+        return project(
+            lambda x: _product(self.gram, x),
+            b,
+            rho,
+            low_rank=self.approximation,
+            tolerance=self._tolerance,
+            max_products=self.method.max_products,
+            exact_product=(lambda x: _product(self.exact, x)) if self._refines else None,
+        )
+
+    @property
+    def _tolerance(self) -> float:
+        given = self.method.tolerance
+        return default_tolerance(self.exact.X.dtype) if given is None else given
+
+
+@eqx.filter_jit
+def _product(gram: TiledGram, x: Array) -> Array:
+    return gram.product(x)
+
+
+@eqx.filter_jit
+def _low_rank(gram: TiledGram, rank: int, key: Any, dtype) -> LowRank:
+    return low_rank(gram, rank, key, dtype)
