@@ -17,7 +17,7 @@ from kpoison.ridge.iterative import converged, default_tolerance
 from kpoison.ridge.low_rank import LowRank, low_rank
 from kpoison.ridge.projection import Projection, project
 from kpoison.ridge.solvers import Factor, Solver
-from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype
+from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype, on_every_device, on_one_device
 
 __all__ = ["Krylov", "KrylovFactor"]
 
@@ -44,7 +44,8 @@ class Krylov(Solver):
         keep: whether the Gram matrix is kept; by default where it fits into the memory.
         memory: bytes that may be taken; by default what is available.
         mesh: devices, of this or of all processes, among which the tiles are divided; by default this process's
-            first.
+            first.  With several processes, which must all call with the same data, laws take what
+            `kpoison.prepare` returns.
         seed: of the points that the preconditioner is made of.
     """
 
@@ -81,10 +82,11 @@ class Krylov(Solver):
             raise ValueError(f"products must not be wider than the data, which are {X.dtype}, got {dtype}")
         kept = self._keeps(len(X), X.dtype, dtype)
         # Constants to autodiff, as factorisations are: derivatives go through the exact operator.
-        gram = TiledGram(*jax.lax.stop_gradient(in_dtype(kernel, X, dtype)), mesh=self.mesh)
-        exact = TiledGram(kernel, X, mesh=self.mesh)
+        narrow = jax.lax.stop_gradient(in_dtype(kernel, X, dtype))
+        gram = TiledGram(*on_every_device(narrow, self.mesh), mesh=self.mesh)
+        exact = TiledGram(*on_every_device((kernel, X), self.mesh), mesh=self.mesh)
         rank = min(self.rank, len(X))
-        approximation = _low_rank(gram, rank, jax.random.key(self.seed), X.dtype)
+        approximation = _low_rank(TiledGram(*narrow), rank, jax.random.key(self.seed), X.dtype)
         return KrylovFactor(gram.kept() if kept else gram, exact, approximation, self)
 
     def _keeps(self, n: int, dtype, narrow) -> bool:
@@ -176,19 +178,26 @@ class KrylovFactor(Factor):
     def project(self, b: Float[Array, "n k"], rho: tuple[float, float]) -> Projection:
         """A space that holds (K + ρI)⁻¹b for every ρ of an interval, and what became of each."""
         return project(
-            lambda x: _product(self.gram, x),
+            lambda x: _product_anywhere(self.gram, x),
             b,
             rho,
             low_rank=self.approximation,
             tolerance=self._tolerance,
             max_products=self.method.max_products,
-            exact_product=(lambda x: _product(self.exact, x)) if self._refines else None,
+            exact_product=(lambda x: _product_anywhere(self.exact, x)) if self._refines else None,
         )
 
     @property
     def _tolerance(self) -> float:
         given = self.method.tolerance
         return default_tolerance(self.exact.X.dtype) if given is None else given
+
+
+def _product_anywhere(gram: TiledGram, x: Array) -> Array:
+    """K x on this process's first device, however many hold the tiles."""
+    if gram.mesh is None:
+        return _product(gram, x)
+    return on_one_device(_product(gram, on_every_device(x, gram.mesh)))
 
 
 @eqx.filter_jit

@@ -1,17 +1,21 @@
 """The Gram matrix of many points by square tiles of its lower half: kept, or evaluated anew at each product."""
 
 import math
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._validation import is_concrete
 from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
 
-__all__ = ["TiledGram", "gram_bytes", "in_dtype", "tile_size"]
+__all__ = ["TiledGram", "gram_bytes", "in_dtype", "on_every_device", "on_one_device", "tile_size"]
+
+T = TypeVar("T")
 
 _TILE = 2048  # points: products are then bound by arithmetic, and what an evaluation needs beside them stays small
 
@@ -148,6 +152,27 @@ def _make_tiles(gram: TiledGram) -> Float[Array, "T b b"]:
     return jax.shard_map(make, mesh=gram.mesh, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(
         places, parts
     )
+
+
+def on_every_device(tree: T, mesh: Mesh | None) -> T:
+    """The same arrays on all devices of a mesh, those of other processes too, which must hold the same numbers."""
+    if mesh is None:
+        return tree
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(leaf):
+        return leaf if not eqx.is_array(leaf) or not is_concrete(leaf) else jax.device_put(np.asarray(leaf), whole)
+
+    return jax.tree.map(put, tree)
+
+
+def on_one_device(tree: T) -> T:
+    """Arrays that are the same on all devices, from this process's first."""
+
+    def take(leaf):
+        return leaf.addressable_data(0) if isinstance(leaf, jax.Array) and is_concrete(leaf) else leaf
+
+    return jax.tree.map(take, tree)
 
 
 def in_dtype(kernel: Kernel, X: Array, dtype) -> tuple[Kernel, Array]:
