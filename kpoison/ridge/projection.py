@@ -117,7 +117,7 @@ def _placed(whole: Array, part: Array, place: Scalar) -> Array:
 
 
 def _empty(b: Array) -> _Space:
-    return _Space(jnp.zeros((len(b), 4 * _BLOCK), b.dtype), jnp.zeros((len(b), 4 * _BLOCK), b.dtype))
+    return _Space(jnp.zeros((len(b), 16 * _BLOCK), b.dtype), jnp.zeros((len(b), 16 * _BLOCK), b.dtype))
 
 
 def project(
