@@ -60,7 +60,7 @@ def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers 
 
     Raises:
         TypeError, ValueError: naming the argument that does not fit; for `ConjugateGradients`, slopes or stopped flows.
-        Laws of the result raise ValueError where ρ is outside of the range or its solve has not converged.
+        Laws of the result end with an error at run time where ρ is outside of the range or its solve has not converged.
 
     >>> import jax.numpy as jnp
     >>> import kpoison as kp

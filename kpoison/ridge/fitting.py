@@ -5,7 +5,6 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
@@ -26,11 +25,10 @@ from kpoison.ridge.metric import checked_metric, metric_root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.observations import gram as observations_gram
 from kpoison.ridge.posterior import Posterior
-from kpoison.ridge.solvers import DenseSolver, Factor, Solver, Spectral
+from kpoison.ridge.solvers import DenseSolver, Factor, Solver, Spectral, sample_places
 
 __all__ = ["fit", "fit_observations", "gram_matrix"]
 
-_SAMPLE = 512  # points
 _DIFFERENCES_UP_TO = 2**26
 
 
@@ -167,18 +165,15 @@ def _by_tiles(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], s
     if observed.root is not None:
         raise ValueError("solver=Krylov() takes no gradient_penalty: use solver=kpoison.ConjugateGradients()")
     kernel, X = with_array_parameters(kernel, observed.points.dtype), observed.points
-    factor = solver.prepare(kernel, X)
-    trace = checked_result(
-        factor.approximation.trace, _failures(type(kernel).__name__, *_sample(*jax.lax.stop_gradient((kernel, X))))
-    )
-    factor = eqx.tree_at(lambda factor: factor.approximation.trace, factor, trace)
-    return Posterior(kernel, X, y, None, factor)
+    # Before anything dear is made.
+    X = checked_result(X, _failures(type(kernel).__name__, *_sample(*jax.lax.stop_gradient((kernel, X)))))
+    return Posterior(kernel, X, y, None, solver.prepare(kernel, X))
 
 
 @eqx.filter_jit
 def _sample(kernel: Kernel, X: Float[Array, "n ..."]) -> tuple[Array, Array, Array, Array]:
     """What `_failures` looks at, of points here and there: an indefinite kernel is likely to show on them."""
-    points = X[np.linspace(0, len(X) - 1, min(len(X), _SAMPLE)).astype(int)]
+    points = X[sample_places(len(X))]
     gram, other = kernel.gram(points, points), kernel.gram(points, jnp.array(points, copy=True))
     eigenvalues = eigh(0.5 * (gram + gram.T))[0]
     return eigenvalues[0], eigenvalues[-1], _rounding(gram), jnp.max(jnp.abs(other - other.T))

@@ -62,7 +62,8 @@ class Job:
         self.law: Law = law
         self.metadata = metadata
         self.sizes = tuple(len(axis) for axis in grid.inner)
-        self.searched = law == "exact" and isinstance(clean.factor, KrylovFactor)
+        of_searches = any(quantity.solves != "all" for quantity in quantities)
+        self.searched = law == "exact" and isinstance(clean.factor, KrylovFactor) and of_searches
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
         self.cells = list(
@@ -297,7 +298,7 @@ class Job:
         for quantity, result in zip(quantities, results, strict=True):
             array = np.asarray(result)
             found[quantity.name] = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
-        if self.searched and r.start == 0:
+        if self.searched and r.start == 0 and self.posteriors.status:
             found[_RESIDUAL] = np.max([self._status(name, m)[0] for name in self.posteriors.status], axis=0)
         return {name: self._marked(name, array, m) for name, array in found.items()}
 

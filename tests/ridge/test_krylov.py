@@ -145,6 +145,20 @@ def test_a_sweep_says_how_well_it_was_solved():
     assert "rank=40" in found.attrs["solver"]
 
 
+def test_a_sweep_of_a_function_of_the_users_solves_for_itself():
+    def gain_there(clean, poison, x, ridge):
+        return kp.gain(clean, poison, ridge) * x[0]
+
+    found = kp.sweep(
+        fitted(), POISON, quantities=(gain_there,), direction=DIRECTION, r_over_l=[0.1], m=[3.0], ridge=[1e-2]
+    )
+    x = ZETA + 0.2 * DIRECTION / jnp.linalg.norm(DIRECTION)
+    dense = kp.fit(KERNELS["rbf"], X, Y)
+    expected = kp.gain(dense, POISON, 1e-2) * x[0]
+    np.testing.assert_allclose(found.gain_there.values.ravel(), [expected], rtol=1e-8)
+    assert "relative_residual" not in found
+
+
 def test_unconverged_ridges_are_marked_in_a_sweep():
     axes = {"direction": DIRECTION, "r_over_l": [0.1, 1.0], "m": [1.0], "ridge": np.geomspace(1e-7, 1, 8)}
     clean = fitted(rank=2, max_products=12, tolerance=1e-3)
