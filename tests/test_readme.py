@@ -10,8 +10,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_examples_run():
     namespace: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 5
+    text = README.read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == text.count("```python") > 0
     for block in blocks:
         *body, last = block.strip().split("\n")
         exec("\n".join(body), namespace)

@@ -153,7 +153,7 @@ def test_bad_input_is_refused(call, message):
 
 @pytest.mark.slow
 def test_the_smallest_penalty_is_looked_for_without_a_matrix(monkeypatch):
-    monkeypatch.setattr("kpoison.ridge.fitting._DENSE_UP_TO", len(X))
+    monkeypatch.setattr("kpoison.ridge.fitting.DENSE_UP_TO", len(X))
     clean = kp.fit(kp.kernels.RBF(1.5), X, Y, solver=CG)
     poison = kp.Poison(ZETA, -1.0, 3)
     target = 0.9 * float(jnp.abs(kp.efficacy(clean, poison, ZETA, RIDGE)))
