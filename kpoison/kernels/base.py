@@ -20,6 +20,7 @@ __all__ = [
     "Scaled",
     "Sum",
     "matrix_product",
+    "made_by_halves",
     "symmetric_gram",
     "with_array_parameters",
 ]
@@ -166,11 +167,16 @@ def with_array_parameters(kernel: Kernel, dtype) -> Kernel:
     return jax.tree.map(as_array, kernel)
 
 
-def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
-    """Compiled `kernel.gram(X, X)`; of many known points on a CPU only the lower half of its blocks."""
+def made_by_halves(kernel: Kernel, X: Float[Array, "n ..."]) -> bool:
+    """Whether `symmetric_gram` makes only the lower half itself, outside of a program, for points that are known."""
     known = all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X)))
     on_cpu = known and {device.platform for device in X.devices()} == {"cpu"}
-    if kernel.makes_half or not on_cpu or len(X) < _BLOCKS_FROM:
+    return on_cpu and not kernel.makes_half and len(X) >= _BLOCKS_FROM
+
+
+def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+    """Compiled `kernel.gram(X, X)`; of many known points on a CPU only the lower half of its blocks."""
+    if not made_by_halves(kernel, X):
         return _symmetric_gram(kernel, X)
     return lower_half(lambda x, z: _symmetric_gram(kernel, x) if x is z else _cross_gram(kernel, x, z), X, _BLOCKS)
 

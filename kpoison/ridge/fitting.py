@@ -16,7 +16,7 @@ from kpoison._validation import (
     check_real,
     checked_result,
 )
-from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.kernels.base import Kernel, made_by_halves, symmetric_gram, with_array_parameters
 from kpoison.ridge.choice import DENSE_UP_TO, check_dense_memory, choose_solver
 from kpoison.ridge.iterative import ConjugateGradients, IterativeFactor
 from kpoison.ridge.krylov import Krylov
@@ -126,9 +126,18 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
         return _by_tiles(kernel, observed, y, solver)
     assert isinstance(solver, DenseSolver)
     check_dense_memory(solver, observed.number, dtype)
-    gram, factor, rounding, asymmetry = _factorise(with_array_parameters(kernel, dtype), observed, solver)
-    gram = checked_result(gram, _failures(type(kernel).__name__, *factor.extreme_eigenvalues(), rounding, asymmetry))
-    return Posterior(with_array_parameters(kernel, dtype), observed.points, y, gram, factor, observed.root)
+    kernel, name = with_array_parameters(kernel, dtype), type(kernel).__name__
+    X = observed.points
+    if observed.root is None and made_by_halves(kernel, X) and not _by_differences(kernel, X):
+        # Symmetric as it is made, so that a kernel that is not shows on a sample only.  Not in one program, whose
+        # results would be copies.
+        gram = symmetric_gram(kernel, _checked_on_sample(kernel, X))
+        factor, rounding = solver.factorise(gram), _rounding(gram)
+        asymmetry = jnp.zeros_like(rounding)
+    else:
+        gram, factor, rounding, asymmetry = _factorise(kernel, observed, solver)
+    gram = checked_result(gram, _failures(name, *factor.extreme_eigenvalues(), rounding, asymmetry))
+    return Posterior(kernel, observed.points, y, gram, factor, observed.root)
 
 
 def _failures(name: str, lowest: Array, highest: Array, rounding: Array, asymmetry: Array) -> list[tuple[Array, str]]:
@@ -140,6 +149,7 @@ def _failures(name: str, lowest: Array, highest: Array, rounding: Array, asymmet
     ]
 
 
+@jax.jit
 def _rounding(gram: Array) -> Array:
     """How far rounding may have moved the eigenvalues."""
     return 10 * len(gram) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(gram))
@@ -164,10 +174,14 @@ def _prepare(kernel: Kernel, observed: Observations, solver: ConjugateGradients)
 def _by_tiles(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Krylov) -> Posterior:
     if observed.root is not None:
         raise ValueError("solver=Krylov() takes no gradient_penalty: use solver=kpoison.ConjugateGradients()")
-    kernel, X = with_array_parameters(kernel, observed.points.dtype), observed.points
-    # Before anything dear is made.
-    X = checked_result(X, _failures(type(kernel).__name__, *_sample(*jax.lax.stop_gradient((kernel, X)))))
+    kernel = with_array_parameters(kernel, observed.points.dtype)
+    X = _checked_on_sample(kernel, observed.points)
     return Posterior(kernel, X, y, None, solver.prepare(kernel, X))
+
+
+def _checked_on_sample(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """The points; refused, before anything dear is made, where the kernel is none on some of them."""
+    return checked_result(X, _failures(type(kernel).__name__, *_sample(*jax.lax.stop_gradient((kernel, X)))))
 
 
 @eqx.filter_jit
@@ -185,8 +199,11 @@ def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]
     Kernels of finite smoothness feel the digits that a matrix product loses for close pairs; up to 2²⁶ coordinates of
     differences (n²d) their Gram matrix is computed pair by pair.
     """
-    exact = kernel.smoothness != math.inf and len(X) * X.size <= _DIFFERENCES_UP_TO
-    return kernel.pairwise(X, X) if exact else kernel.gram(X, X)
+    return kernel.pairwise(X, X) if _by_differences(kernel, X) else kernel.gram(X, X)
+
+
+def _by_differences(kernel: Kernel, X: Float[Array, "n ..."]) -> bool:
+    return kernel.smoothness != math.inf and len(X) * X.size <= _DIFFERENCES_UP_TO
 
 
 @eqx.filter_jit

@@ -32,7 +32,10 @@ def _one_after_the_other(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _solve = _one_after_the_other(jnp.linalg.solve)
 
-cholesky: Callable[[Array], Array] = _one_after_the_other(jnp.linalg.cholesky)
+cholesky: Callable[[Array], Array] = _one_after_the_other(
+    # The lower half is read only: a copy of a large matrix is saved.
+    lambda matrix: jnp.linalg.cholesky(matrix, symmetrize_input=False)
+)
 """Lower Cholesky factor; without derivatives under `jax.vmap`."""
 
 eigh: Callable[[Array], tuple[Array, Array]] = _one_after_the_other(lambda matrix: tuple(jnp.linalg.eigh(matrix)))

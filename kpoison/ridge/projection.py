@@ -26,6 +26,7 @@ Product = Callable[[Float[Array, "n k"]], Float[Array, "n k"]]
 _BLOCK = 6  # vectors of a product; more cost more and make the space little better
 # Between ridges that are searched for residuals rise to about exp(−π²/spacing): rational interpolation.
 _LOG_SPACING = 0.35
+_AT_ENDS = 3  # intervals that are halved there
 _MARGIN = 0.25  # of the tolerance, so that ridges between keep it
 _INNER = 1e-3  # residual of a round of narrow products, which are about as wrong as that at small ridges
 _SMALLEST = 1e-2  # directions that matter less than this part of the largest wait for the next product
@@ -145,14 +146,24 @@ def project(
         The space and a status for every ridge that it was made for; look at `status.converged`.
     """
     b = _unit(b)
-    count = 2 + math.ceil(math.log(rho[1] / rho[0]) / _LOG_SPACING) if rho[1] > rho[0] else 1
-    rhos = jnp.asarray(np.geomspace(*rho, count), b.dtype)
+    rhos = jnp.asarray(_searched(*rho), b.dtype)
     narrow = _Counter(product)
     if exact_product is None:
         space = _grown(_empty(b), narrow, b, rhos, low_rank, _MARGIN * tolerance, max_products)
         return _projection(space, b, rhos, tolerance, narrow, None)
     exact = _Counter(exact_product)
     return _refined(narrow, exact, b, rhos, low_rank, tolerance, max_products)
+
+
+def _searched(low: float, high: float) -> np.ndarray:
+    """Ridges that are searched for, so close that those between are solved too; closer at the ends, where that is
+    hardest.
+    """
+    if low == high:
+        return np.array([low])
+    rhos = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
+    between = np.sqrt(rhos[1:] * rhos[:-1])
+    return np.unique(np.concatenate([rhos, between[:_AT_ENDS], between[-_AT_ENDS:]]))
 
 
 def _refined(

@@ -177,6 +177,7 @@ class CholeskyFactor(DenseFactor):
 
     gram: Float[Array, "n n"]
     lowest: Float[Array, ""]
+    highest: Float[Array, ""]
 
     @property
     def solver(self) -> "Cholesky":
@@ -216,7 +217,7 @@ class CholeskyFactor(DenseFactor):
 
     def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """0 for a positive semi-definite matrix, else −∞, and the largest row sum of |K|."""
-        return self.lowest, _largest_row_sum(self.gram)
+        return self.lowest, self.highest
 
 
 class Cholesky(DenseSolver):
@@ -231,11 +232,14 @@ class Cholesky(DenseSolver):
         if len(gram) > _PROVED_UP_TO:
             places = sample_places(len(gram))
             part = gram[np.ix_(places, places)]
-        shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps * _largest_row_sum(gram)
+        highest = _largest_row_sum(gram)
+        shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps * highest
         lower = cholesky(part + shift * jnp.eye(len(part), dtype=gram.dtype))
-        return CholeskyFactor(gram, jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(gram.dtype))
+        lowest = jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(gram.dtype)
+        return CholeskyFactor(gram, lowest, highest)
 
 
+@jax.jit
 def _largest_row_sum(gram: Float[Array, "n n"]) -> Float[Array, ""]:
     """Upper bound on |eigenvalues|."""
     return jnp.max(jnp.sum(jnp.abs(gram), axis=1))

@@ -148,6 +148,7 @@ def _tridiagonal_solve(
     return jax.lax.scan(substitute, zero, (pivots, values, above), reverse=True)[1]
 
 
+@jax.jit
 def _extreme_eigenvalues(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
     """Bounds by Sturm's count of the eigenvalues below a shift, the interval cut into many parts at a time."""
     couplings = jnp.concatenate([jnp.zeros(1, off_diagonal.dtype), off_diagonal])
