@@ -24,6 +24,7 @@ from kpoison.ridge.krylov import KrylovFactor
 from kpoison.sweep.axes import Grid, kernel_text
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
+from kpoison.sweep.processes import together
 from kpoison.sweep.quantities import Quantity
 from kpoison.sweep.storage import (
     Parts,
@@ -194,7 +195,8 @@ class Job:
             for chunk in bar(self.chunks(self.plan)[process::processes]):
                 yield from self._pieces(chunk, self.compute(chunk))
 
-        dataset = in_memory(coordinates, variables, pieces())
+        with together("kpoison.sweep"):
+            dataset = in_memory(coordinates, variables, pieces())
         if processes > 1:
             for name in variables:
                 # Each process has its own chunks; elsewhere NaN.
@@ -206,9 +208,35 @@ class Job:
         """The result in a file, by way of a folder of finished chunks."""
         processes, process = jax.process_count(), jax.process_index()
         coordinates, variables = self.coordinates(), self.variables()
-        if not still_to_make(out, coordinates.attrs["identity"]):
-            return open_result(out)
         folder = out.with_name(out.name + ".parts")
+        with together("kpoison.sweep, looking for finished chunks"):
+            finished = not still_to_make(out, coordinates.attrs["identity"])
+            if not finished:
+                self._check_disk(out, folder, coordinates, variables)
+            if not finished and process == 0:
+                Parts(folder, self.manifest(), self.plan)
+        if finished:
+            return open_result(out)
+        with together("kpoison.sweep, chunks"):
+            parts = Parts(folder, self.manifest(), self.plan, create=False)
+            parts.verify()
+            chunks = self.chunks(parts.plan)
+            for index in bar(range(process, len(chunks), processes), initial=0):
+                if index not in parts:
+                    parts.write(index, self.compute(chunks[index]))
+        with together("kpoison.sweep, final file"):
+            if process == 0:
+                to_file(
+                    out,
+                    coordinates,
+                    variables,
+                    (piece for index, chunk in enumerate(chunks) for piece in self._pieces(chunk, parts.read(index))),
+                )
+                parts.remove()
+        return open_result(out)
+
+    @staticmethod
+    def _check_disk(out: Path, folder: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable]) -> None:
         needed = sum(
             variable.dtype.itemsize * int(np.prod([coordinates.sizes[dim] for dim in variable.dims]))
             for variable in variables.values()
@@ -220,29 +248,6 @@ class Job:
                 f"out needs {(2 * needed - kept) / 2**30:.2f} GiB on the disk of {out.parent}, of which "
                 f"{free / 2**30:.2f} GiB are free"
             )
-        if process > 0:
-            multihost_utils.sync_global_devices("kpoison sweep: folder")
-        parts = Parts(folder, self.manifest(), self.plan, create=process == 0)
-        if processes > 1 and process == 0:
-            multihost_utils.sync_global_devices("kpoison sweep: folder")
-        parts.verify()
-        chunks = self.chunks(parts.plan)
-        for index in bar(range(process, len(chunks), processes), initial=0):
-            if index not in parts:
-                parts.write(index, self.compute(chunks[index]))
-        if processes > 1:
-            multihost_utils.sync_global_devices("kpoison sweep: chunks")
-        if process == 0:
-            to_file(
-                out,
-                coordinates,
-                variables,
-                (piece for index, chunk in enumerate(chunks) for piece in self._pieces(chunk, parts.read(index))),
-            )
-            parts.remove()
-        if processes > 1:
-            multihost_utils.sync_global_devices("kpoison sweep: file")
-        return open_result(out)
 
     def _pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
         """Where the arrays of a chunk belong in the result."""

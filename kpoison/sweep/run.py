@@ -19,6 +19,7 @@ from kpoison._validation import check_name, check_positive, check_real
 from kpoison.kernels import Kernel
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
+from kpoison.ridge.krylov import KrylovFactor
 from kpoison.sweep.axes import make_grid
 from kpoison.sweep.evaluate import MESH_AXIS
 from kpoison.sweep.job import Job
@@ -132,11 +133,22 @@ def sweep(
     mesh = _checked_mesh(mesh)
     if memory is not None:
         check_positive("memory", memory)
+    _check_processes(clean)
     job = Job(clean, grid, chosen, law, mesh, dict(metadata or {}), memory)
     bar = functools.partial(tqdm, unit="chunk", disable=not (sys.stderr.isatty() if progress is None else progress))
     if out is None:
         return job.in_memory(bar)
     return job.to_disk(Path(out), bar)
+
+
+def _check_processes(clean: Posterior) -> None:
+    """Processes share the chunks, so that none may need another for a solve."""
+    mesh = clean.factor.method.mesh if isinstance(clean.factor, KrylovFactor) else None
+    if mesh is not None and not set(mesh.devices.flat) <= set(jax.local_devices()):
+        raise ValueError(
+            "clean was fitted by Krylov with a mesh over several processes, but a sweep's processes work each for "
+            "itself: give Krylov a mesh of this process's devices, or evaluate laws on what kpoison.prepare returns"
+        )
 
 
 def _checked_mesh(mesh: Mesh | None) -> Mesh:

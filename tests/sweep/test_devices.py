@@ -63,30 +63,81 @@ print(len(jax.devices()))
     assert assert_same(out).startswith("8 ×")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("on_disk", [True, False])
-def test_two_processes(tmp_path, on_disk):
+START = """
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize("localhost:{port}", num_processes=2, process_id={process}, heartbeat_timeout_seconds=10)
+"""
+
+
+def start_two(programs):
+    """Two processes that know each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    outs = [tmp_path / "shared.nc"] * 2 if on_disk else [tmp_path / "first.nc", tmp_path / "second.nc"]
-    processes = []
-    for process, out in enumerate(outs):
-        program = (
-            SETUP.format(devices=2)
-            + f"""
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize("localhost:{port}", num_processes=2, process_id={process})
-"""
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", SETUP.format(devices=2) + START.format(port=port, process=process) + program],
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        for process, program in enumerate(programs)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_two_processes(tmp_path, on_disk):
+    outs = [tmp_path / "shared.nc"] * 2 if on_disk else [tmp_path / "first.nc", tmp_path / "second.nc"]
+    programs = []
+    for out in outs:
         options = f"memory=8_000, out={str(out)!r}" if on_disk else "memory=8_000"
-        program += SWEEP.format(quantities=QUANTITIES, options=options)
-        program += "result.load(); result.close()" if on_disk else f"result.to_netcdf({str(out)!r})"
-        processes.append(subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True))
+        program = SWEEP.format(quantities=QUANTITIES, options=options)
+        programs.append(program + ("result.load(); result.close()" if on_disk else f"result.to_netcdf({str(out)!r})"))
+    processes = start_two(programs)
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
     for out in set(outs):
         assert assert_same(out).startswith("4 ×")
+
+
+FAILS = """
+from kpoison.sweep.storage import Parts
+write = Parts.write
+def failing(self, index, arrays):
+    if index > 1:
+        {how}
+    write(self, index, arrays)
+Parts.write = failing
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how", ["raise OSError('no space left')", "os._exit(9)"], ids=["an error", "a process that dies"]
+)
+def test_a_process_that_fails_ends_the_others_and_the_sweep_is_continued(tmp_path, how):
+    out = tmp_path / "shared.nc"
+    program = SWEEP.format(quantities=QUANTITIES, options=f"memory=8_000, out={str(out)!r}")
+    processes = start_two([program, FAILS.format(how=how) + program])
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert all(process.returncode != 0 for process in processes), errors
+    if "raise" in how:
+        assert "process 1 failed, see its error" in errors[0]
+        assert "no space left" in errors[1]
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shared.nc.parts").glob("*.npz")}
+    assert len(kept) >= 2
+    seen = f"""
+from pathlib import Path
+from kpoison.sweep.storage import Parts
+remove = Parts.remove
+def look(self):
+    kept = {kept!r}
+    assert kept.items() <= {{path.name: path.stat().st_mtime_ns for path in self.folder.glob("*.npz")}}.items()
+    remove(self)
+Parts.remove = look
+"""
+    run(SETUP.format(devices=4) + seen + program)
+    assert_same(out)
 
 
 def test_a_mesh_that_does_not_fit():
