@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from benchmarks import convolutional, flow, gram, krylov, memory, penalty, spectrum, sweep
+from benchmarks import (
+    bilevel,
+    certificate,
+    convolutional,
+    flow,
+    gram,
+    krylov,
+    memory,
+    peers,
+    penalty,
+    scaling,
+    spectrum,
+    sweep,
+)
 from benchmarks.timing import machine, write
 
 _ALL = {
@@ -15,16 +28,36 @@ _ALL = {
     "gram": gram.run,
     "convolutional": convolutional.run,
     "krylov": krylov.run,
+    "peers": peers.run,
+    "scaling": scaling.run,
     "memory": memory.run,
     "spectrum": spectrum.run,
     "penalty": penalty.run,
     "flow": flow.run,
+    "bilevel": bilevel.run,
+    "certificate": certificate.run,
 }
 
 
 def main(
     names: Annotated[
-        tuple[Literal["sweep", "gram", "convolutional", "krylov", "memory", "spectrum", "penalty", "flow"], ...],
+        tuple[
+            Literal[
+                "sweep",
+                "gram",
+                "convolutional",
+                "krylov",
+                "peers",
+                "scaling",
+                "memory",
+                "spectrum",
+                "penalty",
+                "flow",
+                "bilevel",
+                "certificate",
+            ],
+            ...,
+        ],
         tyro.conf.Positional,
     ] = (),
     out: Path | None = None,

@@ -19,12 +19,12 @@ from kpoison.datasets import load_mnist
 from kpoison.ridge.krylov import KrylovFactor
 from kpoison.ridge.solvers import ReducedFactor
 
-__all__ = ["large", "run"]
+__all__ = ["large", "problem", "run"]
 
 _QUANTITIES = ("gain", "efficacy", "spike")
 
 
-def _problem(n: int, name: str):
+def problem(n: int, name: str):
     """Kernel, images, labels of two classes, a poison and a direction; the length scale is the median distance."""
     data = load_mnist(None, "train")
     X = data.images.reshape(len(data.images), -1)
@@ -61,7 +61,7 @@ def run(n: int = 8000) -> list[Comparison]:
     """The sweep by float32 products with float64 refinement, and by a factorisation; then a fit with all laws."""
     results = []
     for name in ("rbf", "relu-ntk"):
-        kernel, X, y, poison, direction = _problem(n, name)
+        kernel, X, y, poison, direction = problem(n, name)
 
         def swept(solver, kernel=kernel, X=X, y=y, poison=poison, direction=direction):
             return _sweep(kp.fit(kernel, X, y, solver=solver), poison, direction, 1e-5)
@@ -123,7 +123,7 @@ def large(n: int = 60_000, name: str = "rbf", *, keep: bool = True, rank: int = 
     With the Gram matrix kept λ starts at 1e-5, with it made anew at each product at 1e-3.  Prints what each step took.
     """
     jax.config.update("jax_enable_x64", True)
-    kernel, X, y, poison, direction = _problem(n, name)
+    kernel, X, y, poison, direction = problem(n, name)
     solver = kp.Krylov(rank=rank, products="float32", tolerance=1e-8, keep=keep, memory=(20 if keep else 6) * 2**30)
     took: dict[str, Any] = {"n_c": len(X), "kernel": name, "keep": keep}
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from theory_checks import (
     classifiers,
+    d1_spectral_signatures,
     l1_gain,
     l2_efficacy,
     l3_rank_one_spike,
@@ -51,6 +52,7 @@ CHECKS: dict[str, Callable[[Setting, Laws], Record | None]] = {
     "T3": t3_contraction.check,
     "T4": t4_tradeoff.check,
     "T5": t5_length_scale.check,
+    "D1": d1_spectral_signatures.check,
     "T6": classifiers.check_joint_defence,
     "L8-classifiers": classifiers.check_lag,
     "collapse": classifiers.check_collapse,
@@ -62,6 +64,7 @@ MEASURED = ("T6", "L8-classifiers", "collapse")
 
 _EVERY_STATEMENT = ("rbf", "laplace", "ntk-relu", "ntk-erf")
 _QUICK = {
+    "D1": ("rbf",),
     "L4-Hessian": ("rbf",),
     "L8": ("rbf",),
     "L8-images": ("rbf",),

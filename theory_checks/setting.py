@@ -11,7 +11,7 @@ import xarray as xr
 from jax import Array
 
 import kpoison as kp
-from kpoison import datasets
+from kpoison import datasets, defences
 from theory_checks.finite_width import FiniteWidth
 from theory_checks.refit import Refitter
 
@@ -52,6 +52,8 @@ class Laws:
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
     multiplier: Callable[..., Array] = kp.flow.multiplier
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
+    predicted_visibility: Callable[..., defences.PredictedVisibility] = defences.predicted_visibility
+    visible_count: Callable[..., Array] = defences.visible_count
 
 
 @dataclasses.dataclass(frozen=True)

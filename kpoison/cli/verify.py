@@ -11,7 +11,7 @@ __all__ = ["Verify"]
 
 Statement = Literal[
     "L1", "L2", "L3", "L4", "L4-Hessian", "L5", "L6", "L7", "L8", "L8-images", "L8-training", "N1", "T1", "T2", "T3",
-    "T4", "T5", "T6", "L8-classifiers", "collapse",
+    "T4", "T5", "D1", "T6", "L8-classifiers", "collapse",
 ]  # fmt: skip
 
 

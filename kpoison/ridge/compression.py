@@ -85,7 +85,7 @@ def _searched(clean: Posterior, factor: KrylovFactor, b: Array, rho: tuple[float
     """The same from a Krylov search, whose space is larger than what its solutions span."""
     found = factor.project(b, rho)
     whole = ReducedFactor(found.eigenvalues, found.vectors, *factor.extreme_eigenvalues(), found.status)
-    rotated = _rotated(whole, b)
+    rotated = found.right_hand_sides
     solutions = _solutions(whole, jnp.asarray(_poles(rho), b.dtype), rotated)
     basis, rank = _orthonormal_basis(np.asarray(solutions))
     reduced = whole
@@ -93,7 +93,7 @@ def _searched(clean: Posterior, factor: KrylovFactor, b: Array, rho: tuple[float
         small, smaller = _project(whole, jnp.asarray(basis))
         if bool(_agrees(clean, whole, small, jnp.asarray(np.geomspace(*rho, 9), b.dtype), rotated)):
             reduced = _with_status(smaller, found.status)
-    return eqx.tree_at(lambda posterior: posterior.factor, clean, reduced)
+    return eqx.tree_at(lambda posterior: posterior.factor, clean, factor.on_one_device(reduced))
 
 
 def _with_status(factor: ReducedFactor, status: RidgeStatus) -> ReducedFactor:

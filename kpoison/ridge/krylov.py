@@ -16,8 +16,8 @@ from kpoison.ridge.conjugate_gradients import conjugate_gradients
 from kpoison.ridge.iterative import converged, default_tolerance
 from kpoison.ridge.low_rank import LowRank, low_rank
 from kpoison.ridge.projection import Projection, project
-from kpoison.ridge.solvers import Factor, Solver
-from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype, on_every_device, on_one_device
+from kpoison.ridge.solvers import Factor, ReducedFactor, Solver
+from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype, on_every_device, on_one_device, rows_on_devices
 
 __all__ = ["Krylov", "KrylovFactor"]
 
@@ -86,7 +86,7 @@ class Krylov(Solver):
         gram = TiledGram(*on_every_device(narrow, self.mesh), mesh=self.mesh)
         exact = TiledGram(*on_every_device((kernel, X), self.mesh), mesh=self.mesh)
         rank = min(self.rank, len(X))
-        approximation = _low_rank(TiledGram(*narrow), rank, jax.random.key(self.seed), X.dtype)
+        approximation = _low_rank(gram, rank, jax.random.key(self.seed), X.dtype)
         return KrylovFactor(gram.kept() if kept else gram, exact, approximation, self)
 
     def _keeps(self, n: int, dtype, narrow) -> bool:
@@ -176,28 +176,34 @@ class KrylovFactor(Factor):
         return jnp.zeros_like(trace), top + self.approximation.rest * trace
 
     def project(self, b: Float[Array, "n k"], rho: tuple[float, float]) -> Projection:
-        """A space that holds (K + ρI)⁻¹b for every ρ of an interval, and what became of each."""
+        """A space that holds (K + ρI)⁻¹b for every ρ of an interval, and what became of each.
+
+        With a mesh its vectors are divided among the devices, with rows of 0 that make up a number.
+        """
+        mesh = self.method.mesh
         return project(
-            lambda x: _product_anywhere(self.gram, x),
-            b,
+            lambda x: _product(self.gram, x),
+            b if mesh is None else rows_on_devices(b, mesh),
             rho,
             low_rank=self.approximation,
             tolerance=self._tolerance,
             max_products=self.method.max_products,
-            exact_product=(lambda x: _product_anywhere(self.exact, x)) if self._refines else None,
+            exact_product=(lambda x: _product(self.exact, x)) if self._refines else None,
         )
+
+    def on_one_device(self, found: ReducedFactor) -> ReducedFactor:
+        """What was made of a projection, as other arrays are: without the rows of 0."""
+        if self.method.mesh is None:
+            return found
+        arrays, others = eqx.partition(found, eqx.is_array)
+        found = eqx.combine(on_one_device(arrays, self.method.mesh), others)
+        rows = found.eigenvectors[: self.exact.number]
+        return eqx.tree_at(lambda factor: factor.eigenvectors, found, rows)
 
     @property
     def _tolerance(self) -> float:
         given = self.method.tolerance
         return default_tolerance(self.exact.X.dtype) if given is None else given
-
-
-def _product_anywhere(gram: TiledGram, x: Array) -> Array:
-    """K x on this process's first device, however many hold the tiles."""
-    if gram.mesh is None:
-        return _product(gram, x)
-    return on_one_device(_product(gram, on_every_device(x, gram.mesh)))
 
 
 @eqx.filter_jit

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
 
 from kpoison.kernels.base import matrix_product
-from kpoison.ridge.tiles import TiledGram
+from kpoison.ridge.tiles import TiledGram, row_sharding
 
 __all__ = ["LowRank", "low_rank", "over_roots"]
 
@@ -15,6 +15,8 @@ _BLOCKS = 8  # more would choose a little better; each is one evaluation of the 
 
 class LowRank(eqx.Module):
     """K ≈ U diag(μ) Uᵀ, from below: K − U diag(μ) Uᵀ is positive semi-definite.
+
+    On several devices the rows of U are divided among them, with rows of 0 that make up a number.
 
     Attributes:
         vectors: U, orthonormal, shape (n, s).
@@ -32,7 +34,8 @@ class LowRank(eqx.Module):
         """(U diag(μ) Uᵀ + ρI) to some power, times b."""
         outside = jnp.asarray(rho) ** exponent
         inside = (self.eigenvalues + rho) ** exponent - outside
-        return outside * b + matrix_product(self.vectors, inside[:, None] * matrix_product(self.vectors.T, b))
+        vectors = self.vectors[: len(b)]
+        return outside * b + matrix_product(vectors, inside[:, None] * matrix_product(vectors.T, b))
 
 
 def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
@@ -43,7 +46,16 @@ def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
     """
     blocks = min(_BLOCKS, rank)
     block = -(-rank // blocks)
-    diagonal = gram.diagonal().astype(dtype)
+    rows, place = gram.number, None
+    if gram.mesh is not None:
+        rows, place = rows + -rows % gram.mesh.size, row_sharding(gram.mesh)
+
+    def divided(x: Array) -> Array:
+        """With rows of 0 to make up a number, and divided among the devices."""
+        x = jnp.pad(x, ((0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)))
+        return x if place is None else jax.lax.with_sharding_constraint(x, place)
+
+    diagonal = divided(gram.diagonal().astype(dtype))
     tiny = 100 * jnp.finfo(gram.X.dtype).eps
 
     def add(state, turn):
@@ -53,7 +65,7 @@ def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
         # Drawn without replacement (Gumbel); a point once drawn has nothing left.
         draws = jnp.log(weights) + jax.random.gumbel(key, left.shape, left.dtype)
         places = jax.lax.top_k(draws, block)[1]
-        columns = gram.columns(places).astype(dtype) - matrix_product(factor, factor[places].T)
+        columns = divided(gram.columns(places).astype(dtype)) - matrix_product(factor, factor[places].T)
         corner = 0.5 * (columns[places] + columns[places].T)
         values, vectors = jnp.linalg.eigh(corner)
         # Points that are copies of others span no new direction.
@@ -63,7 +75,7 @@ def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
         left = (left - jnp.sum(scaled**2, axis=1)).at[places].set(0)
         return (factor, left), None
 
-    start = jnp.zeros((gram.number, blocks * block), dtype), diagonal
+    start = divided(jnp.zeros((gram.number, blocks * block), dtype)), diagonal
     (factor, left), _ = jax.lax.scan(add, start, (jnp.arange(blocks), jax.random.split(key, blocks)))
     squares, turn = jnp.linalg.eigh(matrix_product(factor.T, factor))
     kept = squares > 10 * factor.shape[1] * jnp.finfo(dtype).eps * squares[-1]

@@ -62,10 +62,17 @@ class RidgeStatus(eqx.Module):
 
 
 class Projection(eqx.Module):
-    """VᵀKV = QΘQᵀ and V Q: x(ρ) = VQ (Θ + ρ)⁻¹ (VQ)ᵀ b, with what became of it."""
+    """VᵀKV = QΘQᵀ and V Q: x(ρ) = VQ (Θ + ρ)⁻¹ (VQ)ᵀ b, with what became of it.
+
+    Attributes:
+        eigenvalues, vectors: Θ and V Q.
+        right_hand_sides: (VQ)ᵀ b, for b of norm 1.
+        status: for every ridge that the space was made for.
+    """
 
     eigenvalues: Float[Array, " p"]
     vectors: Float[Array, "n p"]
+    right_hand_sides: Float[Array, "p k"]
     status: RidgeStatus
 
 
@@ -118,7 +125,10 @@ def _placed(whole: Array, part: Array, place: Scalar) -> Array:
 
 
 def _empty(b: Array) -> _Space:
-    return _Space(jnp.zeros((len(b), 16 * _BLOCK), b.dtype), jnp.zeros((len(b), 16 * _BLOCK), b.dtype))
+    # Divided among devices as b is; a device of its own stays the default one.
+    place = b.sharding if len(b.devices()) > 1 else None
+    nothing = jnp.zeros((len(b), 16 * _BLOCK), b.dtype, device=place)
+    return _Space(nothing, nothing)
 
 
 def project(
@@ -135,7 +145,7 @@ def project(
 
     Args:
         product: x ↦ K x, compiled; its errors may be those of a narrower dtype if there is an `exact_product`.
-        b: right-hand sides, concrete.
+        b: right-hand sides, concrete; rows may be divided among devices, and some at the end be 0 to make up a number.
         rho: the smallest and the largest ρ.
         low_rank: of K, the preconditioner.
         tolerance: on the relative residuals.
@@ -156,9 +166,7 @@ def project(
 
 
 def _searched(low: float, high: float) -> np.ndarray:
-    """Ridges that are searched for, so close that those between are solved too; closer at the ends, where that is
-    hardest.
-    """
+    """Ridges that are searched for, so close that those between are solved too: closer where that is hardest."""
     if low == high:
         return np.array([low])
     rhos = np.geomspace(low, high, 2 + math.ceil(math.log(high / low) / _LOG_SPACING))
@@ -217,13 +225,17 @@ def _projection(
     space: _Space, b: Array, rhos: Array, tolerance: float, narrow: _Counter, exact: _Counter | None
 ) -> Projection:
     eigenvalues, turn = _eigenpairs(space)
+    vectors = _product(space.basis, turn)
     # Between the ridges that were searched for, too.
     rhos = jnp.sort(jnp.concatenate([rhos, jnp.sqrt(rhos[1:] * rhos[:-1])]))
-    residuals = jnp.max(_sizes(_residuals(space, b, rhos)), axis=1)
+    residuals = jnp.asarray(np.asarray(jnp.max(_sizes(_residuals(space, b, rhos)), axis=1)))  # on one device
     columns = narrow.columns + (0 if exact is None else exact.columns)
     counts = (narrow.products, 0 if exact is None else exact.products, columns)
     status = RidgeStatus(rhos, residuals, residuals <= tolerance, *(jnp.asarray(count) for count in counts))
-    return Projection(eigenvalues, matrix_product(space.basis, turn), status)
+    return Projection(eigenvalues, vectors, _product(vectors.T, b), status)
+
+
+_product = jax.jit(matrix_product)
 
 
 @eqx.filter_jit

@@ -13,7 +13,16 @@ from jaxtyping import Array, Float, Inexact
 from kpoison._validation import is_concrete
 from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
 
-__all__ = ["TiledGram", "gram_bytes", "in_dtype", "on_every_device", "on_one_device", "tile_size"]
+__all__ = [
+    "TiledGram",
+    "gram_bytes",
+    "in_dtype",
+    "on_every_device",
+    "on_one_device",
+    "row_sharding",
+    "rows_on_devices",
+    "tile_size",
+]
 
 T = TypeVar("T")
 
@@ -67,17 +76,22 @@ class TiledGram(eqx.Module):
         return self.kernel.gram(self.X, self.X[places])
 
     def product(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """K x in the dtype of x: tiles are multiplied in their own dtype and summed in that of x."""
+        """K x in the dtype of x: tiles are multiplied in their own dtype and summed in that of x.
+
+        Rows beyond n, which are 0, are kept.
+        """
         if jnp.iscomplexobj(x):
             both = self.product(jnp.concatenate([x.real, x.imag], axis=1))
             return both[:, : x.shape[1]] + 1j * both[:, x.shape[1] :]
         along, size = self._shape()
+        surplus = ((0, len(x) - self.number), (0, 0))
+        x = x[: self.number]
         # Of columns, so that a narrower dtype loses no exponent.
         scale = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=0, keepdims=True)
         scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
         filled = jnp.pad(x / scale, ((0, along * size - self.number), (0, 0))).reshape(along, size, -1)
         result = self._on_devices(self._local_product, filled)
-        return result.reshape(along * size, -1)[: self.number] * scale
+        return jnp.pad(result.reshape(along * size, -1)[: self.number] * scale, surplus)
 
     def _shape(self) -> tuple[int, int]:
         size = tile_size(self.number)
@@ -166,13 +180,21 @@ def on_every_device(tree: T, mesh: Mesh | None) -> T:
     return jax.tree.map(put, tree)
 
 
-def on_one_device(tree: T) -> T:
-    """Arrays that are the same on all devices, from this process's first."""
+def rows_on_devices(x: Float[Array, "n k"], mesh: Mesh) -> Float[Array, "N k"]:
+    """The rows divided among the devices, with rows of 0 that make up a number."""
+    filled = np.pad(np.asarray(x), ((0, -len(x) % mesh.size), (0, 0)))
+    return jax.device_put(filled, row_sharding(mesh))
 
-    def take(leaf):
-        return leaf.addressable_data(0) if isinstance(leaf, jax.Array) and is_concrete(leaf) else leaf
 
-    return jax.tree.map(take, tree)
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows divided among all devices."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def on_one_device(tree: T, mesh: Mesh) -> T:
+    """Arrays that are divided among the devices, whole on this process's first."""
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
 
 def in_dtype(kernel: Kernel, X: Array, dtype) -> tuple[Kernel, Array]:

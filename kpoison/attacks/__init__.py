@@ -1,0 +1,54 @@
+"""Attacks on the training set of a kernel predictor, each with the law's prediction of what it does."""
+
+from kpoison.attacks.aggregators import Aggregator, CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from kpoison.attacks.backdoor import backdoor
+from kpoison.attacks.bilevel import Bilevel, BilevelObjective, bilevel, bilevel_objective, greedy_bases
+from kpoison.attacks.byzantine import (
+    ALittleIsEnough,
+    FixedUpdates,
+    GaussianUpdates,
+    ModelReplacement,
+    SignFlip,
+    UpdateAttack,
+)
+from kpoison.attacks.feature_collision import FeatureCollision, collision_objective, feature_collision
+from kpoison.attacks.federated import Clients, Federation, GuaranteeVoidWarning, federate, mean_aggregated
+from kpoison.attacks.label_flipping import FlippedLabels, flip_certificate, flip_labels
+from kpoison.attacks.poisoned import PoisonedData
+from kpoison.attacks.sybil import SybilAttack, shared_features, sybil
+
+__all__ = [
+    "ALittleIsEnough",
+    "Aggregator",
+    "Bilevel",
+    "BilevelObjective",
+    "Clients",
+    "CoordinateMedian",
+    "FeatureCollision",
+    "Federation",
+    "FixedUpdates",
+    "FlippedLabels",
+    "GaussianUpdates",
+    "GeometricMedian",
+    "GuaranteeVoidWarning",
+    "Krum",
+    "Mean",
+    "ModelReplacement",
+    "PoisonedData",
+    "SignFlip",
+    "SybilAttack",
+    "TrimmedMean",
+    "UpdateAttack",
+    "backdoor",
+    "bilevel",
+    "bilevel_objective",
+    "collision_objective",
+    "feature_collision",
+    "federate",
+    "flip_certificate",
+    "flip_labels",
+    "greedy_bases",
+    "mean_aggregated",
+    "shared_features",
+    "sybil",
+]

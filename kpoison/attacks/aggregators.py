@@ -1,0 +1,281 @@
+"""How the server of a federation combines its clients' updates: the mean, and rules that some liars cannot move far."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from kpoison._typing import Scalar
+from kpoison._validation import (
+    boundary,
+    check_finite,
+    check_floating,
+    check_integer,
+    check_positive,
+    checked_result,
+    is_concrete,
+)
+
+__all__ = ["Aggregator", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
+
+
+def _check_updates(arguments: dict[str, Any]) -> None:
+    updates = check_floating("updates", arguments["updates"])
+    if updates.ndim != 2 or updates.size == 0:
+        raise ValueError(f"updates must have shape (K, p), one row for each client, got {updates.shape}")
+    check_finite("updates", updates)
+    number = len(updates)
+    arguments["self"].check(number)
+    weights = jnp.ones(number) if arguments["weights"] is None else arguments["weights"]
+    check_positive("weights", weights, zero=True, scalar=False)
+    weights = jnp.asarray(weights, updates.dtype)
+    if weights.shape != (number,):
+        raise ValueError(f"weights must have shape ({number},), one for each client, got {weights.shape}")
+    arguments.update(updates=updates, weights=weights)
+
+
+class Aggregator(eqx.Module):
+    """A server's rule, a pure function of updates: `aggregator(updates, weights)`; traceable by `jit` and `vmap`."""
+
+    @abc.abstractmethod
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        """The combined update; the weights add up to 1."""
+
+    @abc.abstractmethod
+    def tolerates(self, clients: int) -> int:
+        """How many of so many clients may send anything whatever without moving the result arbitrarily far."""
+
+    def guarantees(self, malicious: Bool[np.ndarray, " K"], weights: Float[np.ndarray, " K"]) -> bool:
+        """Whether the rule tolerates these of its clients; the weights are those it is called with."""
+        return int(malicious.sum()) <= self.tolerates(len(malicious))
+
+    def check(self, clients: int) -> None:
+        """Refuse a number of clients that the rule is not defined for.
+
+        Raises:
+            ValueError: naming the option that does not fit.
+        """
+
+    @boundary(_check_updates)
+    def __call__(
+        self, updates: Float[ArrayLike, "K p"], weights: Float[ArrayLike, " K"] | None = None
+    ) -> Float[Array, " p"]:
+        """The combined update.
+
+        Args:
+            updates: one row for each client, shape (K, p), finite.
+            weights: >= 0, shape (K,), such as numbers of examples; by default the same for all.  `Mean` and
+                `GeometricMedian` use them; the other rules count every client once, as their guarantees do: a liar
+                would claim many examples.
+
+        Raises:
+            TypeError, ValueError: naming the argument that does not fit, or the option of the rule that so many
+                clients do not allow.
+        """
+        updates, weights = jnp.asarray(updates), jnp.asarray(weights)
+        total = jnp.sum(weights)
+        failures = [
+            (~jnp.all(jnp.isfinite(updates)), "updates must be finite"),
+            (~jnp.all(weights >= 0) | ~(total > 0), "weights must be >= 0, and one of them > 0"),
+        ]
+        updates, weights = checked_result((updates, weights), failures)
+        return self._combine(updates, weights / jnp.where(total > 0, total, 1))
+
+
+class Mean(Aggregator):
+    """The weighted mean, federated averaging (McMahan et al. 2017); one client can move it anywhere.
+
+    >>> Mean()(jnp.array([[1.0], [4.0]]), jnp.array([1.0, 2.0])).tolist()
+    [3.0]
+    """
+
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        return jnp.einsum("kp,k->p", updates, weights, precision="highest")
+
+    def tolerates(self, clients: int) -> int:
+        """0."""
+        return 0
+
+
+class CoordinateMedian(Aggregator):
+    """The median of each coordinate (Yin et al. 2018); of an even number of clients the mean of the middle two.
+
+    It depends on the basis of the parameters: a rotation of the features changes it.
+
+    >>> CoordinateMedian()(jnp.array([[0.0, 5.0], [1.0, 0.0], [9.0, 1.0]])).tolist()
+    [1.0, 1.0]
+    """
+
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        return jnp.median(updates, axis=0)
+
+    def tolerates(self, clients: int) -> int:
+        """Fewer than half."""
+        return (clients - 1) // 2
+
+
+class TrimmedMean(Aggregator):
+    """The mean of each coordinate without its `trim` smallest and `trim` largest values (Yin et al. 2018).
+
+    It depends on the basis of the parameters, as the coordinates' median does.
+
+    Attributes:
+        trim: how many are left out at either end; 2 trim < K.
+
+    Raises:
+        ValueError: for a trim that is no integer >= 0, and when called with too few clients.
+
+    >>> TrimmedMean(1)(jnp.array([[0.0], [1.0], [3.0], [100.0]])).tolist()
+    [2.0]
+    """
+
+    trim: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_integer("trim", self.trim, 0)
+
+    def check(self, clients: int) -> None:
+        """2 trim < K."""
+        if 2 * self.trim >= clients:
+            raise ValueError(
+                f"trim must be less than half of the {clients} clients, as {self.trim} at either end leave none, "
+                f"got {self.trim}"
+            )
+
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        return jnp.mean(jnp.sort(updates, axis=0)[self.trim : len(updates) - self.trim], axis=0)
+
+    def tolerates(self, clients: int) -> int:
+        """As many as are trimmed at one end."""
+        return self.trim
+
+
+class Krum(Aggregator):
+    """The update that is closest to its K − f − 2 nearest others (Blanchard et al. 2017).
+
+    Squared distances are added up.  Of equal scores the first client's is taken.  Multi-Krum is the mean of the
+    `selected` updates of smallest score.  Distances do not depend on the basis of the parameters, as long as it is
+    orthonormal.
+
+    Attributes:
+        byzantine: f, how many clients are expected to lie; K >= 2f + 3.
+        selected: how many updates are averaged; the guarantee holds for at most K − f − 2 (El Mhamdi et al. 2018).
+
+    Raises:
+        ValueError: for options that are no integers, f < 0, selected < 1, and when called with too few clients.
+
+    >>> Krum(1)(jnp.array([[0.0], [1.0], [3.0], [4.5], [100.0]])).tolist()
+    [1.0]
+    """
+
+    byzantine: int = eqx.field(static=True)
+    selected: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        check_integer("byzantine", self.byzantine, 0)
+        check_integer("selected", self.selected, 1)
+
+    def check(self, clients: int) -> None:
+        """K >= 2f + 3, K >= selected."""
+        if clients < 2 * self.byzantine + 3:
+            raise ValueError(
+                f"byzantine must be at most (K - 3)/2 of K = {clients} clients: Krum needs K >= 2 byzantine + 3, got "
+                f"{self.byzantine}"
+            )
+        if self.selected > clients:
+            raise ValueError(f"selected must be at most the number of clients, {clients}, got {self.selected}")
+
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        number = len(updates)
+        # Row by row: all differences at once would take K² p numbers.
+        distances = jax.lax.map(lambda update: jnp.sum((updates - update[None]) ** 2, axis=1), updates)
+        others = jnp.where(jnp.eye(number, dtype=bool), jnp.inf, distances)
+        scores = jnp.sum(jnp.sort(others, axis=1)[:, : number - self.byzantine - 2], axis=1)
+        return jnp.mean(updates[jnp.argsort(scores)[: self.selected]], axis=0)
+
+    def tolerates(self, clients: int) -> int:
+        """F; 0 where more than K − f − 2 updates are averaged."""
+        return self.byzantine if self.selected <= clients - self.byzantine - 2 else 0
+
+
+class GeometricMedian(Aggregator):
+    """The point of smallest weighted distance Σ w_i ‖z − u_i‖ to the updates (Pillutla et al. 2022).
+
+    By Weiszfeld's iteration as Vardi and Zhang (2000) mended it, from the update of smallest distance: where that is
+    the median it is returned as it is, and no later iterate can meet an update.  It ends when the distance's
+    subgradient is small, and it is an error if it does not.  Where all updates lie on a line the median need not be
+    unique; one of them is returned.  Forward derivatives (`jax.jvp`) go through it, reverse ones do not.
+
+    Attributes:
+        tolerance: largest norm of the subgradient, the weights' sum being 1; by default the root of the dtype's
+            resolution.
+        max_iterations: after how many steps to give up.
+
+    Raises:
+        ValueError: for a tolerance that is not > 0, and where the iteration has not converged; in compiled code a
+            runtime error.
+
+    >>> GeometricMedian()(jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 9.0], [0.0, 0.0]])).tolist()
+    [0.0, 0.0]
+    """
+
+    tolerance: Scalar | None = None
+    max_iterations: int = eqx.field(static=True, default=10_000)
+
+    def __check_init__(self):
+        if self.tolerance is not None:
+            check_positive("tolerance", self.tolerance)
+        check_integer("max_iterations", self.max_iterations, 1)
+
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        default = float(jnp.finfo(updates.dtype).eps) ** 0.5
+        tolerance = jnp.asarray(default if self.tolerance is None else self.tolerance, updates.dtype)
+        totals = jax.lax.map(lambda z: jnp.sum(weights * _distances(z, updates)), updates)
+        start = updates[jnp.argmin(totals)]
+
+        def unfinished(state):
+            _, _, excess, steps = state
+            return (excess > tolerance) & (steps < self.max_iterations)
+
+        def advance(state):
+            _, following, _, steps = state
+            return (following, *_weiszfeld(following, updates, weights), steps + 1)
+
+        state = (start, *_weiszfeld(start, updates, weights), jnp.asarray(0))
+        median, _, excess, _ = jax.lax.while_loop(unfinished, advance, state)
+        reached = f", the subgradient is {float(excess):.2g}" if is_concrete(excess) else ""
+        message = f"the geometric median has not converged in max_iterations = {self.max_iterations} steps{reached}"
+        return checked_result(median, [(~(excess <= tolerance), message)])
+
+    def tolerates(self, clients: int) -> int:
+        """Fewer than half, of clients of the same weight."""
+        return (clients - 1) // 2
+
+    def guarantees(self, malicious: Bool[np.ndarray, " K"], weights: Float[np.ndarray, " K"]) -> bool:
+        """Whether less than half of the weight is theirs."""
+        return bool(2 * weights[malicious].sum() < weights.sum())
+
+
+def _distances(z: Float[Array, " p"], updates: Float[Array, "K p"]) -> Float[Array, " K"]:
+    squared = jnp.sum((updates - z[None]) ** 2, axis=1)
+    apart = squared > 0
+    # The root's derivative at 0 would be NaN.
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+
+
+def _weiszfeld(
+    z: Float[Array, " p"], updates: Float[Array, "K p"], weights: Float[Array, " K"]
+) -> tuple[Float[Array, " p"], Float[Array, ""]]:
+    """The next iterate, and the norm of the smallest subgradient at this one: 0 at the median and only there."""
+    distances = _distances(z, updates)
+    apart = distances > 0
+    inverse = jnp.where(apart, weights / jnp.where(apart, distances, 1), 0)
+    pull = jnp.einsum("k,kp->p", inverse, updates - z[None], precision="highest")
+    strength = _distances(jnp.zeros_like(pull), pull[None])[0]
+    excess = jnp.maximum(strength - jnp.sum(jnp.where(apart, 0, weights)), 0)
+    share = jnp.where(excess > 0, excess / jnp.where(strength > 0, strength, 1), 0)
+    return z + pull * share / jnp.where(jnp.any(apart), jnp.sum(inverse), 1), excess

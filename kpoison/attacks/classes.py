@@ -1,0 +1,62 @@
+"""Classes and the targets that stand for them: −1 and 1 in one column, or one column of y for each."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from kpoison._validation import checked_result, is_concrete
+from kpoison.ridge import Posterior
+
+__all__ = ["class_indices", "common_class", "target_column"]
+
+
+def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.ndarray, " n"], int]:
+    """The class of each point, and how many classes there are.
+
+    One output: 0 for −1 and 1 for 1.  C outputs: the column that is larger than the others.
+
+    Raises:
+        ValueError: for values other than −1 and 1 in one column, rows that are not one-hot in several, a single class;
+            in compiled code at run time.
+    """
+    # Known labels stay known inside of a trace.
+    numpy: Any = np if is_concrete(y) else jnp
+    targets = numpy.asarray(y).reshape(len(y), -1)
+    if targets.shape[1] == 1:
+        labels = (targets[:, 0] > 0).astype(int)
+        wrong = numpy.any(numpy.abs(targets) != 1)
+        expected = "clean.y must hold −1 and 1"
+    else:
+        labels = numpy.argmax(targets, axis=1)
+        high = numpy.sum(targets == numpy.max(targets), axis=1)
+        low = numpy.sum(targets == numpy.min(targets), axis=1)
+        wrong = numpy.any((high != 1) | (low != targets.shape[1] - 1))
+        expected = "clean.y must be one-hot: one value in the column of the class, another in all others"
+    alike = numpy.all(labels == labels[0]) & ~wrong
+    came = ""
+    if is_concrete(y):
+        rows = np.unique(targets, axis=0)
+        came = f", got {len(rows)} kind(s) of row, the first {rows[0].tolist()}"
+    failures = [(wrong, expected + came), (alike, "clean.y must hold at least two classes" + came)]
+    return checked_result(labels, failures), max(2, targets.shape[1])
+
+
+def target_column(clean: Posterior, target: Any) -> int:
+    """The class index of a target: −1 or 1, or a column of y.
+
+    Raises:
+        ValueError: where it is none.
+    """
+    known = (-1, 1) if clean.outputs == 1 else tuple(range(clean.outputs))
+    if isinstance(target, bool) or target not in known:
+        raise ValueError(f"target must be one of {', '.join(map(str, known))}, got {target!r}")
+    return known.index(target)
+
+
+def common_class(targets: Float[Array, "q *C"]) -> int | None:
+    """The class of all these targets, the sign or the column of the largest; None where they differ."""
+    values = np.asarray(targets)
+    classes = np.where(values > 0, 1, -1) if values.ndim == 1 else np.argmax(values, axis=1)
+    return int(classes[0]) if np.all(classes == classes[0]) else None

@@ -1,0 +1,422 @@
+"""Federated ridge regression in a linear model of features: rounds, and their closed form.
+
+Clients hold rows of features φ(x) and targets; the model is f(x) = φ(x)·θ.  Client k's loss is that of ridge regression
+on its own n_k examples, (1/2n_k) Σ (f(x_i) − y_i)² + (λ/2)‖θ‖², so that the weighted mean of the clients' losses, with
+weights n_k/n, is the ridge loss of all of their data together, at the same λ.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Num
+
+from kpoison._typing import Scalar
+from kpoison._validation import (
+    boundary,
+    check_finite,
+    check_floating,
+    check_integer,
+    check_points,
+    check_positive,
+    check_real,
+    checked_result,
+)
+from kpoison.attacks.aggregators import Aggregator, Mean
+from kpoison.attacks.byzantine import UpdateAttack
+from kpoison.kernels.base import matrix_product
+from kpoison.ridge.lapack import eigh, linear_solve
+
+__all__ = ["Clients", "Federation", "GuaranteeVoidWarning", "federate", "mean_aggregated"]
+
+
+class GuaranteeVoidWarning(UserWarning):
+    """More clients lie than the server's rule tolerates: its guarantee is void."""
+
+
+class Clients(eqx.Module):
+    """Who takes part: features and targets of each client.
+
+    Args:
+        features: φ of each client's points, K arrays of shape (n_k, p), n_k >= 1.
+        targets: K arrays of shape (n_k,), or (n_k, C) for C outputs.
+
+    Attributes:
+        features: padded by rows of 0, which change nothing, shape (K, max n_k, p).
+        targets: padded by 0, shape (K, max n_k, C).
+        counts: n_k.
+        scalar: whether targets had no axis for outputs.
+
+    Raises:
+        TypeError: for arrays that are not floating-point, or targets that are not real.
+        ValueError: for no clients, shapes that do not fit, clients without points, values that are not finite.
+    """
+
+    features: Float[Array, "K n p"]
+    targets: Float[Array, "K n C"]
+    counts: tuple[int, ...] = eqx.field(static=True)
+    scalar: bool = eqx.field(static=True)
+
+    def __init__(self, features: Sequence[Float[ArrayLike, "..."]], targets: Sequence[Num[ArrayLike, "..."]]):
+        if len(features) == 0 or len(features) != len(targets):
+            raise ValueError(
+                f"features and targets must hold one array for each client, got {len(features)} and {len(targets)}"
+            )
+        rows, values = [], []
+        for client, (points, numbers) in enumerate(zip(features, targets, strict=True)):
+            like = rows[0] if rows else None
+            own = check_points(f"features[{client}]", points, 1, like=like, like_name="features[0]")
+            check_real(f"targets[{client}]", numbers)
+            check_finite(f"targets[{client}]", numbers)
+            labels = jnp.asarray(numbers, own.dtype)
+            outputs = values[0].shape[1:] if values else labels.shape[1:]
+            if labels.ndim not in (1, 2) or len(labels) != len(own) or labels.shape[1:] != outputs or not labels.size:
+                expected = ", ".join(map(str, (len(own), *outputs))) if values else f"{len(own)},) or ({len(own)}, C"
+                raise ValueError(f"targets[{client}] must have shape ({expected}), got {labels.shape}")
+            rows.append(own)
+            values.append(labels)
+        self.scalar = values[0].ndim == 1
+        self.counts = tuple(len(own) for own in rows)
+        longest = max(self.counts)
+        self.features = jnp.stack([jnp.pad(own, ((0, longest - len(own)), (0, 0))) for own in rows])
+        self.targets = jnp.stack(
+            [jnp.pad(own.reshape(len(own), -1), ((0, longest - len(own)), (0, 0))) for own in values]
+        )
+
+    @property
+    def weights(self) -> Float[Array, " K"]:
+        """n_k / n."""
+        counts = jnp.asarray(self.counts, self.features.dtype)
+        return counts / jnp.sum(counts)
+
+    def like_targets(self, values: Float[Array, "... C"]) -> Float[Array, "..."]:
+        """Without the axis of outputs, if the targets had none."""
+        return values[..., 0] if self.scalar else values
+
+
+class Federation(eqx.Module):
+    """What rounds of training have led to; made by `federate`.
+
+    Attributes:
+        parameters: θ after the last round, shape (p,) or (p, C).
+        predictions: φ(probes)·θ after each round, shape (rounds, q) or (rounds, q, C); None without probes.
+        movement: ‖Δθ‖ of each round, shape (rounds,); it tells whether the rounds have converged.
+        malicious: the attacker's clients, by number.
+        tolerated: how many malicious clients of the same weight the server's rule tolerates.
+        guarantee_void: whether these are more than it tolerates (always, for the mean).
+        assumes: what the rule's guarantee takes for granted, in words.
+    """
+
+    parameters: Float[Array, "p *C"]
+    predictions: Float[Array, "rounds q *C"] | None
+    movement: Float[Array, " rounds"]
+    malicious: tuple[int, ...] = eqx.field(static=True)
+    tolerated: int = eqx.field(static=True)
+    guarantee_void: bool = eqx.field(static=True)
+    assumes: str = eqx.field(
+        static=True,
+        default=(
+            "honest clients' updates are alike: robust rules are biased where clients hold different data, also "
+            "without any attack"
+        ),
+    )
+
+
+def _check_training(arguments: dict[str, Any]) -> None:
+    clients = arguments["clients"]
+    if not isinstance(clients, Clients):
+        raise TypeError(f"clients must be kpoison.attacks.Clients, got {type(clients).__name__}")
+    check_positive("ridge", arguments["ridge"])
+    if arguments["step_size"] is not None:
+        check_positive("step_size", arguments["step_size"])
+    if arguments["local_steps"] is not None:
+        check_integer("local_steps", arguments["local_steps"], 1)
+    if arguments["start"] is not None:
+        start = check_floating("start", arguments["start"]).astype(clients.features.dtype)
+        size, outputs = clients.features.shape[2], clients.targets.shape[2]
+        shape = (size,) if clients.scalar else (size, outputs)
+        if start.shape != shape:
+            raise ValueError(f"start must have shape {shape}, got {start.shape}")
+        check_finite("start", start)
+        arguments["start"] = start
+
+
+def _check_federate(arguments: dict[str, Any]) -> None:
+    _check_training(arguments)
+    clients, aggregator, attack = (arguments[name] for name in ("clients", "aggregator", "attack"))
+    number, _, size = clients.features.shape
+    check_integer("rounds", arguments["rounds"], 1)
+    check_integer("seed", arguments["seed"], 0)
+    if not isinstance(aggregator, Aggregator):
+        raise TypeError(f"aggregator must be a rule such as kpoison.attacks.Mean(), got {type(aggregator).__name__}")
+    aggregator.check(number)
+    malicious = [check_integer("malicious", client, 0) for client in arguments["malicious"]]
+    if len(set(malicious)) != len(malicious) or any(client >= number for client in malicious):
+        raise ValueError(f"malicious must be different clients of 0..{number - 1}, got {malicious}")
+    arguments["malicious"] = tuple(malicious)
+    if attack is not None:
+        if not isinstance(attack, UpdateAttack):
+            raise TypeError(f"attack must be one such as kpoison.attacks.SignFlip(), got {type(attack).__name__}")
+        if not malicious:
+            raise ValueError("malicious must name the clients that attack, got none")
+        attack.check(_mask(arguments["malicious"], number), size * clients.targets.shape[2])
+    if arguments["probes"] is not None:
+        arguments["probes"] = check_points(
+            "probes", arguments["probes"], 1, like=clients.features[0], like_name="the clients' features"
+        )
+
+
+@boundary(_check_federate)
+def federate(
+    clients: Clients,
+    ridge: Scalar,
+    *,
+    aggregator: Aggregator = Mean(),  # noqa: B008 - it is immutable
+    rounds: int = 100,
+    step_size: Scalar | None = None,
+    local_steps: int | None = 1,
+    attack: UpdateAttack | None = None,
+    malicious: Sequence[int] = (),
+    start: Float[ArrayLike, "p *C"] | None = None,
+    probes: Float[ArrayLike, "q p"] | None = None,
+    seed: int = 0,
+) -> Federation:
+    """Train in rounds: the server sends θ, each client sends the change of θ that its own data ask for.
+
+    The server adds what `aggregator` makes of these changes to θ; its weights are the clients' numbers of examples.
+    With the mean and one local step this is gradient descent on the ridge loss of all data together, whose fixed point
+    is their kernel ridge predictor at λ; with more local steps it is another one, where clients' data differ (client
+    drift).  `mean_aggregated` has both in closed form.  Medians and trimmed means of coordinates depend on the basis of
+    the features, the other rules do not.
+
+    Args:
+        clients: features and targets.
+        ridge: λ > 0 of every client's mean loss.
+        aggregator: the server's rule.
+        rounds: how many.
+        step_size: of gradient descent; by default one over an upper bound on every client's largest curvature, with
+            which no client's loss rises.
+        local_steps: full-batch gradient steps of a client in a round; None for its exact minimiser.
+        attack: what malicious clients send instead of an honest update; None where their data alone are dirty.
+        malicious: the attacker's clients, by number.
+        start: θ before the first round, shape (p,) or (p, C); by default 0.
+        probes: features at which predictions are kept after each round.
+        seed: of attacks that draw random numbers.
+
+    Returns:
+        θ, predictions, and whether the rule's guarantee holds.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit; for a rule that is not defined for so many
+            clients; where an update is not finite, as when the rounds diverge (in compiled code a runtime error).
+
+    Warns:
+        GuaranteeVoidWarning: where more clients are malicious than a robust rule tolerates.
+
+    >>> clients = Clients([jnp.array([[1.0]]), jnp.array([[1.0]])], [jnp.array([1.0]), jnp.array([3.0])])
+    >>> federate(clients, ridge=1.0, rounds=1, step_size=0.25).parameters.tolist()  # 0.25 · mean(1, 3)
+    [0.5]
+    """
+    start = None if start is None else jnp.asarray(start)
+    dtype, number = clients.features.dtype, len(clients.counts)
+    mask, weights = _mask(malicious, number), np.asarray(clients.counts, float)
+    void = not aggregator.guarantees(mask, weights)
+    if void and not isinstance(aggregator, Mean):
+        warnings.warn(
+            f"the guarantee of {type(aggregator).__name__} is void: {len(malicious)} of {number} clients are "
+            f"malicious, it tolerates {aggregator.tolerates(number)} of the same weight",
+            GuaranteeVoidWarning,
+            stacklevel=3,
+        )
+    probes = None if probes is None else jnp.asarray(probes)
+    step_size = None if step_size is None else jnp.asarray(step_size, dtype)
+    attack = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float | int) else leaf, attack)
+    parameters, predictions, movement = _rounds(
+        clients, jnp.asarray(ridge, dtype), aggregator, rounds, step_size, local_steps, attack, tuple(malicious), start,
+        probes, jax.random.key(seed),
+    )  # fmt: skip
+    return Federation(
+        clients.like_targets(parameters),
+        None if predictions is None else clients.like_targets(predictions),
+        movement,
+        tuple(malicious),
+        aggregator.tolerates(number),
+        void,
+    )
+
+
+@eqx.filter_jit
+def _rounds(
+    clients: Clients,
+    ridge: Array,
+    aggregator: Aggregator,
+    rounds: int,
+    step_size: Scalar | None,
+    local_steps: int | None,
+    attack: UpdateAttack | None,
+    malicious: tuple[int, ...],
+    start: Array | None,
+    probes: Array | None,
+    key: Array,
+) -> tuple[Array, Array | None, Array]:
+    number, _, size = clients.features.shape
+    shape = (size, clients.targets.shape[2])
+    step, weights, mask = _step_size(clients, ridge, step_size), clients.weights, _mask(malicious, number)
+    minima = _minimisers(clients, ridge) if local_steps is None else None
+
+    def honest(theta: Array) -> Array:
+        if minima is not None:
+            return minima - theta[None]
+        own = jnp.broadcast_to(theta[None], (number, *shape))
+        for_all = jax.lax.fori_loop(0, local_steps, lambda _, own: own - step * _gradients(clients, ridge, own), own)
+        return for_all - theta[None]
+
+    def advance(theta: Array, key: Array) -> tuple[Array, tuple[Array | None, Array]]:
+        updates = honest(theta).reshape(number, -1)
+        if attack is not None:
+            updates = attack(updates, mask, weights, theta.reshape(-1), key)
+        change = aggregator(updates, weights)
+        theta = theta + change.reshape(shape)
+        seen = None if probes is None else matrix_product(probes, theta)
+        return theta, (seen, jnp.linalg.norm(change))
+
+    first = jnp.zeros(shape, clients.features.dtype) if start is None else start.reshape(shape)
+    theta, (predictions, movement) = jax.lax.scan(advance, first, jax.random.split(key, rounds))
+    return theta, predictions, movement
+
+
+def _mask(malicious: Sequence[int], number: int) -> np.ndarray:
+    return np.isin(np.arange(number), np.asarray(malicious, int))
+
+
+def _gradients(clients: Clients, ridge: Array, theta: Float[Array, "K p C"]) -> Float[Array, "K p C"]:
+    """Of each client's loss at its own θ."""
+    counts = jnp.asarray(clients.counts, theta.dtype)[:, None, None]
+    residuals = jnp.einsum("knp,kpc->knc", clients.features, theta, precision="highest") - clients.targets
+    return jnp.einsum("knp,knc->kpc", clients.features, residuals, precision="highest") / counts + ridge * theta
+
+
+def _gram(features: Float[Array, "n p"]) -> Float[Array, "n n"]:
+    return matrix_product(features, features.T)
+
+
+def _minimisers(clients: Clients, ridge: Array) -> Float[Array, "K p C"]:
+    """Φᵀ(ΦΦᵀ + n_k λI)⁻¹y for each client."""
+
+    def minimiser(features: Array, targets: Array, count: Array) -> Array:
+        system = _gram(features) + count * ridge * jnp.eye(len(features), dtype=features.dtype)
+        return matrix_product(features.T, linear_solve(system, targets))
+
+    counts = jnp.asarray(clients.counts, clients.features.dtype)
+    return jax.vmap(minimiser)(clients.features, clients.targets, counts)
+
+
+def _step_size(clients: Clients, ridge: Array, step_size: Scalar | None) -> Array:
+    """As given, or one over the largest of the clients' ‖Hessian‖, each bounded by the row sums of its Gram matrix."""
+    if step_size is not None:
+        return jnp.asarray(step_size, clients.features.dtype)
+    rows = jax.lax.map(lambda features: jnp.max(jnp.sum(jnp.abs(_gram(features)), axis=1)), clients.features)
+    return jax.lax.stop_gradient(1 / (jnp.max(rows / jnp.asarray(clients.counts, rows.dtype)) + ridge))
+
+
+def _check_closed_form(arguments: dict[str, Any]) -> None:
+    _check_training(arguments)
+    if arguments["rounds"] is not None:
+        check_integer("rounds", arguments["rounds"], 0)
+
+
+@boundary(_check_closed_form)
+def mean_aggregated(
+    clients: Clients,
+    ridge: Scalar,
+    rounds: int | None,
+    *,
+    step_size: Scalar | None = None,
+    local_steps: int | None = 1,
+    start: Float[ArrayLike, "p *C"] | None = None,
+) -> Float[Array, "p *C"]:
+    """θ after so many rounds with the mean as the server's rule, or their fixed point, in closed form.
+
+    Local training on a quadratic loss is an affine map of θ, and so is a round: θ ↦ Pθ + c with
+    P = Σ_k (n_k/n)(I − ηH_k)^E, H_k = Φ_kᵀΦ_k/n_k + λI, for E local steps of size η; P = 0 for exact minimisers.  Its
+    t-th power takes about log₂ t products of p×p matrices, the fixed point one solve.  With one local step the fixed
+    point is the ridge predictor of all data together, whatever the step size.
+
+    Args:
+        clients: features and targets.
+        ridge: λ > 0 of every client's mean loss.
+        rounds: t >= 0, or None for the fixed point (which does not depend on `start`).
+        step_size: η, by default as in `federate`.
+        local_steps: E, or None for exact minimisers.
+        start: θ before the first round; by default 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit; for a fixed point that the rounds would not reach,
+            as the step size is too large (in compiled code a runtime error).
+
+    >>> clients = Clients([jnp.array([[1.0]]), jnp.array([[1.0]])], [jnp.array([1.0]), jnp.array([3.0])])
+    >>> mean_aggregated(clients, 1.0, None).tolist()  # Σ y / (n + nλ) = 4 / (2 + 2)
+    [1.0]
+    """
+    start = None if start is None else jnp.asarray(start)
+    ridge = jnp.asarray(ridge, clients.features.dtype)
+    step_size = None if step_size is None else jnp.asarray(step_size, ridge.dtype)
+    return clients.like_targets(_closed_form(clients, ridge, rounds, step_size, local_steps, start))
+
+
+@eqx.filter_jit
+def _closed_form(
+    clients: Clients,
+    ridge: Array,
+    rounds: int | None,
+    step_size: Scalar | None,
+    local_steps: int | None,
+    start: Array | None,
+) -> Float[Array, "p C"]:
+    size, outputs = clients.features.shape[2], clients.targets.shape[2]
+    dtype = clients.features.dtype
+    step, identity = _step_size(clients, ridge, step_size), jnp.eye(size, dtype=dtype)
+
+    def of_client(client: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        features, targets, count = client
+        hessian = matrix_product(features.T, features) / count + ridge * identity
+        return _power(identity - step * hessian, step * matrix_product(features.T, targets) / count, local_steps or 1)
+
+    def add(total: tuple[Array, Array], client: tuple[tuple[Array, Array, Array], Array]):
+        own, weight = client
+        return jax.tree.map(lambda sum_, term: sum_ + weight * term, total, of_client(own)), None
+
+    if local_steps is None:
+        linear = jnp.zeros_like(identity)
+        constant = jnp.einsum("k,kpc->pc", clients.weights, _minimisers(clients, ridge), precision="highest")
+    else:
+        counts = jnp.asarray(clients.counts, dtype)
+        nothing = (jnp.zeros_like(identity), jnp.zeros((size, outputs), dtype))
+        own = (clients.features, clients.targets, counts)
+        (linear, constant), _ = jax.lax.scan(add, nothing, (own, clients.weights))
+    if rounds is not None:
+        first = jnp.zeros((size, outputs), dtype) if start is None else start.reshape(size, outputs)
+        linear, constant = _power(linear, constant, rounds)
+        return matrix_product(linear, first) + constant
+    contraction = jnp.max(jnp.abs(eigh(jax.lax.stop_gradient(linear))[0]))
+    return checked_result(
+        linear_solve(identity - linear, constant),
+        [(~(contraction < 1), "step_size must be smaller: the rounds diverge, and have no fixed point to end in")],
+    )
+
+
+def _power(linear: Float[Array, "p p"], constant: Float[Array, "p C"], times: int) -> tuple[Array, Array]:
+    """θ ↦ linear θ + constant, so many times over."""
+    result = jnp.eye(len(linear), dtype=linear.dtype), jnp.zeros_like(constant)
+    square = linear, constant
+    while times:
+        if times % 2:
+            result = matrix_product(square[0], result[0]), matrix_product(square[0], result[1]) + square[1]
+        times //= 2
+        if times:
+            square = matrix_product(square[0], square[0]), matrix_product(square[0], square[1]) + square[1]
+    return result

@@ -1,0 +1,450 @@
+"""Label flipping: f is linear in y, so the worst flips, and how many a prediction survives, are exact.
+
+f(x) = w(x)ᵀy with w(x) = A⁻¹k(X, x), and the inputs, hence w, stay as they are.  For label flips on exact NTK
+predictors see arXiv 2604.11416.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from kpoison._typing import Scalar
+from kpoison._validation import boundary, check_integer, check_name, is_concrete
+from kpoison.attacks.classes import class_indices, target_column
+from kpoison.attacks.poisoned import PoisonedData
+from kpoison.kernels.base import matrix_product
+from kpoison.laws.effect import as_points, check_law_arguments
+from kpoison.ridge import Posterior
+from kpoison.ridge.early_stopping import at_time
+from kpoison.ridge.observations import covariance, observing
+from kpoison.ridge.posterior import checked_ridge
+from kpoison.ridge.solvers import DenseFactor, ReducedFactor, implicit_solve
+
+__all__ = ["FlippedLabels", "flip_certificate", "flip_labels"]
+
+Objective = Literal["changed", "margin"]
+
+_FLOATS_AT_ONCE = 2**19  # of weights: a few MiB, which stay in a processor's cache
+_DIFFERENCES_UP_TO = 2**26
+
+
+class FlippedLabels(PoisonedData):
+    """A training set with flipped labels; its inputs are the clean ones.
+
+    Attributes:
+        changed: whether the prediction at each probe is what the attacker wants, shape (q,).  Ties count.
+        bound: no flips within the budget change more predictions than this.
+    """
+
+    changed: Bool[Array, " q"] = eqx.field(kw_only=True)
+    bound: Int[Array, ""] = eqx.field(kw_only=True)
+
+
+def _traced_classes(clean: Posterior) -> tuple[Int[Array, " n"], int]:
+    labels, classes = class_indices(clean.y)
+    return jnp.asarray(labels), classes
+
+
+def _check(arguments: dict) -> None:
+    check_law_arguments(arguments)
+    clean = arguments["clean"]
+    if not isinstance(clean.factor, DenseFactor) or isinstance(clean.factor, ReducedFactor):
+        raise ValueError(
+            "clean must be fitted by a solver that factorises (Spectral, Cholesky, Tridiagonal) and not be prepared "
+            f"for a poison, got {type(clean.factor).__name__}: each test point needs A⁻¹k(X, x)"
+        )
+    if is_concrete(clean.y):
+        class_indices(clean.y)
+
+
+def _check_flips(arguments: dict) -> None:
+    _check(arguments)
+    clean, target = arguments["clean"], arguments["target"]
+    arguments["budget"] = check_integer("budget", arguments["budget"], 1)
+    if arguments["budget"] > len(clean.X):
+        raise ValueError(f"budget must be at most {len(clean.X)}, the number of labels, got {arguments['budget']}")
+    check_name("objective", arguments["objective"], get_args(Objective))
+    if target is not None:
+        target_column(clean, target)
+
+
+def _dual(clean: Posterior, ridge: Scalar, b: Float[Array, "N k"]) -> Float[Array, "n k"]:
+    """The rows of A⁻¹b that belong to values at the training points, in one solve; early-stopped where clean is."""
+    gram = clean.gram
+    assert gram is not None
+
+    def at(rho: Array) -> Array:
+        return implicit_solve(clean.factor, gram, clean.at(rho).rho, b)[: len(clean.X)]
+
+    return at_time(at, len(clean.X), checked_ridge(clean, ridge), clean.time, one_by_one=True)
+
+
+def _cross(clean: Posterior, x: Float[Array, "q ..."], exact: bool) -> Float[Array, "N q"]:
+    if clean.root is None and not exact:
+        return clean.kernel.gram(clean.X, x)
+    return covariance(clean.kernel, clean.observations, observing(x))
+
+
+def _of_weights(
+    clean: Posterior, x: Float[Array, "q ..."], ridge: Scalar, function: Callable[[Float[Array, "b n"]], Array]
+) -> Array:
+    """`function` of the rows w(x) = A⁻¹k(X, x), block by block.
+
+    Up to as many points as there are observations, one solve with all columns.  More share the inverse: a matrix
+    product for each block then replaces its solve, and the memory does not grow with their number.
+    """
+    number = clean.observations.number
+    exact = len(clean.X) * x.size <= _DIFFERENCES_UP_TO
+    size = max(1, _FLOATS_AT_ONCE // len(clean.X))
+    if len(x) <= number:
+        return _each_block(function, _dual(clean, ridge, _cross(clean, x, exact)).T, size)
+    inverse = _dual(clean, ridge, jnp.eye(number, dtype=clean.X.dtype))
+
+    def at(points: Array) -> Array:
+        return function(matrix_product(_cross(clean, points, exact).T, inverse.T))
+
+    return _each_block(at, x, size)
+
+
+def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> Array:
+    if len(rows) <= size:
+        return function(rows)
+    blocks = -(-len(rows) // size)
+    padding = [(0, blocks * size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
+    stacked = jnp.pad(rows, padding, mode="edge").reshape(blocks, size, *rows.shape[1:])
+    results = jax.lax.map(function, stacked)
+    return results.reshape(-1, *results.shape[2:])[: len(rows)]
+
+
+def _fewest(gains: Float[Array, "q n"], margin: Float[Array, " q"]) -> Int[Array, " q"]:
+    """The smallest number of the gains >= 0 whose sum reaches the margin: 0 for one <= 0, n + 1 where all do not.
+
+    The same as sorting and adding up, to rounding, by bisection for the k-th largest gain: XLA's sort on a CPU takes
+    ten times as long.  Gains above `high` do not reach the margin, gains above `low` do; it ends where one gain, or
+    some that are equal to rounding, are left between them.
+    """
+
+    def above(threshold: Array) -> tuple[Array, Array]:
+        larger = gains > threshold[:, None]
+        return jnp.sum(jnp.where(larger, gains, 0), axis=1), jnp.sum(larger, axis=1)
+
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        step, _, low_count, _, _, high_count, _ = state
+        return (step < jnp.finfo(gains.dtype).nmant + 4) & jnp.any(reached & (low_count - high_count > 1))
+
+    def halve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        step, low, low_count, low_sum, high, high_count, high_sum = state
+        middle = 0.5 * (low + high)
+        total, count = above(middle)
+        enough = total >= margin
+        return (
+            step + 1,
+            jnp.where(enough, middle, low),
+            jnp.where(enough, count, low_count),
+            jnp.where(enough, total, low_sum),
+            jnp.where(enough, high, middle),
+            jnp.where(enough, high_count, count),
+            jnp.where(enough, high_sum, total),
+        )
+
+    nothing = jnp.zeros_like(margin)
+    everything, positive = above(nothing)
+    reached = everything >= margin
+    start = (
+        jnp.zeros_like(positive[0]),
+        nothing,
+        positive,
+        everything,
+        jnp.max(gains, axis=1),
+        jnp.zeros_like(positive),
+        nothing,
+    )
+    _, _, low_count, low_sum, _, high_count, high_sum = jax.lax.while_loop(unfinished, halve, start)
+    between = jnp.maximum(low_count - high_count, 1)
+    mean = (low_sum - high_sum) / between
+    more = jnp.ceil((margin - high_sum) / jnp.where(mean > 0, mean, 1)).astype(between.dtype)
+    fewest = high_count + jnp.clip(more, 1, between)
+    return jnp.where(margin <= 0, 0, jnp.where(reached, fewest, gains.shape[1] + 1))
+
+
+def _members(labels: Int[Array, " n"], classes: int, dtype) -> Float[Array, "n C"]:
+    """1 where a point is of a class, else 0.  Targets in these units: f_c − f_c' is as before, over the spacing."""
+    return jax.nn.one_hot(labels, classes, dtype=dtype)
+
+
+class _Pairs(eqx.Module):
+    """The classes between which predictions at q points are to change, from `losing` to `winning`, pair by pair.
+
+    Without a target, `losing` is the class that was predicted first, and each other one may win.  With one,
+    the target is to win, and against each other class.
+    """
+
+    predicted: Int[Array, " q"]
+    classes: int = eqx.field(static=True)
+    target: int | None = eqx.field(static=True, default=None)
+
+    def at(self, offset: Array) -> tuple[Int[Array, " q"], Int[Array, " q"]]:
+        """One of the pairs, for an offset from 1 to C − 1: (losing, winning)."""
+        if self.target is None:
+            return self.predicted, (self.predicted + offset) % self.classes
+        winning = jnp.full_like(self.predicted, self.target)
+        return (winning + offset) % self.classes, winning
+
+    def each(self, function: Callable[[Array], Array]) -> Array:
+        """`function` of every offset."""
+        return jax.lax.map(function, jnp.arange(1, self.classes))
+
+    def margins(self, scores: Float[Array, "q C"]) -> Float[Array, "o q"]:
+        """How far each losing class is ahead."""
+
+        def margin(offset: Array) -> Array:
+            losing, winning = self.at(offset)
+            rows = jnp.arange(len(scores))
+            return scores[rows, losing] - scores[rows, winning]
+
+        return self.each(margin)
+
+    def reached(self, scores: Float[Array, "q C"]) -> Bool[Array, " q"]:
+        """Whether the prediction is what the attacker wants."""
+        margins = self.margins(scores)
+        return (jnp.min(margins, axis=0) if self.target is None else jnp.max(margins, axis=0)) <= 0
+
+    def costs(
+        self, weights: Float[Array, "q n"], labels: Int[Array, " n"], free: Bool[Array, " n"]
+    ) -> tuple[Int[Array, " q"], Int[Array, " q"]]:
+        """How many flips of free labels each prediction takes at least, n + 1 for never, and the offset of that pair.
+
+        Without a target one pair must change, with one all must: the number is then a lower bound if C > 2.
+        """
+        members = _members(labels, self.classes, weights.dtype)
+        margins = self.margins(matrix_product(weights, members))
+
+        def cost(offset: Array) -> Array:
+            losing, winning = self.at(offset)
+            return _fewest(free[None] * _gains(weights, members, losing, winning), margins[offset - 1])
+
+        found = self.each(cost)
+        pick = jnp.argmin if self.target is None else jnp.argmax
+        place = pick(found, axis=0)
+        return found[place, jnp.arange(len(weights))], place + 1
+
+
+def _gains(
+    weights: Float[Array, "q n"], members: Float[Array, "n C"], losing: Int[Array, " q"], winning: Int[Array, " q"]
+) -> Float[Array, "q n"]:
+    """By how much the best new label of each training point lowers f_losing − f_winning.
+
+    A point adds w_i, −w_i or 0 to the difference: as a label it has the losing class, the winning one, or another.
+    Where w_i > 0 the least that it can add is −w_i, as the winning class; else −|w_i|, as the losing one.  So it
+    lowers the difference by |w_i| plus what it added.  Two classes: −2 w_i y_i towards the other sign, or 0.
+    """
+    return jnp.abs(weights) + weights * (members.T[losing] - members.T[winning])
+
+
+@boundary(_check)
+@eqx.filter_jit
+def flip_certificate(clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar) -> Int[Array, "..."]:
+    """The smallest number of training labels that, set to other classes, change the prediction at x: exact.
+
+    With fewer flips, whichever they are, the prediction is the clean one.  A tie counts as changed, so a certificate of
+    0 says that the clean prediction is a tie.  Some number of flips always suffices: all that help turn a margin of
+    Σ w_i v_i into −Σ|w_i|.
+
+    Exact, because in f_c − f_c' = w(x)ᵀ(y_c − y_c') each label adds a term of its own: the least that k flips leave
+    is the difference less the k largest of the single reductions.  The prediction is no longer c where some c' is
+    level with it, under some flips: the smallest number over both is the least over c' of the smallest for each c'.
+
+    Args:
+        clean: fitted by a solver that factorises; y holds −1 and 1, shape (n,), and f's sign is the prediction, or
+            is one-hot, shape (n, C), with any two values, and f's largest entry is the prediction.
+        x: test points, shape (q, d), or (d,) for one.
+        ridge: λ > 0 of the mean loss; ρ = nλ.
+
+    Returns:
+        Shape (q,), or () for one point: from 0 to n.  Correct to the rounding of w: where several flips leave a margin
+        of a few eps, it may be one off.
+
+    One solve with all test points, or, of more than n, a matrix product with A⁻¹ in blocks of bounded memory: 2n²
+    flops for each, which outweigh the rest, O(n C).
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit; for labels that are not −1 and 1 or one-hot, of a
+            single class; for solvers that do not factorise, and posteriors prepared for a poison.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0], [0.5], [3.0]]), jnp.array([1.0, 1.0, -1.0]))
+    >>> flip_certificate(clean, jnp.array([[0.2], [3.0]]), ridge=0.1).tolist()
+    [1, 1]
+    """
+    x = jnp.asarray(x)
+    labels, classes = _traced_classes(clean)
+    everything = jnp.ones(len(labels), bool)
+
+    def certify(weights: Float[Array, "b n"]) -> Int[Array, " b"]:
+        scores = matrix_product(weights, _members(labels, classes, weights.dtype))
+        return _Pairs(jnp.argmax(scores, axis=1), classes).costs(weights, labels, everything)[0]
+
+    found = _of_weights(clean, as_points(clean, x), ridge, certify)
+    return found[0] if x.ndim == clean.X.ndim - 1 else found
+
+
+@boundary(_check_flips)
+def flip_labels(
+    clean: Posterior,
+    x: Float[ArrayLike, "..."],
+    ridge: Scalar,
+    *,
+    budget: int,
+    target: int | None = None,
+    objective: Objective = "changed",
+) -> FlippedLabels:
+    """At most `budget` flipped training labels that do most harm at x.
+
+    For a single point they are exact: no others lower its margin more, and so they change the prediction if any do.
+    The margin is f_c − f_c', c the clean prediction and c' the class that can get ahead of it most; with a target, c
+    is the strongest class but the target and c' the target (with more than two classes a third may then win).
+    Labels of which every flip would raise the margin stay, so fewer than `budget` may be flipped.
+
+    For several points there are two objectives:
+        "changed": the number of predictions that change, greedily: the points that take the fewest further flips
+            first, until the budget does not suffice for one more.  At least one changes where one can.  The best number
+            is at most `bound`, how many points have a certificate of their own within the budget.
+        "margin": the mean margin over all points, with c' the runner-up: exact, by the largest sums of influences.
+
+    Args:
+        clean: as in `flip_certificate`.
+        x: test points, shape (q, d), or (d,) for one; q·n weights are kept.
+        ridge: λ > 0 of the mean loss; ρ = nλ.
+        budget: from 1 to n.
+        target: the class that the attacker wants: −1 or 1, or a column of y; None: any but the clean prediction.
+        objective: for several points, "changed" or "margin".
+
+    Returns:
+        The training set with its flips, `probes` the test points, `changed` where the attacker has what he wants (ties
+        count, and, with a target, predictions that were the target's already), and `bound`.
+
+    Raises:
+        TypeError, ValueError: as `flip_certificate`; also for a budget that is no integer from 1 to n, an unknown
+            target or objective.
+    """
+    points = as_points(clean, jnp.asarray(x))
+    column = None if target is None else target_column(clean, target)
+    # One compilation for all budgets.
+    flips = _flips(clean, points, ridge, jnp.asarray(budget), column, objective)
+    return FlippedLabels(X=clean.X, probes=points, target=target, **flips)
+
+
+@eqx.filter_jit
+def _flips(
+    clean: Posterior,
+    points: Float[Array, "q ..."],
+    ridge: Scalar,
+    budget: Int[Array, ""],
+    column: int | None,
+    objective: Objective,
+) -> dict[str, Array]:
+    """What `flip_labels` finds."""
+    labels, classes = _traced_classes(clean)
+    weights = _of_weights(clean, points, ridge, lambda block: block)
+    scores = matrix_product(weights, _members(labels, classes, weights.dtype))
+    pairs = _Pairs(jnp.argmax(scores, axis=1), classes, column)
+    alone = pairs.costs(weights, labels, jnp.ones(len(labels), bool))
+    if objective == "margin" or len(points) == 1:
+        flipped = _least_margin(weights, labels, pairs, scores, budget)
+    else:
+        flipped = _greedy(weights, labels, pairs, alone, budget)
+    y = _as_targets(flipped, clean.y, classes)
+    change = matrix_product(weights, (y - clean.y).reshape(len(y), -1))
+    return {
+        "y": y,
+        "is_poison": flipped != labels,
+        "efficacy": change[:, 0] if clean.y.ndim == 1 else change,
+        "changed": pairs.reached(matrix_product(weights, _members(flipped, classes, weights.dtype))),
+        "bound": jnp.sum(alone[0] <= budget),
+    }
+
+
+def _as_targets(labels: Int[Array, " n"], like: Float[Array, "n *C"], classes: int) -> Float[Array, "n *C"]:
+    members = _members(labels, classes, like.dtype)
+    if like.size == len(like):
+        return (2 * members[:, 1] - 1).reshape(like.shape)
+    low = jnp.min(like)
+    return low + (jnp.max(like) - low) * members
+
+
+def _among_largest(gains: Float[Array, " n"], number: Int[Array, ""]) -> Bool[Array, " n"]:
+    """Whether each is among so many of the largest."""
+    return jnp.zeros(len(gains), bool).at[jnp.argsort(-gains)].set(jnp.arange(len(gains)) < number)
+
+
+def _least_margin(
+    weights: Float[Array, "q n"],
+    labels: Int[Array, " n"],
+    pairs: _Pairs,
+    scores: Float[Array, "q C"],
+    budget: Int[Array, ""],
+) -> Int[Array, " n"]:
+    """The labels, at most `budget` of them new, with the least sum of margins."""
+
+    def flipped(losing: Array, winning: Array) -> tuple[Array, Array]:
+        """New labels for one pair at each point, and by how much they lower the sum of margins."""
+        wanted = _members(losing, pairs.classes, weights.dtype) - _members(winning, pairs.classes, weights.dtype)
+        added = matrix_product(weights.T, wanted)
+        gains = jnp.take_along_axis(added, labels[:, None], axis=1)[:, 0] - jnp.min(added, axis=1)
+        chosen = (gains > 0) & _among_largest(gains, budget)
+        return jnp.where(chosen, jnp.argmin(added, axis=1), labels), jnp.sum(jnp.where(chosen, gains, 0))
+
+    margins = pairs.margins(scores)
+    if len(weights) > 1 or pairs.target is not None:
+        offset = (jnp.argmin if pairs.target is None else jnp.argmax)(margins, axis=0) + 1
+        return flipped(*pairs.at(offset))[0]
+    # Of one point each rival is tried.
+    results, gains = jax.lax.map(lambda offset: flipped(*pairs.at(offset)), jnp.arange(1, pairs.classes))
+    return results[jnp.argmin(margins[:, 0] - gains)]
+
+
+def _greedy(
+    weights: Float[Array, "q n"],
+    labels: Int[Array, " n"],
+    pairs: _Pairs,
+    costs: tuple[Int[Array, " q"], Int[Array, " q"]],
+    budget: Int[Array, ""],
+) -> Int[Array, " n"]:
+    """The labels after flips for one point after the other, the cheapest first; those of which most points changed.
+
+    Flips for one point may undo another, so the last labels need not be the best.
+    """
+
+    def members(current: Array) -> Array:
+        return _members(current, pairs.classes, weights.dtype)
+
+    def next_point(reached: Array, costs: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        needed = jnp.where(reached, len(labels) + 1, costs[0])
+        point = jnp.argmin(needed)
+        return point, needed[point], costs[1][point]
+
+    def affordable(state: tuple[Any, ...]) -> Array:
+        _, free, _, _, (_, needed, _) = state
+        return jnp.sum(~free) + needed <= budget
+
+    def flip(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        current, free, best, most, (point, needed, offset) = state
+        losing, winning = (side[point] for side in pairs.at(offset))
+        influence = weights[point]
+        gains = free * _gains(influence[None], members(current), losing[None], winning[None])[0]
+        chosen = _among_largest(gains, needed)
+        current = jnp.where(chosen, jnp.where(influence > 0, winning, losing), current)
+        free &= ~chosen
+        reached = pairs.reached(matrix_product(weights, members(current)))
+        number = jnp.sum(reached)
+        best, most = jnp.where(number > most, current, best), jnp.maximum(number, most)
+        return current, free, best, most, next_point(reached, pairs.costs(weights, current, free))
+
+    reached = pairs.reached(matrix_product(weights, members(labels)))
+    start = (labels, jnp.ones(len(labels), bool), labels, jnp.sum(reached), next_point(reached, costs))
+    return jax.lax.while_loop(affordable, flip, start)[2]

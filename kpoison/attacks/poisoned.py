@@ -1,0 +1,53 @@
+"""What every attack returns: the training set as the defender gets it, and what the law says of it."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from kpoison._typing import Scalar
+from kpoison.laws import efficacy
+from kpoison.poison import Poison
+from kpoison.ridge import Posterior
+
+__all__ = ["PoisonedData", "poisoned_data"]
+
+
+class PoisonedData(eqx.Module):
+    """A training set with an attacker's points in it.
+
+    Attributes:
+        X: inputs, shape (n, ...), the attacker's among them.
+        y: targets, shape (n,) of −1 and 1, or (n, C) with one column for each class.
+        is_poison: which points the attacker added or changed, shape (n,).
+        probes: inputs at which the attacker wants another prediction, shape (q, ...).
+        efficacy: Δf at the probes by the law, shape (q,) or (q, C): the prediction with the attack less that without
+            it, both at the ρ = nλ of the attacked training set.
+        target: the class that the attacker wants at the probes, −1 or 1 or a column of y; None where any wrong
+            prediction will do.
+    """
+
+    X: Float[Array, "n ..."]
+    y: Float[Array, "n *C"]
+    is_poison: Bool[Array, " n"]
+    probes: Float[Array, "q ..."]
+    efficacy: Float[Array, "q *C"]
+    target: int | None = eqx.field(static=True, default=None)
+
+
+def poisoned_data(
+    clean: Posterior, poison: Poison, probes: Float[Array, "q ..."], ridge: Scalar, target: int | None
+) -> PoisonedData:
+    """The clean points and after them the poison's, each as often as its whole count says, with the law's efficacy."""
+    locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
+    times = np.asarray(counts).astype(int)
+    added = jnp.repeat(locations, times, axis=0)
+    given = jnp.repeat(labels, times, axis=0).reshape(-1, *clean.y.shape[1:])
+    return PoisonedData(
+        X=jnp.concatenate([clean.X, added]),
+        y=jnp.concatenate([clean.y, given.astype(clean.y.dtype)]),
+        is_poison=jnp.arange(len(clean.X) + len(added)) >= len(clean.X),
+        probes=probes,
+        efficacy=efficacy(clean, poison, probes, ridge),
+        target=target,
+    )

@@ -1,0 +1,75 @@
+"""Defences against poisoned training sets: scores, decisions, and what each assumes."""
+
+from kpoison.defences.activation_clustering import activation_clustering
+from kpoison.defences.defended_training import (
+    AveragedKernel,
+    DefendedTraining,
+    augmented_training,
+    averaged_training,
+    draw_transformations,
+    penalised_training,
+    remaining_efficacy,
+)
+from kpoison.defences.detection import Detection, DetectionRates
+from kpoison.defences.features import kernel_features
+from kpoison.defences.input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
+from kpoison.defences.neural_cleanse import NeuralCleanse, anomaly_index, neural_cleanse
+from kpoison.defences.partition_aggregation import (
+    PartitionAggregation,
+    certified_radius,
+    partition_aggregation,
+    partition_of,
+)
+from kpoison.defences.pidan import pidan
+from kpoison.defences.sanitisation import (
+    centroid_distance,
+    leave_one_out,
+    leave_one_out_residuals,
+    neighbour_disagreement,
+)
+from kpoison.defences.spectral_signatures import (
+    IsotropicVisibility,
+    PredictedVisibility,
+    isotropic_visibility,
+    predicted_visibility,
+    spectral_signatures,
+    visible_count,
+)
+from kpoison.defences.strip import strip
+
+__all__ = [
+    "AveragedKernel",
+    "DefendedTraining",
+    "Detection",
+    "DetectionRates",
+    "IsotropicVisibility",
+    "NeuralCleanse",
+    "PartitionAggregation",
+    "PredictedVisibility",
+    "SpectrumDetection",
+    "SpectrumLaw",
+    "activation_clustering",
+    "anomaly_index",
+    "augmented_training",
+    "averaged_training",
+    "centroid_distance",
+    "certified_radius",
+    "draw_transformations",
+    "input_spectrum",
+    "input_spectrum_law",
+    "isotropic_visibility",
+    "kernel_features",
+    "leave_one_out",
+    "leave_one_out_residuals",
+    "neighbour_disagreement",
+    "neural_cleanse",
+    "partition_aggregation",
+    "partition_of",
+    "penalised_training",
+    "pidan",
+    "predicted_visibility",
+    "remaining_efficacy",
+    "spectral_signatures",
+    "strip",
+    "visible_count",
+]

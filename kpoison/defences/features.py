@@ -1,0 +1,39 @@
+"""The feature space of a kernel as coordinates, so that a defence acts on it as on a network's features."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from kpoison._validation import check_points
+from kpoison.kernels.base import Kernel
+from kpoison.ridge.fitting import gram_matrix
+from kpoison.ridge.lapack import eigh
+
+__all__ = ["kernel_features"]
+
+
+def kernel_features(kernel: Kernel, X: Float[ArrayLike, "n ..."]) -> Float[Array, "n n"]:
+    """Coordinates Φ of points in the kernel's feature space, up to a rotation of it: ΦΦᵀ = K(X, X).
+
+    Distances, centroids, principal components and clusters of the rows are those of φ(x_i) in the reproducing kernel
+    Hilbert space.  The columns are its principal axes, not centred, the largest first.
+
+    Args:
+        kernel: k.
+        X: points, shape (n, d), or (n, height, width, channels) for a kernel of images; n of a few thousand, as the
+            Gram matrix is decomposed, O(n³).
+
+    Raises:
+        TypeError, ValueError: for points that do not fit the kernel.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> features = kernel_features(kp.kernels.Linear(), jnp.array([[3.0, 4.0], [0.0, 1.0]]))
+    >>> bool(jnp.allclose(features @ features.T, jnp.array([[25.0, 4.0], [4.0, 1.0]]), rtol=1e-5))
+    True
+    """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    X = check_points("X", X, kernel.point_ndim)
+    eigenvalues, vectors = eigh(gram_matrix(kernel, X))
+    # Rounding makes the smallest ones negative.
+    return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None])[:, ::-1]

@@ -1,0 +1,330 @@
+"""Deep partition aggregation: many predictors on parts of the data vote, and no few points can change many votes."""
+
+import hashlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
+
+from kpoison._typing import Scalar
+from kpoison._validation import (
+    boundary,
+    check_finite,
+    check_integer,
+    check_points,
+    check_positive,
+    check_real,
+    is_concrete,
+)
+from kpoison.kernels.base import Kernel
+from kpoison.laws import efficacy, predict
+from kpoison.poison import Poison
+from kpoison.ridge import Cholesky, fit
+
+__all__ = ["PartitionAggregation", "certified_radius", "partition_aggregation", "partition_of"]
+
+_ASSUMES = (
+    "the number of partitions, the ridge and the classes are chosen without a look at the data that may be poisoned; "
+    "each predictor is trained on its own partition alone, at ρ = n_k λ, and in an order that only its content decides"
+)
+
+
+class PartitionAggregation(eqx.Module):
+    """Votes of the partitions' predictors, and what they certify; made by `partition_aggregation`.
+
+    Attributes:
+        predictions: the classes with the most votes, −1 or 1 or a column of y, shape (q,).
+        votes: how many partitions are for each class, shape (q, C); for two classes the columns are −1 and 1.
+        certified_radius: how many points may be inserted or deleted, in any mixture, without changing the prediction,
+            shape (q,) of integers >= 0; a changed label counts once, a changed input twice (deleted and inserted).
+        values: each partition's f, shape (partitions, q) or (partitions, q, C).
+        partition: where each training point is, shape (n,).
+        reached: the partitions in which the poison has a point, shape (partitions,).
+        efficacy: each partition's Δf by the law (L7), at its own ρ, shape of `values`; 0 without a poison.
+        assumes: what the certificate takes for granted, in words.
+    """
+
+    predictions: Int[np.ndarray, " q"]
+    votes: Int[np.ndarray, "q classes"]
+    certified_radius: Int[np.ndarray, " q"]
+    values: Float[np.ndarray, "partitions q *C"]
+    partition: Int[np.ndarray, " n"]
+    reached: Bool[np.ndarray, " partitions"]
+    efficacy: Float[np.ndarray, "partitions q *C"]
+    assumes: str = eqx.field(static=True, default=_ASSUMES)
+
+    def certified_accuracy(self, labels: Num[ArrayLike, " q"], radius: int = 0) -> float:
+        """The fraction of inputs that are predicted right and stay so whatever `radius` points are changed.
+
+        Args:
+            labels: true classes, shape (q,): −1 or 1, or columns of y.
+            radius: insertions and deletions, >= 0; at 0 this is the accuracy.
+
+        Raises:
+            TypeError, ValueError: for labels that are not real or do not fit, or a radius that is no integer >= 0.
+        """
+        check_integer("radius", radius, 0)
+        check_real("labels", labels)
+        given = np.asarray(labels)
+        if given.shape != self.predictions.shape:
+            raise ValueError(f"labels must have shape {self.predictions.shape}, got {given.shape}")
+        return float(np.mean((self.predictions == given) & (self.certified_radius >= radius)))
+
+
+def _check_votes(arguments: dict[str, Any]) -> None:
+    counts = np.asarray(arguments["votes"])
+    if not np.issubdtype(counts.dtype, np.integer):
+        raise TypeError(f"votes must be integers, got dtype {counts.dtype}")
+    if counts.ndim != 2 or counts.shape[1] < 2 or np.any(counts < 0):
+        raise ValueError(f"votes must be >= 0, of shape (q, C) with C >= 2, got shape {counts.shape}")
+
+
+@boundary(_check_votes)
+def certified_radius(votes: Int[ArrayLike, "q classes"]) -> Int[np.ndarray, " q"]:
+    """⌊(v_c − max_{c' ≠ c} (v_c' + [c' < c])) / 2⌋ for the winner c (Levine & Feizi 2021, theorem 1).
+
+    So many votes may be changed to anything without changing the winner, ties going to the smaller class; one more
+    change can do it.
+
+    Args:
+        votes: how many are for each class, >= 0, shape (q, C), C >= 2.
+
+    Raises:
+        TypeError, ValueError: for votes that are no integers >= 0 of this shape.
+
+    >>> certified_radius(np.array([[5, 0], [0, 5], [3, 2], [2, 3]])).tolist()
+    [2, 2, 0, 0]
+    """
+    counts = np.asarray(votes)
+    winner = np.argmax(counts, axis=1)[:, None]
+    classes = np.arange(counts.shape[1])[None]
+    rivals = np.where(classes == winner, -1, counts + (classes < winner))
+    return (np.take_along_axis(counts, winner, axis=1)[:, 0] - rivals.max(axis=1)) // 2
+
+
+def _check_hashed(arguments: dict[str, Any]) -> None:
+    check_integer("partitions", arguments["partitions"], 1)
+    check_integer("seed", arguments["seed"], 0)
+    arguments["X"] = check_points("X", arguments["X"], max(np.ndim(arguments["X"]) - 1, 1))
+    if not is_concrete(arguments["X"]):
+        raise TypeError("X must be known numbers, as points are hashed: call outside of jit, vmap and grad")
+
+
+@boundary(_check_hashed)
+def partition_of(X: Float[ArrayLike, "n ..."], partitions: int, seed: int = 0) -> Int[np.ndarray, " n"]:
+    """The partition of each point: a hash of its coordinates' bits, whatever the other points and their order.
+
+    Labels are not hashed, so that a changed label stays in its partition and touches one vote, not two.  Identical
+    points are in the same partition: m clones of one point change one vote at the most, however large m is.  The hash
+    (BLAKE2b) is no secret: an attacker can find a near-clone of any point in any partition.
+
+    Args:
+        X: points, shape (n, d) or (n, height, width, channels); rounded to another dtype they are other points.
+        partitions: how many, >= 1.
+        seed: >= 0, of another draw of the hash.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    >>> partition_of(np.array([[0.5], [1.5], [0.5]]), partitions=1000).tolist()
+    [936, 237, 936]
+    """
+    return np.array([_digest(row, seed) % partitions for row in _content(np.asarray(X))])
+
+
+def _content(points: np.ndarray) -> list[bytes]:
+    """Each row's bits as float64; 0 and −0 are the same."""
+    rows = (points.astype("<f8") + 0.0).reshape(len(points), -1)
+    return [row.tobytes() for row in rows]
+
+
+def _digest(content: bytes, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
+
+
+class _Weighted(Kernel):
+    """w w' k(x, x') on points (w, x): a point of weight 0 has no features, so that it trains nothing.
+
+    Partitions of unequal sizes become arrays of a few sizes, each compiled once.
+    """
+
+    kernel: Kernel
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def _apart(self, X: Float[Array, "n D"]) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
+        return X[:, 0], X[:, 1:].reshape(-1, *self.shape)
+
+    def evaluate(self, x: Float[Array, " D"], z: Float[Array, " D"]) -> Float[Array, ""]:
+        """w w' k(x, x')."""
+        return x[0] * z[0] * self.kernel.evaluate(x[1:].reshape(self.shape), z[1:].reshape(self.shape))
+
+    def gram(self, X1: Float[Array, "n1 D"], X2: Float[Array, "n2 D"]) -> Float[Array, "n1 n2"]:
+        """That of the kernel, times weights."""
+        w1, x1 = self._apart(X1)
+        w2, x2 = (w1, x1) if X1 is X2 else self._apart(X2)
+        return w1[:, None] * self.kernel.gram(x1, x2) * w2[None]
+
+    def pairwise(self, X1: Float[Array, "n1 D"], X2: Float[Array, "n2 D"]) -> Float[Array, "n1 n2"]:
+        """That of the kernel, times weights."""
+        w1, x1 = self._apart(X1)
+        w2, x2 = (w1, x1) if X1 is X2 else self._apart(X2)
+        return w1[:, None] * self.kernel.pairwise(x1, x2) * w2[None]
+
+    @property
+    def smoothness(self) -> int | float:
+        """That of the kernel."""
+        return self.kernel.smoothness
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    kernel, poison = arguments["kernel"], arguments["poison"]
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    X = check_points("X", arguments["X"], kernel.point_ndim)
+    check_real("y", arguments["y"])
+    y = jnp.asarray(arguments["y"], X.dtype)
+    if y.ndim not in (1, 2) or len(y) != len(X) or (y.ndim == 2 and y.shape[1] < 2):
+        raise ValueError(f"y must have shape ({len(X)},), or ({len(X)}, C) with C >= 2 classes, got {y.shape}")
+    check_finite("y", y)
+    x = check_points("x", arguments["x"], kernel.point_ndim, like=X)
+    check_positive("ridge", arguments["ridge"])
+    check_integer("partitions", arguments["partitions"], 1)
+    check_integer("seed", arguments["seed"], 0)
+    if poison is not None and not isinstance(poison, Poison):
+        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    if not all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X, y, x, arguments["ridge"], poison))):
+        raise TypeError("arguments must be known numbers, as points are hashed: call outside of jit, vmap and grad")
+    arguments.update(X=X, y=y, x=x)
+
+
+@boundary(_check)
+def partition_aggregation(
+    kernel: Kernel,
+    X: Float[ArrayLike, "n ..."],
+    y: Num[ArrayLike, "n *C"],
+    x: Float[ArrayLike, "q ..."],
+    ridge: Scalar,
+    *,
+    partitions: int = 50,
+    poison: Poison | None = None,
+    seed: int = 0,
+) -> PartitionAggregation:
+    """Kernel ridge predictors on hashed partitions of the data vote (deep partition aggregation, Levine & Feizi 2021).
+
+    Each training point is in one partition, which its content alone decides, so that a point inserted or deleted
+    changes one vote at the most; ties go to the smaller class, also within a partition (f = 0 is a vote for −1).  A
+    partition without points predicts 0, a vote for the smallest class.  Where the data have one class only, f has one
+    sign in most partitions: the votes are near to unanimous and the radius is large, about nothing.
+
+    With a poison, each partition that it reaches is conditioned on its part of it by the law (L7): votes and radii are
+    then exactly those of a defender who trains on the poisoned data, without a refit.
+
+    Args:
+        kernel: k.
+        X: training inputs, shape (n, d) or (n, height, width, channels).
+        y: targets, shape (n,) of −1 and 1, or (n, C), C >= 2, with one column for each class.
+        x: inputs to classify, shape (q, ...).
+        ridge: λ > 0 of each partition's mean loss: ρ = n_k λ.  (With one ρ for all, a point would touch every vote.)
+        partitions: how many; fewer than n, so that most hold points.
+        poison: points that the attacker adds.
+        seed: >= 0, of the hash.
+
+    Returns:
+        Predictions, votes, certified radii, and the law's efficacy in each partition.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    >>> import kpoison as kp
+    >>> X, y = jnp.linspace(-2.0, 2.0, 40)[:, None], jnp.repeat(jnp.array([-1.0, 1.0]), 20)
+    >>> voted = partition_aggregation(kp.kernels.RBF(1.0), X, y, jnp.array([[-1.0], [1.5]]), 0.01, partitions=5)
+    >>> voted.predictions.tolist(), voted.certified_radius.tolist()
+    ([-1, 1], [2, 2])
+    """
+    points, targets, x = np.asarray(X), np.asarray(y), jnp.asarray(x)
+    weighted = _Weighted(kernel, points.shape[1:])
+    probes = _with_weights(np.asarray(x), np.ones(len(x)))
+    own = partition_of(points, partitions, seed)
+    order = _content_order(points, targets)
+    parts = _parts(poison, points, targets, partitions, seed)
+
+    values = np.zeros((partitions, len(x), *targets.shape[1:]), points.dtype)
+    changes = np.zeros_like(values)
+    for k in range(partitions):
+        members = order[own[order] == k]
+        part = parts.get(k)
+        if len(members) == 0 and part is None:
+            continue
+        clean, size = _fitted(weighted, points, targets, members)
+        added = 0 if part is None else float(np.sum(np.asarray(part.count)))
+        # ρ = (n_k + Σm)λ, though padding makes it more points.
+        here = ridge * (len(members) + added) / (size + added)
+        values[k] = np.asarray(predict(clean, probes, here, part))
+        if part is not None:
+            changes[k] = np.asarray(efficacy(clean, part, probes, here))
+
+    votes, classes = _votes(values)
+    return PartitionAggregation(
+        classes[np.argmax(votes, axis=1)],
+        votes,
+        certified_radius(votes),
+        values,
+        own,
+        np.isin(np.arange(partitions), list(parts)),
+        changes,
+    )
+
+
+def _with_weights(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.concatenate([weights[:, None].astype(points.dtype), points.reshape(len(points), -1)], axis=1)
+
+
+def _content_order(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Training points sorted by what they are, so that not even rounding depends on the order they came in."""
+    keys = [a + b for a, b in zip(_content(points), _content(targets), strict=True)]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__))
+
+
+def _padded_size(number: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: of `number` alone, so that no other partition touches the rounding."""
+    power = 1 << max(number - 1, 0).bit_length()
+    return 3 * power // 4 if power >= 4 and number <= 3 * power // 4 else power
+
+
+def _fitted(weighted: _Weighted, points: np.ndarray, targets: np.ndarray, members: np.ndarray):
+    """The posterior of a partition, padded by copies of weight 0, and the number of its points with these."""
+    size = _padded_size(len(members))
+    padding = size - len(members)
+    filled = np.concatenate([members, np.full(padding, members[0] if len(members) else 0)])
+    weights = np.repeat([1.0, 0.0], [len(members), padding])
+    y = targets[filled] * weights.reshape(-1, *[1] * (targets.ndim - 1)).astype(targets.dtype)
+    return fit(weighted, _with_weights(points[filled], weights), y, solver=Cholesky()), size
+
+
+def _parts(
+    poison: Poison | None, points: np.ndarray, targets: np.ndarray, partitions: int, seed: int
+) -> dict[int, Poison]:
+    """The poison's locations in each partition that it reaches; those of count 0 are not there."""
+    if poison is None:
+        return {}
+    outputs = 1 if targets.ndim == 1 else targets.shape[1]
+    locations, labels, counts = map(np.asarray, poison.observations(points.shape[1:], outputs, points.dtype))
+    place = partition_of(locations, partitions, seed)
+    rows = _with_weights(locations, np.ones(len(locations)))
+    return {
+        int(k): Poison(rows[here], labels[here], counts[here])
+        for k in np.unique(place[counts > 0])
+        for here in [(place == k) & (counts > 0)]
+    }
+
+
+def _votes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many partitions are for each class, (q, C), and the classes."""
+    if values.ndim == 2:
+        chosen, classes = (values > 0).astype(int), np.array([-1, 1])
+    else:
+        chosen, classes = np.argmax(values, axis=2), np.arange(values.shape[2])
+    return np.stack([np.sum(chosen == c, axis=0) for c in range(len(classes))], axis=1), classes
