@@ -13,11 +13,11 @@ from kpoison._validation import boundary, check_points, is_concrete
 from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.federated import Clients, Federation, federate, mean_aggregated
 from kpoison.attacks.poisoned import PoisonedData
-from kpoison.defences.features import kernel_features
 from kpoison.kernels.base import Kernel
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison
 from kpoison.ridge import fit
+from kpoison.ridge.features import kernel_features
 
 __all__ = ["SybilAttack", "shared_features", "sybil"]
 

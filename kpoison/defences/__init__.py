@@ -11,7 +11,6 @@ from kpoison.defences.defended_training import (
     remaining_efficacy,
 )
 from kpoison.defences.detection import Detection, DetectionRates
-from kpoison.defences.features import kernel_features
 from kpoison.defences.input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
 from kpoison.defences.neural_cleanse import NeuralCleanse, anomaly_index, neural_cleanse
 from kpoison.defences.partition_aggregation import (
@@ -36,6 +35,7 @@ from kpoison.defences.spectral_signatures import (
     visible_count,
 )
 from kpoison.defences.strip import strip
+from kpoison.ridge.features import kernel_features
 
 __all__ = [
     "AveragedKernel",

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import kpoison as kp
+from kpoison import defences
 from theory_checks.record import Verdict
 from theory_checks.runner import CHECKS
 from theory_checks.setting import Laws, Setting, make_setting
@@ -109,6 +111,17 @@ def too_large(*args, **kwargs):
     return dataclasses.replace(choice, gradient_penalty=1.05 * choice.gradient_penalty)
 
 
+def brighter(*args, **kwargs):
+    """A leading eigenvalue too large by 5 %."""
+    found = defences.predicted_visibility(*args, **kwargs)
+    return eqx.tree_at(lambda found: found.eigenvalue, found, 1.05 * found.eigenvalue)
+
+
+def later(*args, **kwargs):
+    """Poisons that show from 5 % more on."""
+    return 1.05 * defences.visible_count(*args, **kwargs)
+
+
 TRADE_OFF = [
     ("T1", Laws(), True),
     ("T1", scaled("spike"), False),
@@ -123,6 +136,9 @@ TRADE_OFF = [
     ("T5", Laws(), True),
     ("T5", scaled("multiplier"), False),
     ("T5", scaled("effective_length_scale"), False),
+    ("D1", Laws(), True),
+    ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter), False),
+    ("D1", dataclasses.replace(Laws(), visible_count=later), False),
 ]
 
 

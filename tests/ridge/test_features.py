@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kpoison.defences import kernel_features
+from kpoison.ridge.features import kernel_features
 from kpoison.kernels import NTK, RBF
 
 
