@@ -1,4 +1,4 @@
-"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff`, `experiment` and `download`."""
+"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff`, `matrix`, `experiment`, `download`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,11 +8,12 @@ import tyro
 from kpoison.cli.download import Download
 from kpoison.cli.experiment import Experiment
 from kpoison.cli.flow import Flow, Tradeoff
+from kpoison.cli.matrix import Matrix
 from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
 from kpoison.cli.verify import Verify
 
-__all__ = ["Download", "Experiment", "Flow", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
+__all__ = ["Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "flow": Flow,
             "tradeoff": Tradeoff,
             "experiment": Experiment,
+            "matrix": Matrix,
             "download": Download,
         },
         prog="kpoison",

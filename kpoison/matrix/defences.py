@@ -1,0 +1,433 @@
+"""The defences of the matrix by name: what each leaves of an attack, how well it detects, and what the laws predict."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from threadpoolctl import threadpool_limits
+
+from kpoison import defences
+from kpoison.curvature import input_gradients
+from kpoison.defences import DefendedTraining, Detection
+from kpoison.defences.detection import less_rounding
+from kpoison.defences.strip import strip as run_strip
+from kpoison.laws import predict
+from kpoison.matrix.problem import Problem
+from kpoison.matrix.refit import Case, classes_of_outputs, defended_predictions, test_covariance
+from kpoison.poison import Poison
+from kpoison.ridge import Cholesky, fit
+
+__all__ = ["DEFENCES", "DEFENCE_OPTIONS", "Defended", "Outcome", "leading_direction", "spectrum_probes"]
+
+NAN = float("nan")
+
+_TEMPERATURE = 0.2  # makes logits of ridge scores: labels are ±1, or 0 and 1
+_OVERLAYS = 20
+_CLEANSE_IMAGES, _CLEANSE_STEPS = 50, 100
+_FEWEST_CLASSES = 3  # for an anomaly index that says anything
+_GRADIENTS, _ATTACKED_SHARE = 450, 0.1
+_CLEAN_PROBES = 90
+_RESAMPLES = 25
+_PARTITIONS = 20
+_SIGNATURES = {"fraction": 0.05, "multiplier": 1.5}  # the paper's
+_RANK = 2
+_PENALTY = 0.1  # squared length scales
+_SHIFTS = ((0, 1), (0, -1))  # rows and columns
+
+DEFENCE_OPTIONS = {
+    "strip": {"overlays": _OVERLAYS, "temperature": _TEMPERATURE},
+    "neural-cleanse": {"images": _CLEANSE_IMAGES, "steps": _CLEANSE_STEPS, "temperature": _TEMPERATURE},
+    "input-spectrum": {
+        "clean_probes": _CLEAN_PROBES,
+        "most_gradients": _GRADIENTS,
+        "attacked_share": _ATTACKED_SHARE,
+        "resamples": _RESAMPLES,
+    },
+    "partition-aggregation": {"partitions": _PARTITIONS},
+    "spectral-signatures": _SIGNATURES,
+    "gradient-penalty": {"principal_components": _RANK, "squared_length_scales": _PENALTY},
+    "augmentation": {"shifts": _SHIFTS},
+}
+"""What was chosen for the defences, where it is not their default; it determines the numbers."""
+
+
+class Outcome(NamedTuple):
+    """What a defence makes of one attack; NaN where a number has no meaning.
+
+    Attributes:
+        success: fraction of the victims that get what the attacker wants.
+        clean_accuracy: fraction of the test images that are predicted right; what is rejected is not.
+        true_positive, false_positive, auroc: of the detection, see `kpoison.defences.DetectionRates`.
+        predicted_success: success by the law, without a refit.
+        predicted_auroc: AUROC by a law.
+        predicted_visible: 1 where a law says that the detector sees the attack, 0 where it is blind.
+        assumes: what the defence takes for granted.
+    """
+
+    success: float
+    clean_accuracy: float
+    true_positive: float = NAN
+    false_positive: float = NAN
+    auroc: float = NAN
+    predicted_success: float = NAN
+    predicted_auroc: float = NAN
+    predicted_visible: float = NAN
+    assumes: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Defended:
+    """What defences share over the attacks on one problem: the trainings that defend themselves, of the clean points.
+
+    Attributes:
+        problem: the problem.
+    """
+
+    problem: Problem
+
+    @functools.cached_property
+    def penalised(self) -> DefendedTraining | None:
+        """With a gradient penalty along the leading principal components; None for a kernel without the derivatives.
+
+        A penalty on all D coordinates makes n(1 + D) unknowns.
+        """
+        problem = self.problem
+        if problem.kernel.smoothness < 2:
+            return None
+        images = np.asarray(problem.X)
+        axes = np.linalg.svd(images - images.mean(axis=0), full_matrices=False)[2][:_RANK]
+        # Neural kernels have no length scale: that of the images.
+        unit = float(getattr(problem.kernel, "length_scale", np.sqrt(np.mean(np.sum(images**2, axis=1)))))
+        return defences.penalised_training(
+            problem.kernel,
+            problem.X,
+            problem.targets(problem.labels),
+            gradient_penalty=_PENALTY * unit**2,
+            metric=axes.T @ axes,
+            solver=Cholesky(),
+        )
+
+    @functools.cached_property
+    def augmented(self) -> DefendedTraining:
+        """With copies shifted by a pixel."""
+        problem = self.problem
+        return defences.augmented_training(
+            problem.kernel,
+            problem.X,
+            problem.targets(problem.labels),
+            [functools.partial(_shifted, by=by) for by in _SHIFTS],
+            image_shape=problem.image_shape,
+            solver=Cholesky(),
+        )
+
+    @functools.cached_property
+    def penalised_test(self) -> Float[np.ndarray, "q N"]:
+        """Covariances of the test images."""
+        assert self.penalised is not None
+        return test_covariance(self.penalised, self.problem.test)
+
+    @functools.cached_property
+    def augmented_test(self) -> Float[np.ndarray, "q N"]:
+        """Covariances of the test images."""
+        return test_covariance(self.augmented, self.problem.test)
+
+
+def _shifted(image: Float[Array, "H W C"], by: tuple[int, int]) -> Float[Array, "H W C"]:
+    """Moved by so many rows and columns; what comes in is 0."""
+    height, width, _ = image.shape
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    return padded[1 - by[0] : 1 - by[0] + height, 1 - by[1] : 1 - by[1] + width]
+
+
+def _predicted_success(case: Case, outputs: Array) -> float:
+    return case.success(classes_of_outputs(np.asarray(outputs).reshape(len(case.attack.victims), -1)))
+
+
+def _success_by_law(case: Case, left: Bool[np.ndarray, " p"] | None = None) -> float:
+    """Success without defence; or where so many of the poisons, and all clean points, are left."""
+    problem, attack, ridge = case.problem, case.attack, case.problem.settings.ridge
+    poison = attack.poison
+    if poison is None:
+        return _predicted_success(case, predict(problem.clean, attack.victims, ridge) + attack.data.efficacy)
+    if left is not None:
+        points = np.flatnonzero(case.is_poison)
+        poison = Poison(attack.data.X[points], attack.data.y[points], left.astype(float))
+    return _predicted_success(case, predict(problem.clean, attack.victims, ridge, poison))
+
+
+def none(case: Case, _: Defended) -> Outcome:
+    """No defence: the poisoned predictor."""
+    found = case.undefended
+    return Outcome(
+        case.success(found.victims),
+        case.accuracy(found.test),
+        predicted_success=_success_by_law(case),
+        assumes="nothing: the predictor is trained on what it is given",
+    )
+
+
+def _removing(case: Case, detection: Detection) -> Outcome:
+    """Train again without the suspected points."""
+    left = case.refitted(~np.asarray(detection.suspected))
+    return Outcome(
+        case.success(left.victims),
+        case.accuracy(left.test),
+        *detection.rates(case.is_poison),
+        assumes=detection.assumes,
+    )
+
+
+def nearest_neighbours(case: Case, _: Defended) -> Outcome:
+    """Remove points that most of their nearest neighbours disagree with."""
+    return _removing(case, defences.neighbour_disagreement(case.features, case.labels))
+
+
+def centroid(case: Case, _: Defended) -> Outcome:
+    """Remove the points of each class that lie furthest from its mean."""
+    return _removing(case, defences.centroid_distance(case.features, case.labels))
+
+
+def leave_one_out(case: Case, _: Defended) -> Outcome:
+    """Remove points whose label the others do not predict."""
+    data = case.attack.data
+    posterior = fit(case.problem.kernel, data.X, data.y, solver=Cholesky())
+    return _removing(case, defences.leave_one_out(posterior, case.problem.settings.ridge))
+
+
+def spectral_signatures(case: Case, _: Defended) -> Outcome:
+    """Remove what lies far along the leading direction of its class.
+
+    Predicted from the spectrum of the clean points of the target class; the AUROC is that within this class.  The
+    success predicted is that of the law with the poisons that are predicted to stay, and all clean points.
+    """
+    found = _removing(case, defences.spectral_signatures(case.features, case.labels, **_SIGNATURES))
+    if case.attack.target is None:
+        return found
+    members = case.labels == case.attack.target
+    law = defences.predicted_visibility(
+        case.features[members & ~case.is_poison], case.features[members & case.is_poison], **_SIGNATURES
+    )
+    scores = np.asarray(law.poison_scores)
+    kept = 1 - _SIGNATURES["multiplier"] * _SIGNATURES["fraction"]
+    threshold = less_rounding(np.quantile(np.concatenate([np.asarray(law.clean_scores), scores]), kept))
+    within = defences.spectral_signatures(case.features[members], case.labels[members], **_SIGNATURES)
+    return found._replace(
+        auroc=within.rates(case.is_poison[members]).auroc,
+        predicted_success=_success_by_law(case, scores <= threshold),
+        predicted_auroc=float(law.auroc),
+        predicted_visible=float(law.visible),
+    )
+
+
+def activation_clustering(case: Case, _: Defended) -> Outcome:
+    """Remove the smaller of two clusters of a class, if the split is real."""
+    # Threads that wait for each other cost more than so few points.
+    with threadpool_limits(1):
+        found = defences.activation_clustering(case.features, case.labels, seed=case.problem.seed)
+    return _removing(case, found)
+
+
+def pidan(case: Case, _: Defended) -> Outcome:
+    """Remove the smaller group of a class by coherent weights."""
+    return _removing(case, defences.pidan(case.features, case.labels, seed=case.problem.seed))
+
+
+def _rejecting(case: Case, scores: np.ndarray, suspected: np.ndarray, assumes: str, **predicted: float) -> Outcome:
+    """Judge test images, after them victims, each on its own; what is suspected is not answered.
+
+    Where victims are the test images themselves there are no rates.
+    """
+    number, found = len(case.problem.test), case.undefended
+    is_victim = np.arange(len(scores)) >= number
+    rates = Detection(scores, suspected, np.zeros(()), assumes).rates(is_victim)
+    return Outcome(
+        case.success(found.victims, ~suspected[number:]),
+        case.accuracy(found.test, ~suspected[:number]),
+        *((NAN, NAN, NAN) if case.attack.target is None else rates),
+        assumes=assumes,
+        **predicted,
+    )
+
+
+def strip(case: Case, _: Defended) -> Outcome:
+    """Reject inputs of which the prediction outlasts other images laid over them."""
+    found = run_strip(
+        case.at_points(),
+        jnp.concatenate([case.problem.test, case.attack.victims]),
+        case.problem.reference,
+        overlays=_OVERLAYS,
+        temperature=_TEMPERATURE,
+        seed=case.problem.seed,
+    )
+    return _rejecting(case, np.asarray(found.scores), np.asarray(found.suspected), found.assumes)
+
+
+def neural_cleanse(case: Case, _: Defended) -> Outcome:
+    """Do not answer with a class that a small patch leads to; rates are those over classes.
+
+    The score of a class is its mask's norm, the smaller the more suspicious.  With two classes nothing is suspected and
+    there are no rates: one of two norms is the smaller without any attack.  The search is in single precision.
+    """
+    f, images = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32), (case.at_points(), case.problem.reference[:_CLEANSE_IMAGES])
+    )
+    found = defences.neural_cleanse(
+        f,
+        images,
+        image_shape=case.problem.image_shape,
+        clip=(0, 1),
+        steps=_CLEANSE_STEPS,
+        temperature=_TEMPERATURE,
+        seed=case.problem.seed,
+    )
+    suspected = np.asarray(found.suspected)
+    plain = case.undefended
+    outcome = Outcome(
+        case.success(plain.victims, ~suspected[plain.victims]),
+        case.accuracy(plain.test, ~suspected[plain.test]),
+        assumes=found.assumes,
+    )
+    if case.attack.target is None or len(suspected) < _FEWEST_CLASSES:
+        return outcome
+    norms = np.asarray(found.norms, float)
+    scores = -np.where(np.isfinite(norms), norms, norms.size * case.problem.X.shape[1])
+    rates = Detection(scores, suspected, np.zeros(()), found.assumes).rates(np.arange(len(norms)) == case.attack.target)
+    return outcome._replace(**rates._asdict())
+
+
+def spectrum_probes(case: Case) -> tuple[Float[Array, "p D"], Bool[np.ndarray, " p"]]:
+    """Clean test images, and as many victims, one after the other, as make a tenth of all; which these are."""
+    clean = case.problem.test[: min(_CLEAN_PROBES, _GRADIENTS // case.targets.shape[1])]
+    number = max(1, round(len(clean) * _ATTACKED_SHARE / (1 - _ATTACKED_SHARE)))
+    victims = case.attack.victims[np.arange(number) % len(case.attack.victims)]
+    return jnp.concatenate([clean, victims]), np.arange(len(clean) + number) >= len(clean)
+
+
+@eqx.filter_jit
+def _along(gradients: Float[Array, "q C D"], direction: Float[Array, " D"]) -> Float[Array, " q"]:
+    return jnp.sum((gradients @ direction) ** 2, axis=1)
+
+
+def input_spectrum(case: Case, _: Defended) -> Outcome:
+    """Reject inputs of which the gradient points along an eigenvector outside the bulk of the input spectrum.
+
+    The eigenvector is that of probes of which a tenth are victims; then all are judged by it.
+    """
+    problem, attack = case.problem, case.attack
+    probes, attacked = spectrum_probes(case)
+    f = case.at_point()
+    options: dict[str, Any] = {"repeats": _RESAMPLES, "seed": problem.seed}
+    found = defences.input_spectrum(f, probes, problem.reference, **options)
+    inputs = jnp.concatenate([problem.test, attack.victims])
+    scores = np.zeros(len(inputs))
+    if bool(found.visibility.visible):
+        gradients = input_gradients(f, inputs).reshape(len(inputs), -1, inputs.shape[1])
+        scores = np.asarray(_along(gradients, found.direction))
+    predicted = {}
+    if attack.poison is not None:
+        law = defences.input_spectrum_law(
+            problem.clean, attack.poison, probes, attacked, problem.settings.ridge, problem.reference, **options
+        )
+        predicted = {"predicted_visible": float(law.visible)}
+        if not law.visible:
+            predicted |= {"predicted_success": _success_by_law(case), "predicted_auroc": 0.5}
+    return _rejecting(case, scores, scores > float(found.threshold), found.assumes, **predicted)
+
+
+def leading_direction(case: Case) -> Float[np.ndarray, " D"]:
+    """The leading eigenvector of the input-gradient covariance at the probes of `input_spectrum`."""
+    probes, _ = spectrum_probes(case)
+    gradients = np.asarray(input_gradients(case.at_point(), probes)).reshape(-1, probes.shape[1])
+    return np.linalg.svd(gradients, full_matrices=False)[2][0]
+
+
+def partition_aggregation(case: Case, _: Defended) -> Outcome:
+    """Let predictors of hashed parts of the data vote; the votes of the poisoned parts are predicted by the law."""
+    problem, attack = case.problem, case.attack
+    own = defences.partition_of(attack.data.X, _PARTITIONS, problem.seed)
+    votes = np.zeros((len(case.cross), problem.classes), int)
+    for k in range(_PARTITIONS):
+        rows = np.flatnonzero(own == k)
+        outputs = np.zeros((len(case.cross), case.targets.shape[1]))
+        if len(rows):
+            rho = problem.settings.ridge * len(rows)
+            weights = np.linalg.solve(case.gram[np.ix_(rows, rows)] + rho * np.eye(len(rows)), case.targets[rows])
+            outputs = case.cross[:, rows] @ weights
+        votes[np.arange(len(votes)), classes_of_outputs(outputs)] += 1
+    chosen, number = np.argmax(votes, axis=1), len(problem.test)
+    predicted = NAN
+    if attack.poison is not None:
+        # As many inputs for every attack, so that nothing is compiled for others.
+        inputs = attack.victims[np.arange(number) % len(attack.victims)]
+        law = defences.partition_aggregation(
+            problem.kernel,
+            problem.X,
+            problem.targets(problem.labels),
+            inputs,
+            problem.settings.ridge,
+            partitions=_PARTITIONS,
+            poison=attack.poison,
+            seed=problem.seed,
+        )
+        predicted = case.success(np.argmax(law.votes, axis=1)[: len(attack.victims)])
+    return Outcome(
+        case.success(chosen[number:]),
+        case.accuracy(chosen[:number]),
+        predicted_success=predicted,
+        assumes=_PARTITION_ASSUMES,
+    )
+
+
+_PARTITION_ASSUMES = defences.PartitionAggregation.__dataclass_fields__["assumes"].default
+
+
+def _by_training(case: Case, defended: DefendedTraining, to_test: np.ndarray) -> Outcome:
+    """A defended training of the attacked data, and what the law says of it from that of the clean points (T1, L7)."""
+    attack, found = case.attack, defended_predictions(case, defended, to_test)
+    predicted = NAN
+    if attack.poison is not None:
+        places, labels, counts = attack.poison.observations(attack.victims.shape[1:], case.targets.shape[1], float)
+        locations, labels = defended.copies(places, labels)
+        poison = Poison(locations, labels, jnp.tile(counts, len(locations) // len(places)))
+        outputs = predict(defended.posterior, attack.victims, case.problem.settings.ridge, poison)
+        predicted = _predicted_success(case, outputs)
+    return Outcome(
+        case.success(found.victims), case.accuracy(found.test), predicted_success=predicted, assumes=defended.assumes
+    )
+
+
+def gradient_penalty(case: Case, defended: Defended) -> Outcome:
+    """Train with a penalty on slopes along the leading principal components."""
+    training = defended.penalised
+    if training is None:
+        return Outcome(NAN, NAN, assumes="a kernel that is twice differentiable, which this is not")
+    return _by_training(case, training, defended.penalised_test)
+
+
+def augmentation(case: Case, defended: Defended) -> Outcome:
+    """Train with two copies of every image, shifted by a pixel to the left and to the right."""
+    return _by_training(case, defended.augmented, defended.augmented_test)
+
+
+DEFENCES: dict[str, Callable[[Case, Defended], Outcome]] = {
+    "none": none,
+    "nearest-neighbours": nearest_neighbours,
+    "centroid": centroid,
+    "leave-one-out": leave_one_out,
+    "spectral-signatures": spectral_signatures,
+    "activation-clustering": activation_clustering,
+    "pidan": pidan,
+    "strip": strip,
+    "neural-cleanse": neural_cleanse,
+    "input-spectrum": input_spectrum,
+    "partition-aggregation": partition_aggregation,
+    "gradient-penalty": gradient_penalty,
+    "augmentation": augmentation,
+}
+"""Every defence, by the name that `--defences` takes."""

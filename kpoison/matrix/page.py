@@ -1,0 +1,468 @@
+"""The matrix of attacks and defences as one HTML page that needs nothing else."""
+
+import base64
+import dataclasses
+import enum
+import html
+import io
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import kpoison
+from kpoison._validation import check_positive
+from kpoison.plotting.matrix import attack_defence_matrix, over_seeds
+from kpoison.plotting.spectra import draw_image
+from kpoison.plotting.style import style
+
+__all__ = ["Agreement", "Judgement", "judge", "write_page"]
+
+_QUANTITIES = {
+    "success": "attack success",
+    "clean_accuracy": "clean accuracy",
+    "true_positive": "poisons suspected",
+    "false_positive": "clean points suspected",
+    "auroc": "AUROC",
+}
+_PICTURES = {
+    "victim": "victim, untouched",
+    "poison": "poison",
+    "difference": "poison − victim",
+    "eigenvector": "top eigenvector of the input curvature",
+}
+_SIGNED = ("difference", "eigenvector")
+_CHANCE = 0.5
+
+_PAGE_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
+table { border-collapse: collapse; margin: 0.8rem 0; }
+th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.wide { min-width: 22rem; }
+.scroll { overflow-x: auto; }
+.verdicts td { font-size: 13px; }
+img { max-width: 100%; }
+figure { margin: 1rem 0; }
+figcaption { color: #444; font-size: 14px; max-width: 55rem; }
+section { margin-top: 2.5rem; border-top: 2px solid #888; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; }
+.agrees { color: #006b4f; font-weight: 600; } .disagrees { color: #b03a00; font-weight: 600; }
+.undecided { color: #555; font-weight: 600; }
+.small { color: #555; font-size: 13px; }
+"""
+
+
+class Agreement(enum.StrEnum):
+    """Whether a prediction agrees with what was measured."""
+
+    AGREES = "agrees"
+    DISAGREES = "disagrees"
+    UNDECIDED = "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """A prediction beside its measurement.
+
+    Attributes:
+        agreement: the verdict.
+        statement: the prediction, the measurement and the verdict in words.
+    """
+
+    agreement: Agreement
+    statement: str
+
+
+def judge(result: xr.Dataset, attack: str, defence: str, *, tolerance: float = 0.1) -> list[Judgement]:
+    """Every prediction for one attack against one defence, held against its measurement.
+
+    A predicted success or AUROC agrees where the whole 95 % t-interval of measured − predicted (paired by seed) lies
+    within ± tolerance, disagrees where all of it lies outside, and is undecided otherwise; with one seed the difference
+    itself takes the interval's place.  A predicted blind spot agrees with a seed where the AUROC is at most 0.5 +
+    tolerance, a predicted visibility where it is above; the verdict is that of the seeds where they are of one mind.
+
+    Args:
+        result: the matrix, see `write_page`.
+        attack: one of its names.
+        defence: one of its names.
+        tolerance: a difference that does not matter, > 0.
+
+    Returns:
+        One judgement for each prediction that there is; none where there is no prediction.
+
+    Raises:
+        ValueError: for a tolerance that is not positive.
+        KeyError: for names that are not in the result.
+    """
+    check_positive("tolerance", tolerance)
+    cell = result.sel(attack=attack, defence=defence)
+    found = [
+        _compared(_QUANTITIES[name], _seeds(cell, name), _seeds(cell, f"predicted_{name}"), tolerance)
+        for name in ("success", "auroc")
+    ]
+    found.append(_seen(_seeds(cell, "auroc"), _seeds(cell, "predicted_visible"), tolerance))
+    return [judgement for judgement in found if judgement is not None]
+
+
+def _seeds(cell: xr.Dataset, name: str) -> np.ndarray:
+    """A variable of one cell, shape (seed,); NaN where the result has none."""
+    if name not in cell:
+        return np.full(cell.sizes["seed"], np.nan)
+    return np.asarray(cell[name].values, float)
+
+
+def _compared(name: str, measured: np.ndarray, predicted: np.ndarray, tolerance: float) -> Judgement | None:
+    if not np.isfinite(predicted).any():
+        return None
+    law = float(over_seeds(predicted)[0])
+    difference, half_width, count = (value.item() for value in over_seeds(measured - predicted))
+    if count == 0:
+        return Judgement(Agreement.UNDECIDED, f"{name} {law:.2f} predicted, not measured")
+    reach = 0.0 if count == 1 else half_width
+    if abs(difference) + reach <= tolerance:
+        verdict = Agreement.AGREES
+    elif abs(difference) - reach > tolerance:
+        verdict = Agreement.DISAGREES
+    else:
+        verdict = Agreement.UNDECIDED
+    interval = "one seed" if count == 1 else f"± {half_width:.3f}"
+    return Judgement(
+        verdict,
+        f"{name} {law:.2f} predicted, {_measured(measured)} measured: {verdict} "
+        f"(measured − predicted {f'{difference:+.3f}'.replace('-', '−')}, {interval})",
+    )
+
+
+def _seen(auroc: np.ndarray, visible: np.ndarray, tolerance: float) -> Judgement | None:
+    predictions = visible[np.isfinite(visible)]
+    if not predictions.size:
+        return None
+    blind = int((predictions == 0).sum())
+    if blind == len(predictions):
+        prediction = "blind"
+    elif blind == 0:
+        prediction = "visible"
+    else:
+        prediction = f"blind with {blind} of {len(predictions)} seeds"
+    both = np.isfinite(visible) & np.isfinite(auroc)
+    if not both.any():
+        return Judgement(Agreement.UNDECIDED, f"predicted {prediction}, not measured")
+    right = int(((auroc[both] > _CHANCE + tolerance) == (visible[both] > 0)).sum())
+    verdict = {0: Agreement.DISAGREES, int(both.sum()): Agreement.AGREES}.get(right, Agreement.UNDECIDED)
+    return Judgement(
+        verdict,
+        f"predicted {prediction}, AUROC {_measured(auroc)}: {verdict} (right with {right} of {both.sum()} seeds)",
+    )
+
+
+def _measured(values: np.ndarray) -> str:
+    """Mean ± half width, and how many seeds where some have no number; a dash where none has."""
+    mean, half_width, count = (value.item() for value in over_seeds(values))
+    if count == 0:
+        return "–"
+    interval = f" ± {half_width:.2f}" if count > 1 else ""
+    return f"{mean:.2f}{interval}{f' ({count} of {len(values)} seeds)' if count < len(values) else ''}"
+
+
+def _together(judgements: Iterable[Judgement]) -> Agreement | None:
+    """The worst verdict; None of none."""
+    verdicts = {judgement.agreement for judgement in judgements}
+    return next((v for v in (Agreement.DISAGREES, Agreement.UNDECIDED, Agreement.AGREES) if v in verdicts), None)
+
+
+def write_page(result: xr.Dataset, path: str | Path, *, tolerance: float = 0.1) -> Path:
+    """Write the matrix as one self-contained HTML file, which appears as a whole or not at all.
+
+    Args:
+        result: float variables success, clean_accuracy, true_positive, false_positive, auroc, predicted_success,
+            predicted_auroc and predicted_visible (1 visible, 0 blind) over attack, defence and seed, NaN where a number
+            has no meaning, any but success may be missing; `picture` over attack, kind, height, width and perhaps
+            channels, with kinds of "victim", "poison", "difference" and "eigenvector"; attributes as text, of which
+            `assumes` is JSON {defence: text} and `arguments` may be JSON.
+        path: of the file, in a folder that exists.
+        tolerance: of predictions, see `judge`.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: where the folder does not exist.
+        ValueError: for a result that does not hold what is described here.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must lie in a folder that exists, got {path}")
+    check_positive("tolerance", tolerance)
+    _check(result)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(_page(result, tolerance), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _check(result: xr.Dataset) -> None:
+    missing = [dim for dim in ("attack", "defence", "seed") if dim not in result.coords]
+    if missing:
+        raise ValueError(f"result must have coordinates attack, defence and seed, got none of {', '.join(missing)}")
+    if "success" not in result:
+        raise ValueError(f"result must hold success, got {', '.join(map(str, result.data_vars)) or 'nothing'}")
+    for name in {*_QUANTITIES, "predicted_success", "predicted_auroc", "predicted_visible"} & set(result.data_vars):
+        if set(result[name].dims) != {"attack", "defence", "seed"}:
+            found = ", ".join(map(str, result[name].dims))
+            raise ValueError(f"result must hold {name} over attack, defence, seed, got {found or 'no dimension'}")
+    for dim in ("attack", "defence"):
+        if not result.indexes[dim].is_unique:
+            raise ValueError(f"result must name every {dim} once, got {', '.join(map(str, result[dim].values))}")
+    _assumptions(result)
+
+
+def _assumptions(result: xr.Dataset) -> dict[str, str]:
+    text = result.attrs.get("assumes", "{}")
+    try:
+        assumes = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the attribute assumes of result must be JSON, got {text!r}: {error}") from None
+    if not isinstance(assumes, dict):
+        raise ValueError(f"the attribute assumes of result must be JSON {{defence: text}}, got {text!r}")
+    return {str(name): str(words) for name, words in assumes.items()}
+
+
+def _names(result: xr.Dataset, dim: str) -> list[str]:
+    return [str(name) for name in result[dim].values]
+
+
+def _page(result: xr.Dataset, tolerance: float) -> str:
+    judged = {
+        (attack, defence): judge(result, attack, defence, tolerance=tolerance)
+        for attack in _names(result, "attack")
+        for defence in _names(result, "defence")
+    }
+    title = html.escape(str(result.attrs.get("title", "Every attack against every defence")))
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{title}</title><style>{_PAGE_STYLE}</style></head><body><h1>{title}</h1>"
+        f"{_what_was_run(result)}{_heat_maps(result)}{_agreement(result, judged, tolerance)}"
+        f"{_defences(result, judged)}{_gallery(result)}</body></html>\n"
+    )
+
+
+def _what_was_run(result: xr.Dataset) -> str:
+    rows = [
+        ("attacks", ", ".join(_names(result, "attack"))),
+        ("defences", ", ".join(_names(result, "defence"))),
+        ("seeds", ", ".join(_names(result, "seed"))),
+    ]
+    for name, value in result.attrs.items():
+        if name not in ("title", "assumes"):
+            rows += _attribute(str(name), value)
+    rows.append(
+        (
+            "page made by",
+            f"kpoison {kpoison.__version__}, JAX {jax.__version__}, NumPy {np.__version__}, xarray {xr.__version__}, "
+            f"Matplotlib {matplotlib.__version__}, Python {platform.python_version()}",
+        )
+    )
+    body = "".join(f"<tr><th>{html.escape(n)}</th><td><pre>{html.escape(v)}</pre></td></tr>" for n, v in rows)
+    return f"<section><h2>What was run</h2><table>{body}</table></section>"
+
+
+def _attribute(name: str, value: object) -> list[tuple[str, str]]:
+    """As it is; what is a JSON object as one line for each of its names."""
+    try:
+        content = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        content = value
+    if isinstance(content, Mapping):
+        lines = [f"{key} = {item if isinstance(item, str) else json.dumps(item)}" for key, item in content.items()]
+        return [(name, "\n".join(lines))]
+    return [(name, str(value))]
+
+
+def _heat_maps(result: xr.Dataset) -> str:
+    captions = {
+        "success": "How often the attack reaches its goal with the defence in place: low is a good defence.",
+        "auroc": "The probability that the defence finds a poison more suspicious than a clean point: 0.5 is "
+        "blindness, 1 is certain detection.",
+        "clean_accuracy": "What is left of the accuracy on clean test inputs. Its colours begin below the least of all "
+        "cells, not at 0.",
+    }
+    parts = []
+    for quantity, caption in captions.items():
+        if quantity not in result or not np.isfinite(result[quantity].values).any():
+            parts.append(f"<p>Not measured: {_QUANTITIES[quantity]}.</p>")
+            continue
+        with style():
+            figure = attack_defence_matrix(result, quantity).figure
+            picture = _png(figure.get_figure(root=True), dpi=160)  # pyright: ignore[reportArgumentType]
+        alt = f"{_QUANTITIES[quantity]} of every attack against every defence; the numbers are in the tables below"
+        parts.append(_figure(picture, alt, caption))
+    return f"<section><h2>Every attack against every defence</h2>{''.join(parts)}</section>"
+
+
+def _png(figure: Figure, dpi: int) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(picture: str, alt: str, caption: str) -> str:
+    return (
+        f"<figure><img alt='{html.escape(alt)}' src='data:image/png;base64,{picture}'>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+Judged = Mapping[tuple[str, str], Sequence[Judgement]]
+
+
+def _agreement(result: xr.Dataset, judged: Judged, tolerance: float) -> str:
+    """Which predictions hold: in one sentence, one for each attack, and a table of verdicts."""
+    attacks, defences = _names(result, "attack"), _names(result, "defence")
+    verdicts = {pair: _together(judgements) for pair, judgements in judged.items()}
+    made = [verdict for verdict in verdicts.values() if verdict is not None]
+    counts = ", ".join(f"{made.count(verdict)} × {_marked(verdict)}" for verdict in Agreement)
+    summary = (
+        f"<p>Of {len(verdicts)} pairs {len(made)} have a prediction: {counts}.</p>"
+        if made
+        else "<p>No pair has a prediction.</p>"
+    )
+    sentences = "".join(
+        f"<li>{html.escape(attack)}: {_sentence({d: verdicts[attack, d] for d in defences})}</li>" for attack in attacks
+    )
+    head = "".join(f"<th>{html.escape(defence)}</th>" for defence in defences)
+    rows = "".join(
+        f"<tr><th>{html.escape(attack)}</th>"
+        + "".join(f"<td>{_marked(verdicts[attack, defence])}</td>" for defence in defences)
+        + "</tr>"
+        for attack in attacks
+    )
+    return (
+        f"<section><h2>Do the predictions agree with the measurement?</h2>{summary}<ul>{sentences}</ul>"
+        f"<div class='scroll'><table class='verdicts'><thead><tr><th></th>{head}</tr></thead>{rows}</table></div>"
+        "<p class='small'>Intervals are Student's t over seeds at 95 %; of numbers that are equal with every seed the "
+        "interval has no width. A predicted success or AUROC agrees where the whole interval of measured − predicted, "
+        f"paired by seed, lies within ± {tolerance:g}, disagrees where all of it lies outside, and is undecided "
+        "otherwise; with one seed the difference itself is judged. A predicted blind spot agrees with a seed where the "
+        f"AUROC is at most {_CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
+        "where seeds differ. Of several predictions for a pair the table shows the worst verdict, – where there is "
+        "none.</p></section>"
+    )
+
+
+def _marked(verdict: Agreement | None) -> str:
+    return "–" if verdict is None else f"<span class='{verdict}'>{verdict}</span>"
+
+
+def _sentence(verdicts: Mapping[str, Agreement | None]) -> str:
+    """Of one attack: with which defences the predictions agree, and with which they do not."""
+    made = [verdict for verdict in verdicts.values() if verdict is not None]
+    if not made:
+        return "no prediction."
+    if set(made) == {Agreement.AGREES}:
+        return f"the prediction {_marked(Agreement.AGREES)} for all {len(made)} defences that have one."
+    parts = [f"the prediction {_marked(Agreement.AGREES)} for {made.count(Agreement.AGREES)} of {len(made)} defences"]
+    for verdict in (Agreement.DISAGREES, Agreement.UNDECIDED):
+        names = [defence for defence, found in verdicts.items() if found is verdict]
+        if names:
+            link = "is " if verdict is Agreement.UNDECIDED else ""
+            parts.append(f"{link}{_marked(verdict)} for {html.escape(', '.join(names))}")
+    return f"{'; '.join(parts)}."
+
+
+def _defences(result: xr.Dataset, judged: Judged) -> str:
+    """A table for each defence: what it assumes, what was measured, and the statements on its predictions."""
+    assumes = _assumptions(result)
+    shown = [name for name in _QUANTITIES if name in result]
+    head = "".join(f"<th>{html.escape(_QUANTITIES[name])}</th>" for name in shown)
+    parts = []
+    for defence in _names(result, "defence"):
+        rows = "".join(
+            f"<tr><th>{html.escape(attack)}</th>{_numbers(result.sel(attack=attack, defence=defence), shown)}"
+            f"<td class='wide'>{_statements(judged[attack, defence])}</td></tr>"
+            for attack in _names(result, "attack")
+        )
+        parts.append(
+            f"<h3>{html.escape(defence)}</h3><p>Assumes: {html.escape(assumes.get(defence, 'not stated'))}</p>"
+            f"<div class='scroll'><table><thead><tr><th>attack</th>{head}<th>prediction and measurement</th></tr>"
+            f"</thead>{rows}</table></div>"
+        )
+    return (
+        "<section><h2>Defence by defence</h2><p class='small'>Mean over seeds ± half the width of its 95 % "
+        f"t-interval; – where a number has no meaning.</p>{''.join(parts)}</section>"
+    )
+
+
+def _numbers(cell: xr.Dataset, names: Sequence[str]) -> str:
+    return "".join(f"<td class='number'>{html.escape(_measured(_seeds(cell, name)))}</td>" for name in names)
+
+
+def _statements(judgements: Sequence[Judgement]) -> str:
+    if not judgements:
+        return "no prediction"
+    return "<br>".join(
+        html.escape(judgement.statement).replace(
+            f": {judgement.agreement} (", f": <span class='{judgement.agreement}'>{judgement.agreement}</span> ("
+        )
+        for judgement in judgements
+    )
+
+
+def _gallery(result: xr.Dataset) -> str:
+    if "picture" not in result:
+        return ""
+    parts = []
+    for attack in _names(result, "attack"):
+        pictures = result["picture"].sel(attack=attack)
+        shown = {
+            str(kind): np.asarray(pictures.sel(kind=kind).transpose("height", "width", ...).values, float)
+            for kind in result["kind"].values
+        }
+        shown = {kind: image for kind, image in shown.items() if np.isfinite(image).all()}
+        if shown:
+            names = ", ".join(_PICTURES.get(kind, kind) for kind in shown)
+            caption = f"{attack}: {names}, from left to right."
+            body = _figure(_pictures(shown), caption, caption)
+        else:
+            body = "<p>No pictures.</p>"
+        parts.append(f"<h3>{html.escape(attack)}</h3>{body}")
+    return (
+        "<section><h2>Pictures of the attacks</h2><p class='small'>Victim and poison share one scale of grey; of a "
+        "signed picture, 0 is in the middle of the colours: red adds to a pixel, blue takes away (with three "
+        f"channels: about a mid grey). The sign of an eigenvector means nothing.</p>{''.join(parts)}</section>"
+    )
+
+
+def _pictures(shown: Mapping[str, np.ndarray]) -> str:
+    """Images of one attack side by side, as a PNG."""
+    images = {kind: image if image.ndim == 3 else image[..., None] for kind, image in shown.items()}
+    plain = [image for kind, image in images.items() if kind not in _SIGNED]
+    low, high = (min(map(np.min, plain)), max(map(np.max, plain))) if plain else (0.0, 1.0)
+    with style():
+        figure = Figure(figsize=(2.7 * len(images), 2.7), layout="constrained")
+        for ax, (kind, image) in zip(figure.subplots(1, len(images), squeeze=False).ravel(), images.items(),
+                                     strict=True):  # fmt: skip
+            title = _PICTURES.get(kind, kind).replace(" of the", "\nof the")
+            if kind in _SIGNED:
+                draw_image(ax, image, (image.shape[0], image.shape[1], image.shape[2]), title)
+                continue
+            scaled = (image - low) / max(high - low, np.finfo(float).tiny)
+            colour = image.shape[2] == 3
+            ax.imshow(scaled if colour else scaled.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(title)
+            ax.grid(visible=False)
+            ax.spines[:].set_visible(True)
+        return _png(figure, dpi=120)
