@@ -33,9 +33,9 @@ _QUANTITIES = {
     "auroc": "AUROC",
 }
 _PICTURES = {
-    "victim": "victim, untouched",
+    "victim": "victim, as it comes at test time",
     "poison": "poison",
-    "difference": "poison − victim",
+    "difference": "what the attacker changed",
     "eigenvector": "top eigenvector of the input curvature",
 }
 _SIGNED = ("difference", "eigenvector")

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kpoison.ridge.features import kernel_features
 from kpoison.kernels import NTK, RBF
+from kpoison.ridge.features import kernel_features
 
 
 @pytest.mark.parametrize("kernel", [RBF(2.0), NTK(2, activation="relu", weight_std=2**0.5, bias_std=0.1)])
