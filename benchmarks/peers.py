@@ -29,7 +29,7 @@ _COUNT = 10.0
 _PROBES = 20
 
 
-def run(dense: int = 4000, network: int = 2000, krylov: int = 8000) -> list[Comparison]:
+def run(dense: int = 4000, network: int = 2000, krylov: int = 4000) -> list[Comparison]:
     """Dense: one poisoned prediction; networks: one clean prediction; Krylov: the poison at many ridges."""
     return [*_dense(dense), _neural_tangents(network), *_gpytorch(krylov)]
 
@@ -96,7 +96,7 @@ def _neural_tangents(n: int, ridge: float = 1e-3) -> Comparison:
     return _against("fit and predict, Cholesky()", ours, "neural-tangents' predict", theirs, expected, sizes)
 
 
-def _gpytorch(n: int, ridges: int = 10) -> list[Comparison]:
+def _gpytorch(n: int, ridges: int = 4) -> list[Comparison]:
     """The poison's change of the predictions at several ridges: A⁻¹[k(X, ζ), y] is all that costs."""
     interpreter = os.environ.get("KPOISON_GPYTORCH")
     if interpreter is None:
@@ -175,7 +175,7 @@ X, zeta, probes = data["X"], data["zeta"][None], data["probes"]
 kernel = gpytorch.kernels.RBFKernel().double()
 kernel.lengthscale = float(data["length_scale"])
 settings = gpytorch.settings
-with torch.no_grad(), settings.cg_tolerance(1e-4), settings.max_cg_iterations(1000), \\
+with torch.no_grad(), settings.cg_tolerance(1e-4), settings.max_cg_iterations(500), \\
         settings.max_preconditioner_size(300), settings.min_preconditioning_size(10), \\
         settings.max_cholesky_size(10), settings.fast_computations(solves=True):
     for line in sys.stdin:
