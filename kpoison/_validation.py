@@ -25,6 +25,7 @@ __all__ = [
     "check_name",
     "check_points",
     "check_positive",
+    "check_range",
     "check_real",
     "checked_result",
     "is_concrete",
@@ -94,6 +95,17 @@ def check_finite_scalar(name: str, value: Any) -> None:
     if np.shape(value) != ():
         raise ValueError(f"{name} must be a single number, got shape {np.shape(value)}")
     check_finite(name, value)
+
+
+def check_range(name: str, value: Any) -> None:
+    """Refuse what is no pair of finite numbers low < high; None stands for no range."""
+    if value is None:
+        return
+    low, high = value
+    check_finite_scalar(name, low)
+    check_finite_scalar(name, high)
+    if not low < high:
+        raise ValueError(f"{name} must be (low, high) with low < high, got {value}")
 
 
 def check_integer(name: str, value: Any, least: int) -> int:

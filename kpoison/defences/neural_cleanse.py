@@ -14,10 +14,10 @@ from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
     check_finite,
-    check_finite_scalar,
     check_floating,
     check_integer,
     check_positive,
+    check_range,
     check_real,
     checked_result,
 )
@@ -112,22 +112,12 @@ def _check(arguments: dict[str, Any]) -> None:
         raise ValueError(f"success must be a rate > 0 and <= 1, got {arguments['success']}")
     if not float(arguments["multiplier"]) > 1:
         raise ValueError(f"multiplier must be > 1, got {arguments['multiplier']}")
-    _check_range(arguments)
+    check_range("clip", arguments["clip"])
     try:
         outputs = jax.eval_shape(f, images)
     except (TypeError, ValueError) as error:
         raise ValueError(f"f must accept a batch of shape {images.shape} and be traceable by JAX: {error}") from error
     check_real("what f returns", outputs)
-
-
-def _check_range(arguments: dict[str, Any]) -> None:
-    if arguments["clip"] is None:
-        return
-    low, high = arguments["clip"]
-    check_finite_scalar("clip", low)
-    check_finite_scalar("clip", high)
-    if not low < high:
-        raise ValueError(f"clip must be (low, high) with low < high, got {arguments['clip']}")
 
 
 @boundary(_check)

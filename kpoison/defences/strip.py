@@ -12,11 +12,11 @@ from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
     check_finite,
-    check_finite_scalar,
     check_floating,
     check_integer,
     check_name,
     check_positive,
+    check_range,
 )
 from kpoison.defences.detection import Detection
 
@@ -72,12 +72,7 @@ def _check(arguments: dict[str, Any]) -> None:
         check_positive(name, arguments[name])
         if name != "temperature" and not float(arguments[name]) < 1:
             raise ValueError(f"{name} must lie between 0 and 1, got {arguments[name]}")
-    if arguments["clip"] is not None:
-        low, high = arguments["clip"]
-        check_finite_scalar("clip", low)
-        check_finite_scalar("clip", high)
-        if not low < high:
-            raise ValueError(f"clip must be (low, high) with low < high, got {arguments['clip']}")
+    check_range("clip", arguments["clip"])
 
 
 @boundary(_check)

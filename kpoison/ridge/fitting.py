@@ -95,9 +95,9 @@ def fit(
     Raises:
         TypeError: for a wrong dtype, kernel or solver.
         ValueError: for mismatched shapes, empty or non-finite data, for a kernel that is not symmetric and positive
-            semi-definite on `X`, or on 512 points of it where more are not factorised here (`Krylov`; `Cholesky` of
-            more than 2,000 points); for γ < 0, a metric that is none, a kernel without the derivatives that the
-            penalty takes, or more than 12,000 values and slopes for a solver that factorises.
+            semi-definite on `X`, or on 512 points of it where more are not looked at (`Krylov`; of 2,000 points and
+            more all solvers for symmetry, and `Cholesky` for both); for γ < 0, a metric that is none, a kernel without
+            the derivatives that the penalty takes, or more than 12,000 values and slopes for a solver that factorises.
 
     >>> import jax.numpy as jnp
     >>> import kpoison as kp

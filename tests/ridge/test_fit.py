@@ -11,7 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 import kpoison as kp
 from benchmarks.exactness import EPS, FAMILIES
-from kpoison.ridge import PosteriorAtRidge, Prior
+from kpoison.ridge import PosteriorAtRidge, Prior, fitting
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(10, 3))
@@ -281,6 +281,22 @@ def test_a_custom_function_that_is_no_kernel_is_refused(function, message, solve
     compiled = jax.jit(lambda X: kp.fit(kernel, X, Y, solver=solver).gram)
     with pytest.raises(RUN_TIME, match=message):
         jax.block_until_ready(compiled(X))
+
+
+@pytest.mark.parametrize("solver", [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()])
+def test_half_a_gram_matrix_gives_the_same_posterior(monkeypatch, solver):
+    X = jnp.asarray(np.random.default_rng(3).normal(size=(41, 3)))
+    kernel, y = kp.kernels.RBF(1.5), jnp.sign(X[:, 0])
+    whole = kp.predict(kp.fit(kernel, X, y, solver=solver), X + 0.1, 1e-3)
+    monkeypatch.setattr("kpoison.kernels.base._BLOCKS_FROM", 40)
+    made = []
+    symmetric_gram = fitting.symmetric_gram
+    monkeypatch.setattr(fitting, "symmetric_gram", lambda *arguments: made.append(1) or symmetric_gram(*arguments))
+    half = kp.predict(kp.fit(kernel, X, y, solver=solver), X + 0.1, 1e-3)
+    assert made
+    np.testing.assert_allclose(half, whole, rtol=1e-11)
+    with pytest.raises(Exception, match="not symmetric on X"):
+        kp.fit(kp.kernels.Custom(_not_symmetric, smoothness=float("inf")), X, y, solver=solver)
 
 
 def test_a_custom_kernel_with_several_values_is_refused():
