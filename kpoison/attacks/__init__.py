@@ -2,7 +2,8 @@
 
 from kpoison.attacks.aggregators import Aggregator, CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
 from kpoison.attacks.backdoor import backdoor
-from kpoison.attacks.bilevel import Bilevel, BilevelObjective, bilevel, bilevel_objective, greedy_bases
+from kpoison.attacks.bilevel import Bilevel, bilevel, greedy_bases
+from kpoison.attacks.bilevel_objective import BilevelObjective, bilevel_objective
 from kpoison.attacks.byzantine import (
     ALittleIsEnough,
     FixedUpdates,
@@ -11,8 +12,9 @@ from kpoison.attacks.byzantine import (
     SignFlip,
     UpdateAttack,
 )
+from kpoison.attacks.clients import Clients
 from kpoison.attacks.feature_collision import FeatureCollision, collision_objective, feature_collision
-from kpoison.attacks.federated import Clients, Federation, GuaranteeVoidWarning, federate, mean_aggregated
+from kpoison.attacks.federated import Federation, GuaranteeVoidWarning, federate, mean_aggregated
 from kpoison.attacks.label_flipping import FlippedLabels, flip_certificate, flip_labels
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.attacks.sybil import SybilAttack, shared_features, sybil

@@ -1,9 +1,4 @@
-"""Federated ridge regression in a linear model of features: rounds, and their closed form.
-
-Clients hold rows of features φ(x) and targets; the model is f(x) = φ(x)·θ.  Client k's loss is that of ridge regression
-on its own n_k examples, (1/2n_k) Σ (f(x_i) − y_i)² + (λ/2)‖θ‖², so that the weighted mean of the clients' losses, with
-weights n_k/n, is the ridge loss of all of their data together, at the same λ.
-"""
+"""Federated training in rounds, honest clients beside malicious ones, and the mean of honest clients in closed form."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Num
+from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import (
@@ -23,79 +18,19 @@ from kpoison._validation import (
     check_integer,
     check_points,
     check_positive,
-    check_real,
     checked_result,
 )
 from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.byzantine import UpdateAttack
+from kpoison.attacks.clients import Clients
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.lapack import eigh, linear_solve
 
-__all__ = ["Clients", "Federation", "GuaranteeVoidWarning", "federate", "mean_aggregated"]
+__all__ = ["Federation", "GuaranteeVoidWarning", "federate", "mean_aggregated"]
 
 
 class GuaranteeVoidWarning(UserWarning):
     """More clients lie than the server's rule tolerates: its guarantee is void."""
-
-
-class Clients(eqx.Module):
-    """Who takes part: features and targets of each client.
-
-    Args:
-        features: φ of each client's points, K arrays of shape (n_k, p), n_k >= 1.
-        targets: K arrays of shape (n_k,), or (n_k, C) for C outputs.
-
-    Attributes:
-        features: padded by rows of 0, which change nothing, shape (K, max n_k, p).
-        targets: padded by 0, shape (K, max n_k, C).
-        counts: n_k.
-        scalar: whether targets had no axis for outputs.
-
-    Raises:
-        TypeError: for arrays that are not floating-point, or targets that are not real.
-        ValueError: for no clients, shapes that do not fit, clients without points, values that are not finite.
-    """
-
-    features: Float[Array, "K n p"]
-    targets: Float[Array, "K n C"]
-    counts: tuple[int, ...] = eqx.field(static=True)
-    scalar: bool = eqx.field(static=True)
-
-    def __init__(self, features: Sequence[Float[ArrayLike, "..."]], targets: Sequence[Num[ArrayLike, "..."]]):
-        if len(features) == 0 or len(features) != len(targets):
-            raise ValueError(
-                f"features and targets must hold one array for each client, got {len(features)} and {len(targets)}"
-            )
-        rows, values = [], []
-        for client, (points, numbers) in enumerate(zip(features, targets, strict=True)):
-            like = rows[0] if rows else None
-            own = check_points(f"features[{client}]", points, 1, like=like, like_name="features[0]")
-            check_real(f"targets[{client}]", numbers)
-            check_finite(f"targets[{client}]", numbers)
-            labels = jnp.asarray(numbers, own.dtype)
-            outputs = values[0].shape[1:] if values else labels.shape[1:]
-            if labels.ndim not in (1, 2) or len(labels) != len(own) or labels.shape[1:] != outputs or not labels.size:
-                expected = ", ".join(map(str, (len(own), *outputs))) if values else f"{len(own)},) or ({len(own)}, C"
-                raise ValueError(f"targets[{client}] must have shape ({expected}), got {labels.shape}")
-            rows.append(own)
-            values.append(labels)
-        self.scalar = values[0].ndim == 1
-        self.counts = tuple(len(own) for own in rows)
-        longest = max(self.counts)
-        self.features = jnp.stack([jnp.pad(own, ((0, longest - len(own)), (0, 0))) for own in rows])
-        self.targets = jnp.stack(
-            [jnp.pad(own.reshape(len(own), -1), ((0, longest - len(own)), (0, 0))) for own in values]
-        )
-
-    @property
-    def weights(self) -> Float[Array, " K"]:
-        """n_k / n."""
-        counts = jnp.asarray(self.counts, self.features.dtype)
-        return counts / jnp.sum(counts)
-
-    def like_targets(self, values: Float[Array, "... C"]) -> Float[Array, "..."]:
-        """Without the axis of outputs, if the targets had none."""
-        return values[..., 0] if self.scalar else values
 
 
 class Federation(eqx.Module):
@@ -266,13 +201,13 @@ def _rounds(
     number, _, size = clients.features.shape
     shape = (size, clients.targets.shape[2])
     step, weights, mask = _step_size(clients, ridge, step_size), clients.weights, _mask(malicious, number)
-    minima = _minimisers(clients, ridge) if local_steps is None else None
+    minima = clients.minimisers(ridge) if local_steps is None else None
 
     def honest(theta: Array) -> Array:
         if minima is not None:
             return minima - theta[None]
         own = jnp.broadcast_to(theta[None], (number, *shape))
-        for_all = jax.lax.fori_loop(0, local_steps, lambda _, own: own - step * _gradients(clients, ridge, own), own)
+        for_all = jax.lax.fori_loop(0, local_steps, lambda _, own: own - step * clients.gradients(ridge, own), own)
         return for_all - theta[None]
 
     def advance(theta: Array, key: Array) -> tuple[Array, tuple[Array | None, Array]]:
@@ -293,34 +228,8 @@ def _mask(malicious: Sequence[int], number: int) -> np.ndarray:
     return np.isin(np.arange(number), np.asarray(malicious, int))
 
 
-def _gradients(clients: Clients, ridge: Array, theta: Float[Array, "K p C"]) -> Float[Array, "K p C"]:
-    """Of each client's loss at its own θ."""
-    counts = jnp.asarray(clients.counts, theta.dtype)[:, None, None]
-    residuals = jnp.einsum("knp,kpc->knc", clients.features, theta, precision="highest") - clients.targets
-    return jnp.einsum("knp,knc->kpc", clients.features, residuals, precision="highest") / counts + ridge * theta
-
-
-def _gram(features: Float[Array, "n p"]) -> Float[Array, "n n"]:
-    return matrix_product(features, features.T)
-
-
-def _minimisers(clients: Clients, ridge: Array) -> Float[Array, "K p C"]:
-    """Φᵀ(ΦΦᵀ + n_k λI)⁻¹y for each client."""
-
-    def minimiser(features: Array, targets: Array, count: Array) -> Array:
-        system = _gram(features) + count * ridge * jnp.eye(len(features), dtype=features.dtype)
-        return matrix_product(features.T, linear_solve(system, targets))
-
-    counts = jnp.asarray(clients.counts, clients.features.dtype)
-    return jax.vmap(minimiser)(clients.features, clients.targets, counts)
-
-
 def _step_size(clients: Clients, ridge: Array, step_size: Scalar | None) -> Array:
-    """As given, or one over the largest of the clients' ‖Hessian‖, each bounded by the row sums of its Gram matrix."""
-    if step_size is not None:
-        return jnp.asarray(step_size, clients.features.dtype)
-    rows = jax.lax.map(lambda features: jnp.max(jnp.sum(jnp.abs(_gram(features)), axis=1)), clients.features)
-    return jax.lax.stop_gradient(1 / (jnp.max(rows / jnp.asarray(clients.counts, rows.dtype)) + ridge))
+    return clients.safe_step_size(ridge) if step_size is None else jnp.asarray(step_size, clients.features.dtype)
 
 
 def _check_closed_form(arguments: dict[str, Any]) -> None:
@@ -392,7 +301,7 @@ def _closed_form(
 
     if local_steps is None:
         linear = jnp.zeros_like(identity)
-        constant = jnp.einsum("k,kpc->pc", clients.weights, _minimisers(clients, ridge), precision="highest")
+        constant = jnp.einsum("k,kpc->pc", clients.weights, clients.minimisers(ridge), precision="highest")
     else:
         counts = jnp.asarray(clients.counts, dtype)
         nothing = (jnp.zeros_like(identity), jnp.zeros((size, outputs), dtype))

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integer, check_name, is_concrete
+from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
 from kpoison.attacks.classes import class_indices, target_column
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels.base import matrix_product
@@ -120,131 +121,6 @@ def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> A
     return results.reshape(-1, *results.shape[2:])[: len(rows)]
 
 
-def _fewest(gains: Float[Array, "q n"], margin: Float[Array, " q"]) -> Int[Array, " q"]:
-    """The smallest number of the gains >= 0 whose sum reaches the margin: 0 for one <= 0, n + 1 where all do not.
-
-    The same as sorting and adding up, to rounding, by bisection for the k-th largest gain: XLA's sort on a CPU takes
-    ten times as long.  Gains above `high` do not reach the margin, gains above `low` do; it ends where one gain, or
-    some that are equal to rounding, are left between them.
-    """
-
-    def above(threshold: Array) -> tuple[Array, Array]:
-        larger = gains > threshold[:, None]
-        return jnp.sum(jnp.where(larger, gains, 0), axis=1), jnp.sum(larger, axis=1)
-
-    def unfinished(state: tuple[Array, ...]) -> Array:
-        step, _, low_count, _, _, high_count, _ = state
-        return (step < jnp.finfo(gains.dtype).nmant + 4) & jnp.any(reached & (low_count - high_count > 1))
-
-    def halve(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        step, low, low_count, low_sum, high, high_count, high_sum = state
-        middle = 0.5 * (low + high)
-        total, count = above(middle)
-        enough = total >= margin
-        return (
-            step + 1,
-            jnp.where(enough, middle, low),
-            jnp.where(enough, count, low_count),
-            jnp.where(enough, total, low_sum),
-            jnp.where(enough, high, middle),
-            jnp.where(enough, high_count, count),
-            jnp.where(enough, high_sum, total),
-        )
-
-    nothing = jnp.zeros_like(margin)
-    everything, positive = above(nothing)
-    reached = everything >= margin
-    start = (
-        jnp.zeros_like(positive[0]),
-        nothing,
-        positive,
-        everything,
-        jnp.max(gains, axis=1),
-        jnp.zeros_like(positive),
-        nothing,
-    )
-    _, _, low_count, low_sum, _, high_count, high_sum = jax.lax.while_loop(unfinished, halve, start)
-    between = jnp.maximum(low_count - high_count, 1)
-    mean = (low_sum - high_sum) / between
-    more = jnp.ceil((margin - high_sum) / jnp.where(mean > 0, mean, 1)).astype(between.dtype)
-    fewest = high_count + jnp.clip(more, 1, between)
-    return jnp.where(margin <= 0, 0, jnp.where(reached, fewest, gains.shape[1] + 1))
-
-
-def _members(labels: Int[Array, " n"], classes: int, dtype) -> Float[Array, "n C"]:
-    """1 where a point is of a class, else 0.  Targets in these units: f_c − f_c' is as before, over the spacing."""
-    return jax.nn.one_hot(labels, classes, dtype=dtype)
-
-
-class _Pairs(eqx.Module):
-    """The classes between which predictions at q points are to change, from `losing` to `winning`, pair by pair.
-
-    Without a target, `losing` is the class that was predicted first, and each other one may win.  With one,
-    the target is to win, and against each other class.
-    """
-
-    predicted: Int[Array, " q"]
-    classes: int = eqx.field(static=True)
-    target: int | None = eqx.field(static=True, default=None)
-
-    def at(self, offset: Array) -> tuple[Int[Array, " q"], Int[Array, " q"]]:
-        """One of the pairs, for an offset from 1 to C − 1: (losing, winning)."""
-        if self.target is None:
-            return self.predicted, (self.predicted + offset) % self.classes
-        winning = jnp.full_like(self.predicted, self.target)
-        return (winning + offset) % self.classes, winning
-
-    def each(self, function: Callable[[Array], Array]) -> Array:
-        """`function` of every offset."""
-        return jax.lax.map(function, jnp.arange(1, self.classes))
-
-    def margins(self, scores: Float[Array, "q C"]) -> Float[Array, "o q"]:
-        """How far each losing class is ahead."""
-
-        def margin(offset: Array) -> Array:
-            losing, winning = self.at(offset)
-            rows = jnp.arange(len(scores))
-            return scores[rows, losing] - scores[rows, winning]
-
-        return self.each(margin)
-
-    def reached(self, scores: Float[Array, "q C"]) -> Bool[Array, " q"]:
-        """Whether the prediction is what the attacker wants."""
-        margins = self.margins(scores)
-        return (jnp.min(margins, axis=0) if self.target is None else jnp.max(margins, axis=0)) <= 0
-
-    def costs(
-        self, weights: Float[Array, "q n"], labels: Int[Array, " n"], free: Bool[Array, " n"]
-    ) -> tuple[Int[Array, " q"], Int[Array, " q"]]:
-        """How many flips of free labels each prediction takes at least, n + 1 for never, and the offset of that pair.
-
-        Without a target one pair must change, with one all must: the number is then a lower bound if C > 2.
-        """
-        members = _members(labels, self.classes, weights.dtype)
-        margins = self.margins(matrix_product(weights, members))
-
-        def cost(offset: Array) -> Array:
-            losing, winning = self.at(offset)
-            return _fewest(free[None] * _gains(weights, members, losing, winning), margins[offset - 1])
-
-        found = self.each(cost)
-        pick = jnp.argmin if self.target is None else jnp.argmax
-        place = pick(found, axis=0)
-        return found[place, jnp.arange(len(weights))], place + 1
-
-
-def _gains(
-    weights: Float[Array, "q n"], members: Float[Array, "n C"], losing: Int[Array, " q"], winning: Int[Array, " q"]
-) -> Float[Array, "q n"]:
-    """By how much the best new label of each training point lowers f_losing − f_winning.
-
-    A point adds w_i, −w_i or 0 to the difference: as a label it has the losing class, the winning one, or another.
-    Where w_i > 0 the least that it can add is −w_i, as the winning class; else −|w_i|, as the losing one.  So it
-    lowers the difference by |w_i| plus what it added.  Two classes: −2 w_i y_i towards the other sign, or 0.
-    """
-    return jnp.abs(weights) + weights * (members.T[losing] - members.T[winning])
-
-
 @boundary(_check)
 @eqx.filter_jit
 def flip_certificate(clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar) -> Int[Array, "..."]:
@@ -286,8 +162,8 @@ def flip_certificate(clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar
     everything = jnp.ones(len(labels), bool)
 
     def certify(weights: Float[Array, "b n"]) -> Int[Array, " b"]:
-        scores = matrix_product(weights, _members(labels, classes, weights.dtype))
-        return _Pairs(jnp.argmax(scores, axis=1), classes).costs(weights, labels, everything)[0]
+        scores = matrix_product(weights, memberships(labels, classes, weights.dtype))
+        return ClassPairs(jnp.argmax(scores, axis=1), classes).costs(weights, labels, everything)[0]
 
     found = _of_weights(clean, as_points(clean, x), ridge, certify)
     return found[0] if x.ndim == clean.X.ndim - 1 else found
@@ -351,8 +227,8 @@ def _flips(
     """What `flip_labels` finds."""
     labels, classes = _traced_classes(clean)
     weights = _of_weights(clean, points, ridge, lambda block: block)
-    scores = matrix_product(weights, _members(labels, classes, weights.dtype))
-    pairs = _Pairs(jnp.argmax(scores, axis=1), classes, column)
+    scores = matrix_product(weights, memberships(labels, classes, weights.dtype))
+    pairs = ClassPairs(jnp.argmax(scores, axis=1), classes, column)
     alone = pairs.costs(weights, labels, jnp.ones(len(labels), bool))
     if objective == "margin" or len(points) == 1:
         flipped = _least_margin(weights, labels, pairs, scores, budget)
@@ -364,13 +240,13 @@ def _flips(
         "y": y,
         "is_poison": flipped != labels,
         "efficacy": change[:, 0] if clean.y.ndim == 1 else change,
-        "changed": pairs.reached(matrix_product(weights, _members(flipped, classes, weights.dtype))),
+        "changed": pairs.reached(matrix_product(weights, memberships(flipped, classes, weights.dtype))),
         "bound": jnp.sum(alone[0] <= budget),
     }
 
 
 def _as_targets(labels: Int[Array, " n"], like: Float[Array, "n *C"], classes: int) -> Float[Array, "n *C"]:
-    members = _members(labels, classes, like.dtype)
+    members = memberships(labels, classes, like.dtype)
     if like.size == len(like):
         return (2 * members[:, 1] - 1).reshape(like.shape)
     low = jnp.min(like)
@@ -385,7 +261,7 @@ def _among_largest(gains: Float[Array, " n"], number: Int[Array, ""]) -> Bool[Ar
 def _least_margin(
     weights: Float[Array, "q n"],
     labels: Int[Array, " n"],
-    pairs: _Pairs,
+    pairs: ClassPairs,
     scores: Float[Array, "q C"],
     budget: Int[Array, ""],
 ) -> Int[Array, " n"]:
@@ -393,7 +269,7 @@ def _least_margin(
 
     def flipped(losing: Array, winning: Array) -> tuple[Array, Array]:
         """New labels for one pair at each point, and by how much they lower the sum of margins."""
-        wanted = _members(losing, pairs.classes, weights.dtype) - _members(winning, pairs.classes, weights.dtype)
+        wanted = memberships(losing, pairs.classes, weights.dtype) - memberships(winning, pairs.classes, weights.dtype)
         added = matrix_product(weights.T, wanted)
         gains = jnp.take_along_axis(added, labels[:, None], axis=1)[:, 0] - jnp.min(added, axis=1)
         chosen = (gains > 0) & _among_largest(gains, budget)
@@ -411,7 +287,7 @@ def _least_margin(
 def _greedy(
     weights: Float[Array, "q n"],
     labels: Int[Array, " n"],
-    pairs: _Pairs,
+    pairs: ClassPairs,
     costs: tuple[Int[Array, " q"], Int[Array, " q"]],
     budget: Int[Array, ""],
 ) -> Int[Array, " n"]:
@@ -421,7 +297,7 @@ def _greedy(
     """
 
     def members(current: Array) -> Array:
-        return _members(current, pairs.classes, weights.dtype)
+        return memberships(current, pairs.classes, weights.dtype)
 
     def next_point(reached: Array, costs: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         needed = jnp.where(reached, len(labels) + 1, costs[0])
@@ -436,7 +312,7 @@ def _greedy(
         current, free, best, most, (point, needed, offset) = state
         losing, winning = (side[point] for side in pairs.at(offset))
         influence = weights[point]
-        gains = free * _gains(influence[None], members(current), losing[None], winning[None])[0]
+        gains = free * label_gains(influence[None], members(current), losing[None], winning[None])[0]
         chosen = _among_largest(gains, needed)
         current = jnp.where(chosen, jnp.where(influence > 0, winning, losing), current)
         free &= ~chosen

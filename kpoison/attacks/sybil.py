@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_points, is_concrete
 from kpoison.attacks.aggregators import Aggregator, Mean
-from kpoison.attacks.federated import Clients, Federation, federate, mean_aggregated
+from kpoison.attacks.clients import Clients
+from kpoison.attacks.federated import Federation, federate, mean_aggregated
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels.base import Kernel
 from kpoison.laws import efficacy, predict

@@ -67,7 +67,7 @@ class Matrix:
     def run(self) -> int:
         """Run the matrix; returns the exit status."""
         from kpoison.matrix import ATTACKS, DEFENCES, as_table, attack_defence_matrix, summarise, write_page
-        from kpoison.matrix.page import judge
+        from kpoison.matrix.judgement import judge
         from kpoison.plotting import attack_defence_figure
 
         jax.config.update("jax_enable_x64", True)

@@ -26,14 +26,14 @@ from kpoison.defences.sanitisation import (
     leave_one_out_residuals,
     neighbour_disagreement,
 )
-from kpoison.defences.spectral_signatures import (
+from kpoison.defences.signature_visibility import (
     IsotropicVisibility,
     PredictedVisibility,
     isotropic_visibility,
     predicted_visibility,
-    spectral_signatures,
     visible_count,
 )
+from kpoison.defences.spectral_signatures import spectral_signatures
 from kpoison.defences.strip import strip
 from kpoison.ridge.features import kernel_features
 

@@ -1,14 +1,12 @@
 """The matrix of attacks and defences as one HTML page that needs nothing else."""
 
 import base64
-import dataclasses
-import enum
 import html
 import io
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -19,19 +17,13 @@ from matplotlib.figure import Figure
 
 import kpoison
 from kpoison._validation import check_positive
-from kpoison.plotting.matrix import attack_defence_matrix, over_seeds
+from kpoison.matrix.judgement import CHANCE, QUANTITIES, Agreement, Judgement, judge, measured_text, seed_values, worst
+from kpoison.plotting.matrix import attack_defence_matrix
 from kpoison.plotting.spectra import draw_image
 from kpoison.plotting.style import style
 
-__all__ = ["Agreement", "Judgement", "judge", "write_page"]
+__all__ = ["write_page"]
 
-_QUANTITIES = {
-    "success": "attack success",
-    "clean_accuracy": "clean accuracy",
-    "true_positive": "poisons suspected",
-    "false_positive": "clean points suspected",
-    "auroc": "AUROC",
-}
 _PICTURES = {
     "victim": "victim, as it comes at test time",
     "poison": "poison",
@@ -39,8 +31,6 @@ _PICTURES = {
     "eigenvector": "top eigenvector of the input curvature",
 }
 _SIGNED = ("difference", "eigenvector")
-_CHANCE = 0.5
-
 _PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
 table { border-collapse: collapse; margin: 0.8rem 0; }
@@ -59,124 +49,6 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; 
 .undecided { color: #555; font-weight: 600; }
 .small { color: #555; font-size: 13px; }
 """
-
-
-class Agreement(enum.StrEnum):
-    """Whether a prediction agrees with what was measured."""
-
-    AGREES = "agrees"
-    DISAGREES = "disagrees"
-    UNDECIDED = "undecided"
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """A prediction beside its measurement.
-
-    Attributes:
-        agreement: the verdict.
-        statement: the prediction, the measurement and the verdict in words.
-    """
-
-    agreement: Agreement
-    statement: str
-
-
-def judge(result: xr.Dataset, attack: str, defence: str, *, tolerance: float = 0.1) -> list[Judgement]:
-    """Every prediction for one attack against one defence, held against its measurement.
-
-    A predicted success or AUROC agrees where the whole 95 % t-interval of measured − predicted (paired by seed) lies
-    within ± tolerance, disagrees where all of it lies outside, and is undecided otherwise; with one seed the difference
-    itself takes the interval's place.  A predicted blind spot agrees with a seed where the AUROC is at most 0.5 +
-    tolerance, a predicted visibility where it is above; the verdict is that of the seeds where they are of one mind.
-
-    Args:
-        result: the matrix, see `write_page`.
-        attack: one of its names.
-        defence: one of its names.
-        tolerance: a difference that does not matter, > 0.
-
-    Returns:
-        One judgement for each prediction that there is; none where there is no prediction.
-
-    Raises:
-        ValueError: for a tolerance that is not positive.
-        KeyError: for names that are not in the result.
-    """
-    check_positive("tolerance", tolerance)
-    cell = result.sel(attack=attack, defence=defence)
-    found = [
-        _compared(_QUANTITIES[name], _seeds(cell, name), _seeds(cell, f"predicted_{name}"), tolerance)
-        for name in ("success", "auroc")
-    ]
-    found.append(_seen(_seeds(cell, "auroc"), _seeds(cell, "predicted_visible"), tolerance))
-    return [judgement for judgement in found if judgement is not None]
-
-
-def _seeds(cell: xr.Dataset, name: str) -> np.ndarray:
-    """A variable of one cell, shape (seed,); NaN where the result has none."""
-    if name not in cell:
-        return np.full(cell.sizes["seed"], np.nan)
-    return np.asarray(cell[name].values, float)
-
-
-def _compared(name: str, measured: np.ndarray, predicted: np.ndarray, tolerance: float) -> Judgement | None:
-    if not np.isfinite(predicted).any():
-        return None
-    law = float(over_seeds(predicted)[0])
-    difference, half_width, count = (value.item() for value in over_seeds(measured - predicted))
-    if count == 0:
-        return Judgement(Agreement.UNDECIDED, f"{name} {law:.2f} predicted, not measured")
-    reach = 0.0 if count == 1 else half_width
-    if abs(difference) + reach <= tolerance:
-        verdict = Agreement.AGREES
-    elif abs(difference) - reach > tolerance:
-        verdict = Agreement.DISAGREES
-    else:
-        verdict = Agreement.UNDECIDED
-    interval = "one seed" if count == 1 else f"± {half_width:.3f}"
-    return Judgement(
-        verdict,
-        f"{name} {law:.2f} predicted, {_measured(measured)} measured: {verdict} "
-        f"(measured − predicted {f'{difference:+.3f}'.replace('-', '−')}, {interval})",
-    )
-
-
-def _seen(auroc: np.ndarray, visible: np.ndarray, tolerance: float) -> Judgement | None:
-    predictions = visible[np.isfinite(visible)]
-    if not predictions.size:
-        return None
-    blind = int((predictions == 0).sum())
-    if blind == len(predictions):
-        prediction = "blind"
-    elif blind == 0:
-        prediction = "visible"
-    else:
-        prediction = f"blind with {blind} of {len(predictions)} seeds"
-    both = np.isfinite(visible) & np.isfinite(auroc)
-    if not both.any():
-        return Judgement(Agreement.UNDECIDED, f"predicted {prediction}, not measured")
-    right = int(((auroc[both] > _CHANCE + tolerance) == (visible[both] > 0)).sum())
-    verdict = {0: Agreement.DISAGREES, int(both.sum()): Agreement.AGREES}.get(right, Agreement.UNDECIDED)
-    return Judgement(
-        verdict,
-        f"predicted {prediction}, AUROC {_measured(auroc)}: {verdict} (right with {right} of {both.sum()} seeds)",
-    )
-
-
-def _measured(values: np.ndarray) -> str:
-    """Mean ± half width, and how many seeds where some have no number; a dash where none has."""
-    mean, half_width, count = (value.item() for value in over_seeds(values))
-    if count == 0:
-        return "–"
-    interval = f" ± {half_width:.2f}" if count > 1 else ""
-    return f"{mean:.2f}{interval}{f' ({count} of {len(values)} seeds)' if count < len(values) else ''}"
-
-
-def _together(judgements: Iterable[Judgement]) -> Agreement | None:
-    """The worst verdict; None of none."""
-    verdicts = {judgement.agreement for judgement in judgements}
-    return next((v for v in (Agreement.DISAGREES, Agreement.UNDECIDED, Agreement.AGREES) if v in verdicts), None)
 
 
 def write_page(result: xr.Dataset, path: str | Path, *, tolerance: float = 0.1) -> Path:
@@ -218,7 +90,7 @@ def _check(result: xr.Dataset) -> None:
         raise ValueError(f"result must have coordinates attack, defence and seed, got none of {', '.join(missing)}")
     if "success" not in result:
         raise ValueError(f"result must hold success, got {', '.join(map(str, result.data_vars)) or 'nothing'}")
-    for name in {*_QUANTITIES, "predicted_success", "predicted_auroc", "predicted_visible"} & set(result.data_vars):
+    for name in {*QUANTITIES, "predicted_success", "predicted_auroc", "predicted_visible"} & set(result.data_vars):
         if set(result[name].dims) != {"attack", "defence", "seed"}:
             found = ", ".join(map(str, result[name].dims))
             raise ValueError(f"result must hold {name} over attack, defence, seed, got {found or 'no dimension'}")
@@ -254,9 +126,22 @@ def _page(result: xr.Dataset, tolerance: float) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><style>{_PAGE_STYLE}</style></head><body><h1>{title}</h1>"
-        f"{_what_was_run(result)}{_heat_maps(result)}{_agreement(result, judged, tolerance)}"
-        f"{_defences(result, judged)}{_gallery(result)}</body></html>\n"
+        f"{_lead(result)}{_heat_maps(result)}{_agreement(result, judged, tolerance)}"
+        f"{_defences(result, judged)}{_gallery(result)}{_what_was_run(result)}</body></html>\n"
     )
+
+
+def _lead(result: xr.Dataset) -> str:
+    """What was attacked, in a line; nothing where the result does not say."""
+    try:
+        told = json.loads(result.attrs["arguments"])
+        images = f"{told['data']}, classes {', '.join(map(str, told['classes']))}"
+        numbers = f"{told['train']} training images, {told['budget']} poisons, ridge {told['ridge']:g}"
+    except (KeyError, TypeError, ValueError):
+        return ""
+    seeds = result.sizes["seed"]
+    text = f"{images}; kernel {told.get('kernel')}; {numbers}; {seeds} seed{'s' if seeds > 1 else ''}."
+    return f"<p>{html.escape(text)}</p>"
 
 
 def _what_was_run(result: xr.Dataset) -> str:
@@ -302,14 +187,14 @@ def _heat_maps(result: xr.Dataset) -> str:
     parts = []
     for quantity, caption in captions.items():
         if quantity not in result or not np.isfinite(result[quantity].values).any():
-            parts.append(f"<p>Not measured: {_QUANTITIES[quantity]}.</p>")
+            parts.append(f"<p>Not measured: {QUANTITIES[quantity]}.</p>")
             continue
         with style():
             figure = attack_defence_matrix(result, quantity).figure
             picture = _png(figure.get_figure(root=True), dpi=160)  # pyright: ignore[reportArgumentType]
-        alt = f"{_QUANTITIES[quantity]} of every attack against every defence; the numbers are in the tables below"
+        alt = f"{QUANTITIES[quantity]} of every attack against every defence; the numbers are in the tables below"
         parts.append(_figure(picture, alt, caption))
-    return f"<section><h2>Every attack against every defence</h2>{''.join(parts)}</section>"
+    return f"<section><h2>Success, detection and accuracy</h2>{''.join(parts)}</section>"
 
 
 def _png(figure: Figure, dpi: int) -> str:
@@ -331,7 +216,7 @@ Judged = Mapping[tuple[str, str], Sequence[Judgement]]
 def _agreement(result: xr.Dataset, judged: Judged, tolerance: float) -> str:
     """Which predictions hold: in one sentence, one for each attack, and a table of verdicts."""
     attacks, defences = _names(result, "attack"), _names(result, "defence")
-    verdicts = {pair: _together(judgements) for pair, judgements in judged.items()}
+    verdicts = {pair: worst(judgements) for pair, judgements in judged.items()}
     made = [verdict for verdict in verdicts.values() if verdict is not None]
     counts = ", ".join(f"{made.count(verdict)} × {_marked(verdict)}" for verdict in Agreement)
     summary = (
@@ -356,7 +241,7 @@ def _agreement(result: xr.Dataset, judged: Judged, tolerance: float) -> str:
         "interval has no width. A predicted success or AUROC agrees where the whole interval of measured − predicted, "
         f"paired by seed, lies within ± {tolerance:g}, disagrees where all of it lies outside, and is undecided "
         "otherwise; with one seed the difference itself is judged. A predicted blind spot agrees with a seed where the "
-        f"AUROC is at most {_CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
+        f"AUROC is at most {CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
         "where seeds differ. Of several predictions for a pair the table shows the worst verdict, – where there is "
         "none.</p></section>"
     )
@@ -372,7 +257,8 @@ def _sentence(verdicts: Mapping[str, Agreement | None]) -> str:
     if not made:
         return "no prediction."
     if set(made) == {Agreement.AGREES}:
-        return f"the prediction {_marked(Agreement.AGREES)} for all {len(made)} defences that have one."
+        which = f"all {len(made)} defences that have one" if len(made) > 1 else "the one defence that has one"
+        return f"the prediction {_marked(Agreement.AGREES)} for {which}."
     parts = [f"the prediction {_marked(Agreement.AGREES)} for {made.count(Agreement.AGREES)} of {len(made)} defences"]
     for verdict in (Agreement.DISAGREES, Agreement.UNDECIDED):
         names = [defence for defence, found in verdicts.items() if found is verdict]
@@ -385,8 +271,8 @@ def _sentence(verdicts: Mapping[str, Agreement | None]) -> str:
 def _defences(result: xr.Dataset, judged: Judged) -> str:
     """A table for each defence: what it assumes, what was measured, and the statements on its predictions."""
     assumes = _assumptions(result)
-    shown = [name for name in _QUANTITIES if name in result]
-    head = "".join(f"<th>{html.escape(_QUANTITIES[name])}</th>" for name in shown)
+    shown = [name for name in QUANTITIES if name in result]
+    head = "".join(f"<th>{html.escape(QUANTITIES[name])}</th>" for name in shown)
     parts = []
     for defence in _names(result, "defence"):
         rows = "".join(
@@ -406,7 +292,7 @@ def _defences(result: xr.Dataset, judged: Judged) -> str:
 
 
 def _numbers(cell: xr.Dataset, names: Sequence[str]) -> str:
-    return "".join(f"<td class='number'>{html.escape(_measured(_seeds(cell, name)))}</td>" for name in names)
+    return "".join(f"<td class='number'>{html.escape(measured_text(seed_values(cell, name)))}</td>" for name in names)
 
 
 def _statements(judgements: Sequence[Judgement]) -> str:

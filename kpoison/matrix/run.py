@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,12 @@ from tqdm import tqdm
 
 from kpoison._validation import check_integer, check_name
 from kpoison.matrix.attacks import ATTACK_OPTIONS, ATTACKS
-from kpoison.matrix.defences import DEFENCE_OPTIONS, DEFENCES, Defended, Outcome, leading_direction
+from kpoison.matrix.defences import DEFENCE_OPTIONS, DEFENCES, leading_direction
+from kpoison.matrix.defended import Defended, Outcome
 from kpoison.matrix.problem import Problem, Settings, make_problem
 from kpoison.matrix.refit import Case
-from kpoison.sweep.storage import (
-    Parts,
-    Pieces,
-    Variable,
-    hash_of,
-    identity_of,
-    in_memory,
-    open_result,
-    still_to_make,
-    to_file,
-)
+from kpoison.sweep.chunked import ChunkedWork
+from kpoison.sweep.storage import Pieces, Variable, hash_of
 
 __all__ = ["KINDS", "attack_defence_matrix"]
 
@@ -124,12 +116,14 @@ def _names(name: str, given: Sequence[str], known: dict[str, Any]) -> list[str]:
     return list(given)
 
 
-class _Job:
+class _Job(ChunkedWork):
     """One matrix: its chunks are the pairs of a seed and an attack, seed by seed."""
+
+    title = "kpoison matrix"
 
     def __init__(self, settings: Settings, attacks: list[str], defences: list[str], seeds: int):
         self.settings, self.attacks, self.defences, self.seeds = settings, attacks, defences, seeds
-        self.chunks = [(seed, attack) for seed in range(seeds) for attack in attacks]
+        self.plan = {"chunks": seeds * len(attacks)}
         self._latest: tuple[Problem, Defended] | None = None
 
     def problem(self, seed: int) -> tuple[Problem, Defended]:
@@ -139,6 +133,10 @@ class _Job:
             problem = make_problem(self.settings, seed)
             self._latest = problem, Defended(problem)
         return self._latest
+
+    def chunks(self, plan: Mapping[str, int]) -> list[tuple[int, str]]:
+        """Seed by seed, so that what is latest is used again."""
+        return [(seed, attack) for seed in range(self.seeds) for attack in self.attacks]
 
     def compute(self, chunk: tuple[int, str]) -> dict[str, np.ndarray]:
         """Numbers of one attack against each defence, and for the first seed its pictures."""
@@ -186,16 +184,8 @@ class _Job:
             },
         }
 
-    def coordinates(self, assumes: dict[str, str]) -> xr.Dataset:
-        """The axes, and the attributes."""
-        manifest = self.manifest()
-        attributes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in manifest.items()}
-        device = jax.local_devices()[0]
-        attributes |= {
-            "identity": identity_of(manifest),
-            "device": f"{jax.device_count()} × {device.device_kind} ({device.platform})",
-            "assumes": json.dumps(assumes),
-        }
+    def coordinates(self) -> xr.Dataset:
+        """The axes."""
         height, width, channels = self.problem(0)[0].image_shape
         axes = {
             "attack": np.array(self.attacks),
@@ -207,7 +197,7 @@ class _Job:
         }
         if channels > 1:
             axes["channel"] = np.arange(channels)
-        return xr.Dataset(coords={name: (name, values) for name, values in axes.items()}, attrs=attributes)
+        return xr.Dataset(coords={name: (name, values) for name, values in axes.items()})
 
     def variables(self) -> dict[str, Variable]:
         """What the result holds."""
@@ -221,7 +211,8 @@ class _Job:
     def _coloured(self) -> bool:
         return self.problem(0)[0].image_shape[2] > 1
 
-    def _pieces(self, chunk: tuple[int, str], arrays: dict[str, np.ndarray]) -> Pieces:
+    def pieces(self, chunk: tuple[int, str], arrays: Mapping[str, np.ndarray]) -> Pieces:
+        """Where they belong in the result."""
         seed, attack = chunk
         row = self.attacks.index(attack)
         for name in _NUMBERS:
@@ -230,34 +221,9 @@ class _Job:
             picture = arrays["picture"]
             yield "picture", (row,), picture if self._coloured() else picture[..., 0]
 
-    def in_memory(self, bar) -> xr.Dataset:
-        """The result as arrays."""
-        assumes: dict[str, str] = {}
-
-        def pieces() -> Iterator[Any]:
-            for chunk in bar(self.chunks):
-                arrays = self.compute(chunk)
-                assumes.update(assumes or zip(self.defences, arrays["assumes"].tolist(), strict=True))
-                yield from self._pieces(chunk, arrays)
-
-        result = in_memory(self.coordinates({}), self.variables(), pieces())
-        return result.assign_attrs(assumes=json.dumps(assumes))
-
-    def to_disk(self, out: Path, bar) -> xr.Dataset:
-        """The result in a file, by way of a folder of finished attacks."""
-        manifest = self.manifest()
-        if not still_to_make(out, identity_of(manifest)):
-            return open_result(out)
-        parts = Parts(out.with_name(out.name + ".parts"), manifest, {"chunks": len(self.chunks)})
-        parts.verify()
-        for index in bar(range(len(self.chunks))):
-            if index not in parts:
-                parts.write(index, self.compute(self.chunks[index]))
-        assumes = dict(zip(self.defences, parts.read(0)["assumes"].tolist(), strict=True))
-        pieces = (p for i, chunk in enumerate(self.chunks) for p in self._pieces(chunk, parts.read(i)))
-        to_file(out, self.coordinates(assumes), self.variables(), pieces)
-        parts.remove()
-        return open_result(out)
+    def findings(self, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """What each defence assumes."""
+        return {"assumes": json.dumps(dict(zip(self.defences, arrays["assumes"].tolist(), strict=True)))}
 
 
 def _pictures(case: Case) -> Float[np.ndarray, "kind H W C"]:

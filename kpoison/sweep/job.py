@@ -1,19 +1,14 @@
-"""What a sweep computes, how it is cut into chunks, and where they go."""
+"""What a sweep computes, and how it is cut into chunks."""
 
-import functools
 import itertools
-import json
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from kpoison._memory import available_memory
@@ -22,21 +17,11 @@ from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 from kpoison.ridge.krylov import KrylovFactor
 from kpoison.sweep.axes import Grid, kernel_text
+from kpoison.sweep.chunked import ChunkedWork
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
-from kpoison.sweep.processes import together
 from kpoison.sweep.quantities import Quantity
-from kpoison.sweep.storage import (
-    Parts,
-    Pieces,
-    Variable,
-    hash_of,
-    identity_of,
-    in_memory,
-    open_result,
-    still_to_make,
-    to_file,
-)
+from kpoison.sweep.storage import Pieces, Variable, hash_of
 
 __all__ = ["Job"]
 
@@ -46,8 +31,10 @@ _COPIES = 4  # of a chunk's results that are alive at once, counting transposes 
 _COORDINATES = 64  # numbers per multiplicity and ridge, or of a gradient per probe: those of a compressed posterior
 
 
-class Job:
+class Job(ChunkedWork):
     """One sweep: its grid, cut into chunks, and how a chunk is computed."""
+
+    title = "kpoison.sweep"
 
     def __init__(
         self,
@@ -113,7 +100,7 @@ class Job:
         return found
 
     def coordinates(self) -> xr.Dataset:
-        """The coordinates with their units, and the manifest."""
+        """The coordinates with their units."""
         coordinates: dict[str, Any] = {}
         for axis in self.grid.axes:
             attributes = {"long_name": axis.description, "units": axis.units}
@@ -125,9 +112,7 @@ class Job:
         if self.outputs:
             number = max(shape[0] for shape in self.outputs.values())
             coordinates["output"] = ("output", np.arange(number), {"long_name": "output of the predictor"})
-        manifest = self.manifest()
-        attributes = {key: value if isinstance(value, int | float) else _text(value) for key, value in manifest.items()}
-        return xr.Dataset(coords=coordinates, attrs=attributes | {"identity": identity_of(manifest)} | _machine())
+        return xr.Dataset(coords=coordinates)
 
     def manifest(self) -> dict[str, Any]:
         """Everything that determines the numbers."""
@@ -184,72 +169,7 @@ class Job:
             for j in range(0, r, plan["r_over_l"])
         ]
 
-    # --- Where it goes ----------------------------------------------------------------------------------------
-
-    def in_memory(self, bar) -> xr.Dataset:
-        """The result as arrays."""
-        processes, process = jax.process_count(), jax.process_index()
-        coordinates, variables = self.coordinates(), self.variables()
-
-        def pieces() -> Iterator[tuple[str, tuple[slice | int, ...], np.ndarray]]:
-            for chunk in bar(self.chunks(self.plan)[process::processes]):
-                yield from self._pieces(chunk, self.compute(chunk))
-
-        with together("kpoison.sweep"):
-            dataset = in_memory(coordinates, variables, pieces())
-        if processes > 1:
-            for name in variables:
-                # Each process has its own chunks; elsewhere NaN.
-                gathered = np.asarray(multihost_utils.process_allgather(dataset[name].values))
-                dataset[name].values = functools.reduce(lambda a, b: np.where(np.isnan(a), b, a), gathered)
-        return dataset
-
-    def to_disk(self, out: Path, bar) -> xr.Dataset:
-        """The result in a file, by way of a folder of finished chunks."""
-        processes, process = jax.process_count(), jax.process_index()
-        coordinates, variables = self.coordinates(), self.variables()
-        folder = out.with_name(out.name + ".parts")
-        with together("kpoison.sweep, looking for finished chunks"):
-            finished = not still_to_make(out, coordinates.attrs["identity"])
-            if not finished:
-                self._check_disk(out, folder, coordinates, variables)
-            if not finished and process == 0:
-                Parts(folder, self.manifest(), self.plan)
-        if finished:
-            return open_result(out)
-        with together("kpoison.sweep, chunks"):
-            parts = Parts(folder, self.manifest(), self.plan, create=False)
-            parts.verify()
-            chunks = self.chunks(parts.plan)
-            for index in bar(range(process, len(chunks), processes), initial=0):
-                if index not in parts:
-                    parts.write(index, self.compute(chunks[index]))
-        with together("kpoison.sweep, final file"):
-            if process == 0:
-                to_file(
-                    out,
-                    coordinates,
-                    variables,
-                    (piece for index, chunk in enumerate(chunks) for piece in self._pieces(chunk, parts.read(index))),
-                )
-                parts.remove()
-        return open_result(out)
-
-    @staticmethod
-    def _check_disk(out: Path, folder: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable]) -> None:
-        needed = sum(
-            variable.dtype.itemsize * int(np.prod([coordinates.sizes[dim] for dim in variable.dims]))
-            for variable in variables.values()
-        )
-        kept = sum(path.stat().st_size for path in folder.glob("*.npz"))
-        free = shutil.disk_usage(out.parent).free
-        if free < 2 * needed - kept:  # once in the chunks, once in the final file
-            raise OSError(
-                f"out needs {(2 * needed - kept) / 2**30:.2f} GiB on the disk of {out.parent}, of which "
-                f"{free / 2**30:.2f} GiB are free"
-            )
-
-    def _pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
+    def pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
         """Where the arrays of a chunk belong in the result."""
         cell, m, r = chunk
         outer = dict(zip(("trained", "location", "direction"), cell, strict=True))
@@ -335,12 +255,3 @@ class Job:
         else:
             shape[after] = converged.shape[1]
         return np.where(converged.reshape(shape), array, np.nan)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _machine() -> dict[str, Any]:
-    device = jax.local_devices()[0]
-    return {"device": f"{jax.device_count()} × {device.device_kind} ({device.platform})"}

@@ -11,7 +11,8 @@ import kpoison as kp
 from kpoison.cli import main
 from kpoison.matrix import as_table, attack_defence_matrix, run, summarise
 from kpoison.matrix.attacks import ATTACKS
-from kpoison.matrix.defences import DEFENCES, Defended
+from kpoison.matrix.defences import DEFENCES
+from kpoison.matrix.defended import Defended
 from kpoison.matrix.problem import Settings, make_problem
 from kpoison.matrix.refit import Case
 

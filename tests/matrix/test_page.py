@@ -12,7 +12,8 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from kpoison.matrix.page import judge, write_page
+from kpoison.matrix.judgement import judge
+from kpoison.matrix.page import write_page
 from kpoison.plotting import attack_defence_figure, attack_defence_matrix
 from kpoison.plotting.matrix import over_seeds
 
