@@ -97,15 +97,18 @@ def check_finite_scalar(name: str, value: Any) -> None:
     check_finite(name, value)
 
 
-def check_range(name: str, value: Any) -> None:
-    """Refuse what is no pair of finite numbers low < high; None stands for no range."""
+def check_range(name: str, value: Any) -> tuple[float, float] | None:
+    """The range as floats; refuse what is no pair of finite numbers low < high.  None stands for no range."""
     if value is None:
-        return
-    low, high = value
-    check_finite_scalar(name, low)
-    check_finite_scalar(name, high)
-    if not low < high:
-        raise ValueError(f"{name} must be (low, high) with low < high, got {value}")
+        return None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"{name} must be None or (low, high), got {value!r}")
+    for end in value:
+        check_finite_scalar(name, end)
+    low, high = float(value[0]), float(value[1])
+    if low >= high:
+        raise ValueError(f"{name} must be (low, high) with low < high, got {value!r}")
+    return low, high
 
 
 def check_integer(name: str, value: Any, least: int) -> int:

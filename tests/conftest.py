@@ -11,7 +11,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_modifyitems(session, items):
-    """Mark as slow what `slow.txt` names: single cases of more than about 4 seconds (`pytest --durations=100`)."""
+    """Mark as slow what `slow.txt` names: single cases of more than about 2 seconds (`pytest --durations=100`)."""
     here = Path(__file__).parent
     listed = {f"{here.name}/{line}" for line in (here / "slow.txt").read_text().splitlines()}
     for item in items:

@@ -1,6 +1,7 @@
 """How the server of a federation combines its clients' updates: the mean, and rules that some liars cannot move far."""
 
 import abc
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,8 @@ from kpoison._validation import (
     checked_result,
     is_concrete,
 )
+from kpoison.kernels.base import matrix_product
+from kpoison.ridge.lapack import eigh
 
 __all__ = ["Aggregator", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
 
@@ -208,7 +211,8 @@ class GeometricMedian(Aggregator):
     By Weiszfeld's iteration as Vardi and Zhang (2000) mended it, from the update of smallest distance: where that is
     the median it is returned as it is, and no later iterate can meet an update.  It ends when the distance's
     subgradient is small, and it is an error if it does not.  Where all updates lie on a line the median need not be
-    unique; one of them is returned.  Forward derivatives (`jax.jvp`) go through it, reverse ones do not.
+    unique; one of them is returned.  Derivatives are those of the equation that the median solves; of a median at an
+    update they are the update's.
 
     Attributes:
         tolerance: largest norm of the subgradient, the weights' sum being 1; by default the root of the dtype's
@@ -234,19 +238,7 @@ class GeometricMedian(Aggregator):
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
         default = float(jnp.finfo(updates.dtype).eps) ** 0.5
         tolerance = jnp.asarray(default if self.tolerance is None else self.tolerance, updates.dtype)
-        totals = jax.lax.map(lambda z: jnp.sum(weights * _distances(z, updates)), updates)
-        start = updates[jnp.argmin(totals)]
-
-        def unfinished(state):
-            _, _, excess, steps = state
-            return (excess > tolerance) & (steps < self.max_iterations)
-
-        def advance(state):
-            _, following, _, steps = state
-            return (following, *_weiszfeld(following, updates, weights), steps + 1)
-
-        state = (start, *_weiszfeld(start, updates, weights), jnp.asarray(0))
-        median, _, excess, _ = jax.lax.while_loop(unfinished, advance, state)
+        median, excess = _geometric_median(self.max_iterations, updates, weights, tolerance)
         reached = f", the subgradient is {float(excess):.2g}" if is_concrete(excess) else ""
         message = f"the geometric median has not converged in max_iterations = {self.max_iterations} steps{reached}"
         return checked_result(median, [(~(excess <= tolerance), message)])
@@ -258,6 +250,66 @@ class GeometricMedian(Aggregator):
     def guarantees(self, malicious: Bool[np.ndarray, " K"], weights: Float[np.ndarray, " K"]) -> bool:
         """Whether less than half of the weight is theirs."""
         return bool(2 * weights[malicious].sum() < weights.sum())
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _geometric_median(
+    max_iterations: int, updates: Float[Array, "K p"], weights: Float[Array, " K"], tolerance: Float[Array, ""]
+) -> tuple[Float[Array, " p"], Float[Array, ""]]:
+    """The median, and the norm of the smallest subgradient there."""
+    totals = jax.lax.map(lambda z: jnp.sum(weights * _distances(z, updates)), updates)
+    start = updates[jnp.argmin(totals)]
+
+    def unfinished(state):
+        _, _, excess, steps = state
+        return (excess > tolerance) & (steps < max_iterations)
+
+    def advance(state):
+        _, following, _, steps = state
+        return (following, *_weiszfeld(following, updates, weights), steps + 1)
+
+    state = (start, *_weiszfeld(start, updates, weights), jnp.asarray(0))
+    median, _, excess, _ = jax.lax.while_loop(unfinished, advance, state)
+    return median, excess
+
+
+@_geometric_median.defjvp
+def _geometric_median_jvp(max_iterations, primals, tangents):
+    """Σ w_i e_i = 0 with the unit vectors e_i from the updates, differentiated.
+
+    Its Hessian sI − FᵀF has the identity and K more ranks: a system of K equations is solved.
+    """
+    updates, weights, _ = primals
+    d_updates, d_weights, _ = tangents
+    median, excess = _geometric_median(max_iterations, *primals)
+    distances = _distances(median, updates)
+    apart = distances > 0
+    units = jnp.where(apart[:, None], (median[None] - updates) / jnp.where(apart, distances, 1)[:, None], 0)
+    strengths = jnp.where(apart, weights / jnp.where(apart, distances, 1), 0)
+    total = jnp.sum(strengths)
+    factor = jnp.sqrt(strengths)[:, None] * units
+    eigenvalues, vectors = eigh(total * jnp.eye(len(factor), dtype=factor.dtype) - matrix_product(factor, factor.T))
+    at_update = jnp.any(~apart)
+    flat = eigenvalues[0] <= len(factor) * jnp.finfo(factor.dtype).eps * total
+    eigenvalues = checked_result(
+        jnp.where(at_update, 1, eigenvalues),
+        [
+            (
+                flat & ~at_update,
+                "the geometric median has no derivative: to rounding all updates lie on a line",
+            )
+        ],
+    )
+    across = d_updates - jnp.sum(units * d_updates, axis=1, keepdims=True) * units
+    slope = jnp.einsum("k,kp->p", strengths, across, precision="highest")
+    slope -= jnp.einsum("k,kp->p", d_weights, units, precision="highest")
+    along = matrix_product(
+        vectors / eigenvalues[None], matrix_product(vectors.T, matrix_product(factor, slope[:, None]))
+    )
+    moved = (slope + matrix_product(factor.T, along)[:, 0]) / jnp.where(total > 0, total, 1)
+    here = jnp.where(apart, 0, weights)
+    held = jnp.einsum("k,kp->p", here, d_updates, precision="highest") / jnp.where(at_update, jnp.sum(here), 1)
+    return (median, excess), (jnp.where(at_update, held, moved), jnp.zeros_like(excess))
 
 
 def _distances(z: Float[Array, " p"], updates: Float[Array, "K p"]) -> Float[Array, " K"]:

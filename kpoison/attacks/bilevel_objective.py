@@ -24,6 +24,7 @@ from kpoison._validation import (
     is_concrete,
 )
 from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.laws.effect import conditioning_system
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 from kpoison.ridge.lapack import linear_solve
@@ -103,11 +104,9 @@ class BilevelObjective(eqx.Module):
         cross = _cross(self.kernel, locations, self.points)
         seen, probed = cross[:, :n], cross[:, n:]
         covariance = self.kernel.gram(locations, locations) - _quadratic_form(self.inverse, seen)
-        # As in `kpoison.laws.effect`: times M, so that a count of 0 is ordinary, and with a diagonal of ones.
-        scale = (self.rho + counts * jnp.diagonal(covariance))[:, None]
-        system = (jnp.diag(jnp.broadcast_to(self.rho, counts.shape)) + counts[:, None] * covariance) / scale
+        system, scale = conditioning_system(self.rho, counts, covariance)
         missing = labels.reshape(len(counts), -1) - matrix_product(seen, self.coefficients)
-        weights = linear_solve(system, counts[:, None] / scale * missing)
+        weights = linear_solve(system, scale[:, None] * missing)
         reach = probed - matrix_product(seen, self.probe_coefficients)
         return self.prediction + matrix_product(reach.T, weights)
 

@@ -28,7 +28,7 @@ __all__ = [
 
 _COORDINATES_AT_ONCE = 2**22
 _FLOATS_AT_ONCE = 2**24
-_BLOCKS = 4
+_BLOCK_ROWS = 900  # few enough that the blocks on the diagonal, made whole, are a small part of the matrix
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
 
 
@@ -178,7 +178,8 @@ def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n 
     """Compiled `kernel.gram(X, X)`; of many known points on a CPU only the lower half of its blocks."""
     if not made_by_halves(kernel, X):
         return _symmetric_gram(kernel, X)
-    return lower_half(lambda x, z: _symmetric_gram(kernel, x) if x is z else _cross_gram(kernel, x, z), X, _BLOCKS)
+    count = -(-len(X) // _BLOCK_ROWS)
+    return lower_half(lambda x, z: _symmetric_gram(kernel, x) if x is z else _cross_gram(kernel, x, z), X, count)
 
 
 @eqx.filter_jit

@@ -24,6 +24,7 @@ __all__ = [
     "change",
     "change_expansion",
     "check_law_arguments",
+    "conditioning_system",
     "like_targets",
     "linear_in_effect",
     "poison_effect",
@@ -111,6 +112,19 @@ def _weighted(clean: Posterior, poison: Poison) -> _WeightedPoison:
     return _WeightedPoison(observed, labels, observed.repeat(counts), len(clean.X) + jnp.sum(counts))
 
 
+def conditioning_system(
+    rho: Inexact[Array, ""], counts: Float[Array, " P"], covariance: Inexact[Array, "P P"]
+) -> tuple[Inexact[Array, "P P"], Inexact[Array, " P"]]:
+    """B and w such that conditioning on weighted observations solves B s = w (y_t − f_c(Z)): L7's system.
+
+    Its rows are those of ρI + M k̃(Z, Z), scaled to a unit diagonal: elimination would lose the small counts beside the
+    large ones.
+    """
+    scale = rho + counts * jnp.diagonal(covariance)
+    system = (rho * jnp.eye(len(counts), dtype=counts.dtype) + counts[:, None] * covariance) / scale[:, None]
+    return system, counts / scale
+
+
 def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""], law: Law) -> PoisonEffect:
     """Condition on the poison (L1, L7).
 
@@ -123,13 +137,9 @@ def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""
     reference = clean.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
     counts = poison.counts
     covariance = reference.covariance(poison.locations)
-    # Rows scaled to a unit diagonal: elimination would lose the small counts beside the large ones.
-    scale = (rho + counts * jnp.diagonal(covariance))[:, None]
-    system = (rho * jnp.eye(len(counts), dtype=counts.dtype) + counts[:, None] * covariance) / scale
-    if len(counts) == 1:  # a general solve would cost the clone law an LU factorisation
-        gain = counts[:, None] / scale
-    else:
-        gain = linear_solve(system, jnp.diag(counts) / scale)
+    system, weights = conditioning_system(rho, counts, covariance)
+    # A general solve would cost the clone law an LU factorisation.
+    gain = weights[:, None] if len(counts) == 1 else linear_solve(system, jnp.diag(weights))
     gain = checked_result(
         gain,
         [

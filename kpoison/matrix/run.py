@@ -63,7 +63,8 @@ def attack_defence_matrix(
     """Run every attack against every defence, over seeds that draw images, attacks and defences anew.
 
     Measured numbers are those of predictors fitted by brute force to what a defence leaves; predicted ones come from
-    the clean posterior and the laws, without a refit.
+    the clean posterior and the laws, without a refit.  Attacks on a federation are not among them: its server has no
+    data to look at, and its defences are the rules of `kpoison.attacks.federate`.
 
     Args:
         data: "digits", "mnist" or "cifar10".

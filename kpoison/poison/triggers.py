@@ -16,6 +16,7 @@ from kpoison._validation import (
     check_floating,
     check_integer,
     check_positive,
+    check_range,
     check_real,
     checked_result,
     is_concrete,
@@ -160,7 +161,7 @@ class Patch(Trigger):
             height, width = self.size
             raise ValueError(f"value must have shape (), (C,) or ({height}, {width}, C), got {self.value.shape}")
         self.opacity = _opacity(opacity)
-        self.clip = _clip(clip)
+        self.clip = check_range("clip", clip)
 
     def _placed(self, images: Array) -> tuple[slice, slice]:
         """Rows and columns of the rectangle."""
@@ -233,7 +234,7 @@ class Blend(Trigger):
             raise ValueError(f"pattern must have shape (H, W, C) and not be empty, got {self.pattern.shape}")
         check_finite("pattern", pattern)
         self.opacity = _opacity(opacity)
-        self.clip = _clip(clip)
+        self.clip = check_range("clip", clip)
 
     def _fitted(self, images: Array) -> Float[Array, "1 H W C"]:
         """The pattern, with an axis for the number of images."""
@@ -279,7 +280,7 @@ class Sinusoid(Trigger):
         check_positive("frequency", frequency)
         self.amplitude = jnp.asarray(amplitude, float)
         self.frequency = jnp.asarray(frequency, float)
-        self.clip = _clip(clip)
+        self.clip = check_range("clip", clip)
 
     def _apply(self, images: Array) -> Array:
         return images + self._displacement(images)
@@ -350,19 +351,6 @@ def _opacity(opacity: Any) -> Float[Array, ""]:
     if is_concrete(opacity) and not 0 <= float(opacity) <= 1:
         raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     return jnp.asarray(opacity, float)
-
-
-def _clip(clip: Any) -> tuple[float, float] | None:
-    if clip is None:
-        return None
-    if not isinstance(clip, tuple | list) or len(clip) != 2:
-        raise ValueError(f"clip must be None or (low, high), got {clip!r}")
-    for end in clip:
-        check_finite_scalar("clip", end)
-    low, high = float(clip[0]), float(clip[1])
-    if low >= high:
-        raise ValueError(f"clip must be (low, high) with low < high, got {clip!r}")
-    return low, high
 
 
 def _single(name: str, number: Array) -> None:

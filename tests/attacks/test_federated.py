@@ -153,6 +153,23 @@ def test_geometric_median_at_an_update():
         GeometricMedian(max_iterations=1)(RNG.normal(size=(6, 3)))
 
 
+def test_derivatives_of_the_geometric_median():
+    updates, weights, one = RNG.normal(size=(6, 3)), RNG.uniform(1, 2, 6), RNG.normal(size=3)
+
+    def component(updates, weights):
+        return one @ GeometricMedian(1e-13)(updates, weights)
+
+    slopes = jax.jit(jax.grad(component, (0, 1)))(updates, weights)
+    moves = RNG.normal(size=(6, 3)), RNG.normal(size=6)
+    ends = [component(updates + h * moves[0], weights + h * moves[1]) for h in (1e-5, -1e-5)]
+    expected = (ends[0] - ends[1]) / 2e-5
+    np.testing.assert_allclose(sum(np.sum(a * b) for a, b in zip(slopes, moves, strict=True)), expected, rtol=1e-7)
+    # Held by most of the weight: the median moves with that update, and with nothing else.
+    held = jax.grad(component, (0, 1))(updates, np.array([9.0, 1.0, 1.0, 1.0, 1.0, 1.0]))
+    np.testing.assert_allclose(held[0], np.outer([1, 0, 0, 0, 0, 0], one), atol=1e-14)
+    np.testing.assert_array_equal(held[1], 0)
+
+
 @pytest.mark.parametrize("rule", ROBUST, ids=lambda rule: type(rule).__name__)
 def test_what_liars_can_do_to_a_rule_is_bounded(rule):
     # Two of seven, wherever they are: the result stays within reach of the honest updates.
@@ -272,7 +289,7 @@ def test_derivatives():
     gradient = jax.jit(jax.grad(lambda *numbers: simulated(*numbers, Mean()), (0, 1)))
     for found, expected in zip(gradient(*arguments), jax.grad(closed, (0, 1))(*arguments), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-11)
-    for rule in (CoordinateMedian(), Krum(0)):
+    for rule in (CoordinateMedian(), Krum(0), GeometricMedian(1e-12)):
         slope = jax.grad(simulated, 1)(*arguments, rule)
         ends = [simulated(arguments[0], arguments[1] + step, rule) for step in (1e-5, -1e-5)]
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
