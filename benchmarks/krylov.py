@@ -138,7 +138,7 @@ def large(n: int = 60_000, name: str = "rbf", *, keep: bool = True, rank: int = 
     """
     jax.config.update("jax_enable_x64", True)
     kernel, X, y, poison, direction = problem(n, name)
-    solver = kp.Krylov(rank=rank, products="float32", tolerance=1e-8, keep=keep, memory=(20 if keep else 6) * 2**30)
+    solver = kp.Krylov(rank=rank, products="float32", tolerance=1e-8, keep=keep, memory=(20 if keep else 6) * 10**9)
     took: dict[str, Any] = {"n_c": len(X), "kernel": name, "keep": keep}
 
     def timed(label: str, function):

@@ -87,16 +87,14 @@ class ModelReplacement(UpdateAttack):
     boost: Scalar | None
 
     def __init__(self, target: Float[ArrayLike, "..."], boost: Scalar | None = None):
-        self.target = check_floating("target", target)
-        check_finite("target", target)
+        self.target = _finite_array("target", target)
         if boost is not None:
             check_positive("boost", boost)
         self.boost = boost
 
     def check(self, malicious, size):
         """As many parameters as the model has."""
-        if self.target.size != size:
-            raise ValueError(f"target must have the model's {size} parameters, got shape {self.target.shape}")
+        _check_size("target", self.target, size)
 
     def sent(self, updates, malicious, weights, parameters, key):
         """boost · (θ* − θ)."""
@@ -133,13 +131,11 @@ class FixedUpdates(UpdateAttack):
     update: Float[Array, "..."]
 
     def __init__(self, update: Float[ArrayLike, "..."]):
-        self.update = check_floating("update", update)
-        check_finite("update", update)
+        self.update = _finite_array("update", update)
 
     def check(self, malicious, size):
         """As many numbers as the model has parameters."""
-        if self.update.size != size:
-            raise ValueError(f"update must have the model's {size} parameters, got shape {self.update.shape}")
+        _check_size("update", self.update, size)
 
     def sent(self, updates, malicious, weights, parameters, key):
         """The update."""
@@ -190,3 +186,14 @@ class ALittleIsEnough(UpdateAttack):
                 "supporters to win, and others beside them"
             )
         return NormalDist().inv_cdf(probability)
+
+
+def _finite_array(name: str, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    array = check_floating(name, value)
+    check_finite(name, array)
+    return array
+
+
+def _check_size(name: str, array: Float[Array, "..."], size: int) -> None:
+    if array.size != size:
+        raise ValueError(f"{name} must have the model's {size} parameters, got shape {array.shape}")

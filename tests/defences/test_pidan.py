@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.mixture import GaussianMixture
 
 from kpoison.defences import pidan
 from kpoison.defences.pidan import _anomaly_index, _coherent_weights, _two_groups
@@ -58,10 +59,11 @@ def test_the_boundary_is_where_both_groups_are_equally_likely():
     weights = np.concatenate([RNG.normal(size=400), 8 + 0.5 * RNG.normal(size=100)])
     scores, boundary, ratio = _two_groups(weights, 0)
     assert ratio > 100
-    # 0.8 φ(x) = 0.2 φ((x − 8)/0.5)/0.5 between 0 and 8.
-    x = np.linspace(1, 8, 70001)
-    excess = np.log(0.8) - x**2 / 2 - np.log(0.4) + (x - 8) ** 2 / 0.5
-    assert boundary == pytest.approx(x[np.argmin(np.abs(excess))], rel=0.05)
+    # Of the two Gaussians that were fitted, the larger about 0.
+    both = GaussianMixture(2, n_init=5, max_iter=1000, random_state=0).fit(weights[:, None])
+    larger = np.argmax(both.weights_)
+    place = both.means_[larger, 0] + boundary * both.covariances_[larger, 0, 0] ** 0.5
+    np.testing.assert_allclose(both.predict_proba([[place]]), 0.5, atol=1e-9)
     np.testing.assert_array_equal(scores > boundary, np.arange(500) >= 400)
     # Turned round, the smaller group is still the suspicious side.
     np.testing.assert_allclose(_two_groups(-weights, 0)[0], scores, rtol=1e-3, atol=1e-3)

@@ -197,6 +197,20 @@ def test_a_drawn_class_has_the_eigenpair_of_the_limit():
     assert float(drawn.eigenvalue) == pytest.approx(float(limit.eigenvalue), rel=0.05)
 
 
+@pytest.mark.parametrize("distance", [2.0, 3.0])
+def test_drawn_populations_have_the_auroc_of_the_limit(distance):
+    number, dimension, count = 1200, 300, 300
+    is_poison, found = np.arange(number + count) >= number, []
+    for seed in range(6):
+        features = np.random.default_rng(seed).normal(size=(number + count, dimension))
+        features[is_poison, 0] += distance
+        found.append(spectral_signatures(features, np.zeros(len(features), int)).rates(is_poison).auroc)
+    limit = isotropic_visibility(number, dimension, 1.0, float(count), distance, scattered=True)
+    # Four standard errors of the mean; the finite size itself moves it by less than one.
+    assert float(limit.auroc) == pytest.approx(np.mean(found), abs=4 * np.std(found, ddof=1) / 6**0.5)
+    assert np.std(found) < 0.04
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
