@@ -162,6 +162,6 @@ def _agrees(clean: Posterior, factor: DenseFactor, small: ReducedFactor, rhos: A
 
 def _at_each(rhos: Array, factor: DenseFactor, function: Callable) -> Array:
     """`function` at each ρ: together, or one after the other where each takes a factorisation."""
-    if len(rhos) == 1:
+    if len(rhos) == 1:  # within a loop a compiler would move the matrix into LAPACK's layout
         return function(rhos[0])[None]
     return jax.lax.map(function, rhos) if isinstance(factor, CholeskyFactor) else jax.vmap(function)(rhos)

@@ -143,6 +143,16 @@ def test_every_pair_with_a_prediction_has_a_verdict(page):
     assert page.count("no prediction") == 2 * len(ATTACKS)
 
 
+def test_what_was_attacked_is_said_first(tmp_path):
+    result = made(("patch",), ("none",), 1, pictures=False)
+    told = {"data": "mnist", "classes": [3, 8], "train": 500, "budget": 25, "ridge": 1e-4, "kernel": "rbf"}
+    words = Text(write_page(result.assign_attrs(arguments=json.dumps(told)), tmp_path / "m.html").read_text()).words
+    assert "mnist, classes 3, 8; kernel rbf; 500 training images, 25 poisons, ridge 0.0001; 1 seed." in words
+    assert "for the one defence that has one." in " ".join(words.split())
+    untold = Text(write_page(result.assign_attrs(arguments="[]"), tmp_path / "n.html").read_text()).words
+    assert "training images" not in untold
+
+
 def test_text_is_escaped(tmp_path):
     evil = "<script>alert('&')</script>"
     result = made((evil, "b$"), ("$a$", f"d{evil}"), 2)
