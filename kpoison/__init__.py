@@ -1,6 +1,7 @@
 """Exact, differentiable theory of data poisoning in the kernel and NTK regime."""
 
 from kpoison import curvature, flow, kernels
+from kpoison._failures import with_failures
 from kpoison.laws import (
     coupling_floor,
     coupling_ratio,
@@ -68,4 +69,5 @@ __all__ = [
     "spike_components",
     "spike_efficacy_ratio",
     "sweep",
+    "with_failures",
 ]

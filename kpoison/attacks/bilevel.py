@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, Num
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -185,8 +186,7 @@ def _check_greedy(arguments: dict) -> None:
     arguments.update(candidates=candidates, labels=labels)
 
 
-@boundary(_check_greedy)
-@eqx.filter_jit
+@program(_check_greedy)
 def greedy_bases(
     clean: Posterior,
     candidates: Float[ArrayLike, "N ..."],

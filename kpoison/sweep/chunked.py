@@ -76,10 +76,10 @@ class ChunkedWork(abc.ABC):
         with together(self.title):
             dataset = in_memory(coordinates, variables, pieces())
         if processes > 1:
-            for name in variables:
-                # Each process has its own chunks; elsewhere NaN.
+            for name, variable in variables.items():
+                # Each process has its own chunks; elsewhere what is missing.
                 gathered = np.asarray(multihost_utils.process_allgather(dataset[name].values))
-                dataset[name].values = functools.reduce(lambda a, b: np.where(np.isnan(a), b, a), gathered)
+                dataset[name].values = functools.reduce(variable.filled, gathered)
         return dataset.assign_attrs(findings)
 
     def to_disk(self, out: Path, bar: ProgressBar) -> xr.Dataset:

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Array
 
 from kpoison import laws
+from kpoison._failures import mapped
 from kpoison._validation import check_name
 from kpoison.sweep.storage import source_hash
 
@@ -126,7 +127,7 @@ def _of_user(function: Callable[..., Array]) -> Quantity:
     def at_every_probe(clean, poison, x, ridge, law):
         import jax
 
-        return jax.vmap(lambda probe: function(clean, poison, probe, ridge))(x)
+        return mapped(jax.vmap, lambda probe: function(clean, poison, probe, ridge))(x)
 
     return Quantity(
         name,

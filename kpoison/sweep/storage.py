@@ -216,6 +216,15 @@ class Variable:
     dtype: Any
     attributes: Mapping[str, str]
 
+    @property
+    def missing(self) -> float | int:
+        """What stands where nothing was computed."""
+        return np.nan if np.issubdtype(self.dtype, np.floating) else -1
+
+    def filled(self, array: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """`array` with `other`'s values where its own are missing."""
+        return np.where(np.isnan(array) if np.isnan(self.missing) else array == self.missing, other, array)
+
 
 Pieces = Iterable[tuple[str, tuple[slice | int, ...], np.ndarray]]
 """Name of a variable, where a piece of it goes, and the piece."""
@@ -225,7 +234,7 @@ def in_memory(coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces
     """The whole result as one dataset."""
     sizes = coordinates.sizes
     arrays = {
-        name: np.full([sizes[dim] for dim in variable.dims], np.nan, variable.dtype)
+        name: np.full([sizes[dim] for dim in variable.dims], variable.missing, variable.dtype)
         for name, variable in variables.items()
     }
     for name, where, piece in pieces:
@@ -252,7 +261,9 @@ def _to_netcdf(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Vari
     coordinates.to_netcdf(path, mode="a", engine="h5netcdf")
     with h5netcdf.File(path, "a") as file:
         for name, variable in variables.items():
-            stored = file.create_variable(name, variable.dims, variable.dtype, fillvalue=np.nan)
+            # A fill value would make floats of integers where the file is read.
+            fill = np.nan if np.issubdtype(variable.dtype, np.floating) else None
+            stored = file.create_variable(name, variable.dims, variable.dtype, fillvalue=fill)
             stored.attrs.update(variable.attributes)
         for name, where, piece in pieces:
             file.variables[name][where] = piece
@@ -280,7 +291,7 @@ def _to_zarr(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Variab
             name,
             shape=shape,
             dtype=variable.dtype,
-            fill_value=np.nan,
+            fill_value=np.nan if np.issubdtype(variable.dtype, np.floating) else 0,
             attributes={**variable.attributes, "_ARRAY_DIMENSIONS": list(variable.dims)},
         )
     for name, where, piece in pieces:
