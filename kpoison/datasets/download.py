@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tqdm import tqdm
-
 from kpoison._memory import in_words
 from kpoison._validation import check_name, check_positive
 from kpoison.datasets.files import FOLDERS, data_directory
@@ -154,6 +152,7 @@ class _Fetch:
     def _continue(self, url: str) -> str | None:
         """Ask for what is missing; returns why it is not whole."""
         import requests
+        from tqdm import tqdm
 
         have = self._have()
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
