@@ -7,15 +7,14 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from kpoison._memory import in_words
 from kpoison._validation import check_name, check_positive
 from kpoison.datasets.files import FOLDERS, data_directory
+from kpoison.problems import Downloadable
 
 __all__ = ["Downloadable", "download"]
-
-Downloadable = Literal["mnist", "cifar10", "cifar100"]
 
 _PART = ".part"
 _CHUNK = 2**16
