@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
-from sklearn.neighbors import NearestNeighbors
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
@@ -65,6 +64,8 @@ def neighbour_disagreement(
     >>> neighbour_disagreement(features, np.array([0, 0, 1, 1, 1, 1]), neighbours=2).scores.tolist()
     [0.5, 0.5, 1.0, 0.0, 0.0, 0.0]
     """
+    from sklearn.neighbors import NearestNeighbors
+
     points, labels = np.asarray(features), np.asarray(labels)
     distances, places = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors()
     others = labels[places] != labels[:, None]

@@ -3,12 +3,11 @@
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax.sharding import Mesh
 
 from kpoison._failures import Failure
@@ -23,6 +22,9 @@ from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
 from kpoison.sweep.quantities import INNER_AXES, Quantity
 from kpoison.sweep.storage import Pieces, Variable, hash_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Job"]
 
@@ -103,8 +105,10 @@ class Job(ChunkedWork):
         found[_STATUS] = Variable((*leading, *INNER_AXES), np.dtype(np.int8), attributes)
         return found
 
-    def coordinates(self) -> xr.Dataset:
+    def coordinates(self) -> "xr.Dataset":
         """The coordinates with their units."""
+        import xarray as xr
+
         coordinates: dict[str, Any] = {}
         for axis in self.grid.axes:
             attributes = {"long_name": axis.description, "units": axis.units}

@@ -14,12 +14,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import h5netcdf
-import h5py
 import numpy as np
-import xarray as xr
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Parts",
@@ -92,8 +92,10 @@ def _identity_in(out: Path) -> str | None:
         return None
 
 
-def open_result(out: Path) -> xr.Dataset:
+def open_result(out: Path) -> "xr.Dataset":
     """The result of a finished sweep, read from disk where it is used."""
+    import xarray as xr
+
     if out.suffix == ".nc":
         return xr.open_dataset(out, engine="h5netcdf")
     return xr.open_zarr(out, consolidated=False, chunks=None)
@@ -230,7 +232,7 @@ Pieces = Iterable[tuple[str, tuple[slice | int, ...], np.ndarray]]
 """Name of a variable, where a piece of it goes, and the piece."""
 
 
-def in_memory(coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> xr.Dataset:
+def in_memory(coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> "xr.Dataset":
     """The whole result as one dataset."""
     sizes = coordinates.sizes
     arrays = {
@@ -244,7 +246,7 @@ def in_memory(coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces
     )
 
 
-def to_file(out: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> None:
+def to_file(out: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> None:
     """The whole result as a netCDF-4 file or a Zarr store, which appears at once when it is complete."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
     try:
@@ -256,7 +258,9 @@ def to_file(out: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable
         temporary.unlink(missing_ok=True)
 
 
-def _to_netcdf(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> None:
+def _to_netcdf(path: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> None:
+    import h5netcdf
+
     _empty_hdf5(path)
     coordinates.to_netcdf(path, mode="a", engine="h5netcdf")
     with h5netcdf.File(path, "a") as file:
@@ -271,6 +275,8 @@ def _to_netcdf(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Vari
 
 def _empty_hdf5(path: Path) -> None:
     """A file that keeps no time of its making, so that equal sweeps are equal files; in the order netCDF asks for."""
+    import h5py
+
     settings = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     settings.set_obj_track_times(False)
     order = h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED
@@ -279,7 +285,7 @@ def _empty_hdf5(path: Path) -> None:
     h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, fcpl=settings).close()
 
 
-def _to_zarr(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> None:
+def _to_zarr(path: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> None:
     import zarr
 
     # Format 3 has no settled way to store text, such as the names of kernels.
