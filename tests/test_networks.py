@@ -131,7 +131,7 @@ def test_equals_the_network_of_neural_tangents(activation, hidden_layers, bias_s
     np.testing.assert_allclose(jax.vmap(network)(X), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf"])
+@pytest.mark.parametrize("activation", [pytest.param("relu", marks=pytest.mark.slow), "erf"])
 def test_empirical_ntk_tends_to_the_kernel(activation):
     rng = np.random.default_rng(1)
     X = rng.standard_normal((3, 4))
@@ -150,6 +150,7 @@ def test_empirical_ntk_tends_to_the_kernel(activation):
     assert np.all(error < 0.02 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_parameters_are_standard_normal():
     weights, biases = Architecture(512, 2, bias_std=0.1).initialise(jax.random.key(2), 300).parameters
     for parameter in (*weights[:2], jnp.concatenate([weights[2][0], *biases])):
@@ -187,6 +188,7 @@ def test_any_elementwise_function_is_an_activation():
 # --- Training -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_trains_to_a_stationary_point(activation):
     network, X, y, _, _ = small(activation, bias_std=0.3)
@@ -212,6 +214,7 @@ def test_a_rounded_kink_is_what_lets_relu_converge():
     assert float(run(0).gradient_norm) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_weight_is_a_number_of_duplicates():
     network, X, y, _, x = small()
     X_long, y_long = np.vstack([X, X[:1], X[:1], X[3:4]]), np.concatenate([y, y[:1], y[:1], y[3:4]])
@@ -220,6 +223,7 @@ def test_a_weight_is_a_number_of_duplicates():
     np.testing.assert_allclose(weighted.outputs(x), duplicated.outputs(x), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_clones_and_clusters():
     network, X, y, poison, x = small()
     clean, poisoned = train_pair(network, X, y, poison, RIDGE)
@@ -235,6 +239,7 @@ def test_clones_and_clusters():
     np.testing.assert_allclose(poisoned.outputs(x), expected.outputs(x), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_references_of_the_clean_run():
     network, X, y, poison, x = small()
     clean, poisoned = train_pair(network, X, y, poison, RIDGE, reference="clean")
@@ -247,6 +252,7 @@ def test_references_of_the_clean_run():
     np.testing.assert_array_equal(without.outputs(x), still_without.outputs(x))
 
 
+@pytest.mark.slow
 def test_nothing_to_learn():
     network, X, y, _, _ = small()
     result = train(network, X, np.zeros_like(y), RIDGE)
@@ -255,6 +261,7 @@ def test_nothing_to_learn():
     assert bool(result.converged)
 
 
+@pytest.mark.slow
 def test_an_unconverged_run_is_an_error():
     network, X, y, poison, x = small()
     few = Training(max_steps=3)
@@ -308,6 +315,7 @@ def test_ensemble_is_a_loop_over_pairs():
         np.testing.assert_allclose(getattr(batched, name), getattr(result, name), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_several_outputs():
     network, X, y, poison, x = small()
     Y = np.stack([y, 0.5 * y, -y], axis=1)
@@ -318,6 +326,7 @@ def test_several_outputs():
     np.testing.assert_allclose(result.spike, np.sum(np.square(result.gradient), axis=-1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32():
     network, X, y, poison, x = small()
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if eqx.is_array(leaf) else leaf, network)

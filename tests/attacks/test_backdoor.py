@@ -42,6 +42,7 @@ def refit_difference(clean, attack, ridge=RIDGE):
     return kp.predict(poisoned, attack.probes, ridge) - kp.predict(clean, attack.probes, same_rho)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "replace"), [("patch", 3, False), ("blend", 2, True), ("sinusoid", 2, False)]
 )
@@ -53,6 +54,7 @@ def test_efficacy_is_the_difference_of_refits(name, classes, replace):
     assert np.mean(attack.efficacy if classes == 2 else attack.efficacy[:, 1]) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replace", [False, True])
 def test_what_is_poisoned(replace):
     clean = fitted(3, solver=kp.Cholesky())
@@ -77,6 +79,7 @@ def test_what_is_poisoned(replace):
     assert not np.array_equal(again.X[24:], other.X[24:])
 
 
+@pytest.mark.slow
 def test_a_posterior_that_is_penalised_and_stopped_early():
     clean = fitted(2, n=8)
 
@@ -90,6 +93,7 @@ def test_a_posterior_that_is_penalised_and_stopped_early():
     np.testing.assert_allclose(attack.efficacy, change, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_gradient_in_opacity_and_float32():
     clean = fitted(2)
 

@@ -54,6 +54,7 @@ def assert_close(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(expected))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "objective", "outputs"),
     [("rbf", "targeted", None), ("matern32", "error", 2), ("ntk", "margin", 3), ("rbf", "margin", None)],
@@ -73,6 +74,7 @@ def test_gradient_is_that_of_a_refit(kernel, objective, outputs):
         assert_close(found, slope, 1e-8)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_law():
     X, y, Z, labels, x, target = problem()
     clean = kp.fit(KERNELS["rbf"], X, y)
@@ -106,6 +108,7 @@ def test_gradient_is_that_of_finite_differences():
         np.testing.assert_allclose(by_label[j], (high - low) / (2 * step), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_quadratic_form_are_those_of_its_formula():
     # Forwards, backwards and once more, against a definition without the rule.
     from kpoison.attacks.bilevel_objective import _quadratic_form
@@ -134,6 +137,7 @@ def test_a_step_multiplies_by_the_inverse_once():
     assert len(products) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_attack_descends_within_box_and_ball(norm):
     X, y, Z, labels, x, _ = problem()
@@ -171,6 +175,7 @@ def test_attack_descends_within_box_and_ball(norm):
     assert data.target == 1
 
 
+@pytest.mark.slow
 def test_soft_labels_stay_in_their_box_and_help():
     X, y, Z, labels, x, target = problem()
     clean, start = kp.fit(KERNELS["rbf"], X, y), kp.Poison(Z, labels, COUNTS)
@@ -187,6 +192,7 @@ def test_soft_labels_stay_in_their_box_and_help():
     assert hard.data.target is None
 
 
+@pytest.mark.slow
 def test_several_outputs_float32_and_line_searches():
     X, y, Z, labels, x, target = problem(2, jnp.float32)
     clean, start = kp.fit(KERNELS["rbf"], X, y), kp.Poison(Z, labels, COUNTS)
@@ -199,6 +205,7 @@ def test_several_outputs_float32_and_line_searches():
     np.testing.assert_allclose(attack.history[0], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_preparation_and_gradient_are_traceable():
     X, y, Z, labels, x, target = problem()
     clean = kp.fit(KERNELS["rbf"], X, y)
@@ -216,6 +223,7 @@ def test_preparation_and_gradient_are_traceable():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["targeted", "error"])
 def test_greedy_choice_is_that_of_refits(objective):
     X, y, _, _, x, target = problem()

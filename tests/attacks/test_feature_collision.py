@@ -24,7 +24,11 @@ def problem(kernel, outputs=None, dtype=jnp.float64):
 
 @pytest.mark.parametrize(
     "kernel",
-    [kp.kernels.RBF(0.8), kp.kernels.NTK(1, "relu", 1.3, 0.2), kp.kernels.Laplace(0.8)],
+    [
+        kp.kernels.RBF(0.8),
+        pytest.param(kp.kernels.NTK(1, "relu", 1.3, 0.2), marks=pytest.mark.slow),
+        kp.kernels.Laplace(0.8),
+    ],
     ids=lambda k: str(k)[:3],
 )
 def test_gradient_is_that_of_finite_differences(kernel):
@@ -36,6 +40,7 @@ def test_gradient_is_that_of_finite_differences(kernel):
         np.testing.assert_allclose(slope[i], (high - low) / (2 * step), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_at_the_target_gradients_are_finite_also_at_a_cusp():
     # k(x, x) − 2k(x, t) + k(t, t): the parts of its symmetric derivative cancel where x = t.
     target = jnp.array([0.3, -0.2, 0.5])
@@ -44,6 +49,7 @@ def test_at_the_target_gradients_are_finite_also_at_a_cusp():
         np.testing.assert_allclose(slope, 0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_linear_kernel_without_constraints_in_closed_form():
     # ‖x − t‖² + β‖x − b‖² is least at (t + βb)/(1 + β).
     clean, bases, labels, target = problem(kp.kernels.Linear())
@@ -67,6 +73,7 @@ def nearest(point, start, low, high, radius):
     return x
 
 
+@pytest.mark.slow
 def test_projection_is_the_nearest_point_of_box_and_ball():
     rng = np.random.default_rng(4)
     start, points = rng.uniform(size=(6, 4)), rng.normal(size=(6, 4))
@@ -85,7 +92,7 @@ def test_projection_is_the_nearest_point_of_box_and_ball():
     )
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
 def test_constrained_collision_of_a_linear_kernel_is_a_projection(norm):
     # The objective is isotropic: least where the free minimum is projected to.  Descent of rate 1/2 takes one step.
     clean, bases, labels, target = problem(kp.kernels.Linear())
@@ -102,6 +109,7 @@ def test_constrained_collision_of_a_linear_kernel_is_a_projection(norm):
         np.testing.assert_allclose(x, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [None, 3])
 def test_poisons_collide_keep_their_labels_and_have_the_efficacy_of_a_refit(outputs):
     kernel = kp.kernels.RBF(0.8)
@@ -123,6 +131,7 @@ def test_poisons_collide_keep_their_labels_and_have_the_efficacy_of_a_refit(outp
     assert jnp.vdot(change.ravel(), jnp.asarray(labels)) > jnp.vdot(static, jnp.asarray(labels))
 
 
+@pytest.mark.slow
 def test_float32():
     clean, bases, labels, target = problem(kp.kernels.Matern32(0.8), dtype=jnp.float32)
     attack = feature_collision(clean, bases, labels, target, RIDGE, ball=0.1, norm="l2", steps=20)

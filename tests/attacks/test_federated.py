@@ -105,6 +105,7 @@ def krum(updates, byzantine, selected):
     return updates[np.argsort(scores, kind="stable")[:selected]].mean(0)
 
 
+@pytest.mark.slow
 def test_rules_against_brute_force():
     for number in (7, 8):
         updates = RNG.normal(size=(number, 4))
@@ -127,6 +128,7 @@ def test_krum_by_hand():
     assert Krum(1, selected=2)(updates).item() == 2
 
 
+@pytest.mark.slow
 def test_geometric_median_is_the_minimum():
     for number, weights in ((6, np.ones(6)), (9, RNG.uniform(0.1, 2, 9))):
         updates = RNG.normal(size=(number, 3)) * 5
@@ -143,6 +145,7 @@ def test_geometric_median_is_the_minimum():
         assert total(found) <= best.fun * (1 + 1e-15)
 
 
+@pytest.mark.slow
 def test_geometric_median_at_an_update():
     # The pull of the corners on the centre is 0; three quarters of the weight at one place hold it there.
     square = np.array([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [0.0, 0.0]])
@@ -153,6 +156,7 @@ def test_geometric_median_at_an_update():
         GeometricMedian(max_iterations=1)(RNG.normal(size=(6, 3)))
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_geometric_median():
     updates, weights, one = RNG.normal(size=(6, 3)), RNG.uniform(1, 2, 6), RNG.normal(size=3)
 
@@ -183,6 +187,7 @@ def test_what_liars_can_do_to_a_rule_is_bounded(rule):
     assert far > 1e5
 
 
+@pytest.mark.slow
 def test_a_void_guarantee_is_said():
     clients = Clients([np.ones((1, 1))] * 5, [np.ones(1)] * 5)
     attack = FixedUpdates(np.array([1e3]))
@@ -200,6 +205,7 @@ def test_a_void_guarantee_is_said():
         federate(heavy, 1.0, aggregator=GeometricMedian(), rounds=1, attack=attack, malicious=[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local_steps", [1, 3, None])
 def test_closed_form_is_the_rounds(local_steps):
     clients, start = uneven(), RNG.normal(size=(4, 2))
@@ -215,6 +221,7 @@ def test_closed_form_is_the_rounds(local_steps):
     assert np.linalg.norm(end) > 0.1
 
 
+@pytest.mark.slow
 def test_fixed_point_of_the_mean_is_the_ridge_predictor():
     kernel, sizes = kp.kernels.RBF(1.3), (3, 7, 2)
     inputs = [RNG.normal(size=(n, 2)) for n in sizes]
@@ -230,6 +237,7 @@ CLONES = kp.Poison(np.array([0.5, 0.5]), -2.0, 4)
 CLUSTER = kp.Poison(np.array([[0.5, 0.5], [1.0, -1.0]]), np.array([-2.0, 1.0]), np.array([1, 3]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("poison", "outputs"), [(CLONES, ()), (CLUSTER, (2,))], ids=["clones", "cluster"])
 def test_sybils_are_the_laws_multiplicity(poison, outputs):
     kernel, ridge = kp.kernels.RBF(1.3), 0.05
@@ -252,6 +260,7 @@ def test_sybils_are_the_laws_multiplicity(poison, outputs):
     np.testing.assert_allclose(refit, together, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_median_of_clients_ignores_few_sybils():
     X = RNG.normal(size=(5, 4, 2))
     poison = kp.Poison(np.zeros(2), -1.0, 2)
@@ -262,6 +271,7 @@ def test_a_median_of_clients_ignores_few_sybils():
     assert held.simulated.item() > 0.5 * mean.simulated.item() < 0
 
 
+@pytest.mark.slow
 def test_rotating_the_features_changes_coordinate_rules_only():
     clients = uneven()
     rotation = scipy.stats.ortho_group.rvs(4, random_state=0)
@@ -274,6 +284,7 @@ def test_rotating_the_features_changes_coordinate_rules_only():
         assert (difference < 1e-7) == invariant
 
 
+@pytest.mark.slow
 def test_derivatives():
     clients = uneven(outputs=())
 
@@ -306,6 +317,7 @@ def test_rules_under_jit_vmap_and_float32(rule):
         np.testing.assert_allclose(found, rule(updates.astype(np.float64)), atol=1e-3 if rule == ROBUST[-1] else 1e-6)
 
 
+@pytest.mark.slow
 def test_float32():
     clients = uneven(np.float32)
     found = federate(clients, 0.1, rounds=20, attack=SignFlip(0.5), malicious=[2])
@@ -380,6 +392,7 @@ def test_bad_input(call, error, message):
         call()
 
 
+@pytest.mark.slow
 def test_every_tolerated_set_of_liars_is_counted_the_same():
     # Which clients lie makes no difference to a rule that counts each once.
     clients = Clients([np.ones((1, 1))] * 5, [np.full(1, float(k)) for k in range(5)])

@@ -52,6 +52,7 @@ def scores(w, all_labels, classes):
     return np.einsum("qi,lic->lqc", w, np.eye(classes)[all_labels])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "n", "classes"), [(500, 5, 2), (500, 10, 2), (100, 6, 3)])
 def test_certificates_are_those_of_exhaustive_search(number, n, classes):
     q = 2
@@ -71,6 +72,7 @@ def test_certificates_are_those_of_exhaustive_search(number, n, classes):
         np.testing.assert_array_equal(certificates, expected)
 
 
+@pytest.mark.slow
 def test_as_many_flips_as_certified_change_a_prediction_and_fewer_do_not():
     rng, ridge = np.random.default_rng(1), 0.3
     X, x = rng.normal(size=(40, 2)), rng.normal(size=(30, 2))
@@ -101,6 +103,7 @@ def clean_pairs(f, target):
     return np.argmax(others, axis=1), np.full(len(f), target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "n", "budget", "target"), [(2, 9, 3, 1), (3, 7, 2, None), (3, 7, 2, 1)])
 def test_flips_against_every_labelling(classes, n, budget, target):
     clean, labels, x = fitted(2, n, 8, classes)
@@ -144,6 +147,7 @@ def test_flips_against_every_labelling(classes, n, budget, target):
     np.testing.assert_array_equal(greedy.is_poison, labels_of(greedy) != labels)
 
 
+@pytest.mark.slow
 def test_many_points_share_an_inverse_in_blocks(monkeypatch):
     monkeypatch.setattr(label_flipping, "_FLOATS_AT_ONCE", 200)
     clean, _, x = fitted(4, 20, 33, 3, kp.Cholesky())
@@ -159,6 +163,7 @@ def test_equal_influences():
     assert int(flip_certificate(clean, jnp.ones(2), RIDGE)) == 3
 
 
+@pytest.mark.slow
 def test_a_penalised_and_stopped_predictor_is_linear_in_the_labels_too():
     rng = np.random.default_rng(5)
     X, x, y = rng.normal(size=(6, 2)), rng.normal(size=(10, 2)), np.array([1.0, -1, 1, 1, -1, -1])
@@ -171,6 +176,7 @@ def test_a_penalised_and_stopped_predictor_is_linear_in_the_labels_too():
     np.testing.assert_allclose(attack.efficacy, change, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_float32():
     clean, _, x = fitted(6, 20, 17, 3, kp.Cholesky())
     single, _, _ = fitted(6, 20, 17, 3, kp.Cholesky(), dtype=np.float32)

@@ -343,6 +343,7 @@ def test_everything_else(call, error, message):
         call()
 
 
+@pytest.mark.slow
 def test_hessians_of_smooth_kernels_exist_at_the_poison():
     assert np.all(np.isfinite(hessian_at_centres(RBF)().dense()))
     # The Gauss–Newton part exists, as the symmetric part of the gradient, at a cusp too.

@@ -123,6 +123,7 @@ def same(found, truth, eps=EPS, factor=20 * CONDITION):
     np.testing.assert_allclose(found, truth, rtol=0, atol=factor * eps * np.abs(truth).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_they_are_means_of_dense_derivatives(name):
     case = problem(name)
@@ -161,7 +162,7 @@ IMAGES = RNG.normal(size=(5, 2, 3, 2))
     ("f", "x", "loss"),
     [
         (network(3), EVERYWHERE, "squared"),
-        (waves, IMAGES, "softmax"),
+        pytest.param(waves, IMAGES, "softmax", marks=pytest.mark.slow),
         (lambda p: p[0] * p[1] ** 2, GENERIC, "squared"),
     ],
     ids=["network", "images", "a function"],
@@ -182,6 +183,7 @@ def test_of_any_predictor(f, x, loss):
     same(gradient_covariance(f, x, given, loss=loss), moment)
 
 
+@pytest.mark.slow
 def test_forms_of_one_matrix(monkeypatch):
     case, loss = problem("rbf"), "softmax"
     targets = probabilities(case.targets)
@@ -204,6 +206,7 @@ def test_forms_of_one_matrix(monkeypatch):
         assert operator.dtype == other.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_sums():
     case = problem("rbf")
     thin = gauss_newton(case.f, case.x)
@@ -220,6 +223,7 @@ def test_sums():
         thin + 1.0
 
 
+@pytest.mark.slow
 def test_batches_of_probes(monkeypatch):
     # 5 probes: 2 + 2 + 1.
     V = jnp.asarray(RNG.normal(size=(12, 2)))
@@ -235,6 +239,7 @@ def test_batches_of_probes(monkeypatch):
     same(products[1], gauss @ V)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_centres_in_many_directions_and_one_beside_a_probe(dtype):
     # In 30 dimensions random directions are far apart, so that planes come from inner products, but for one probe.
@@ -253,6 +258,7 @@ def test_centres_in_many_directions_and_one_beside_a_probe(dtype):
     same(input_hessian(f, x, targets), hessian, eps)
 
 
+@pytest.mark.slow
 def test_a_scalar_output_in_small_batches(monkeypatch):
     # A probe's pairs at a time; two probes at a time, and one that is left.
     monkeypatch.setattr("kpoison.curvature.expansion._PAIRS_AT_ONCE", 1)
@@ -286,6 +292,7 @@ def test_away_from_a_cusp_and_beside_it(name):
         same(gauss_newton(f, x), gauss, factor=factor)
 
 
+@pytest.mark.slow
 def test_at_a_cusp_compiled_code_refuses():
     f = kp.predictor(kp.fit(CUSPS["laplace"], X, Y[:, 0]), RIDGE)
     hessian = jax.jit(lambda x: input_hessian(f, x[None], jnp.ones(1)).dense())
@@ -302,6 +309,7 @@ def test_on_a_ray_of_a_relu_network_without_biases():
             jax.block_until_ready(input_hessian(f, np.concatenate([GENERIC[:9], x[None]]), np.ones((10, 3))).dense())
 
 
+@pytest.mark.slow
 def test_the_poisons_part_of_gauss_newton_is_the_spike():
     # L3: rank one, eigenvalue Λ (added up over the outputs), direction ∇k̃(x0, ζ).
     clean, poison = kp.fit(kk.RBF(ELL), X, Y), kp.Poison(ZETA, LABEL, 5.0)
@@ -318,6 +326,7 @@ def test_the_poisons_part_of_gauss_newton_is_the_spike():
         assert abs(leading @ gradient) / np.linalg.norm(gradient) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_float32():
     kernel, x = KERNELS["rbf"]
     eps = float(np.finfo(np.float32).eps)
@@ -334,6 +343,7 @@ def test_float32():
         assert 0 < np.abs(a - b).max() / np.abs(b).max() < 2 * CONDITION * eps
 
 
+@pytest.mark.slow
 def test_compiled_with_the_predictor_as_an_argument():
     case = problem("rbf")
     v = RNG.normal(size=D)
@@ -387,6 +397,7 @@ def test_derivatives_of_a_product():
         assert float(jnp.sum(gradient * step)) == pytest.approx(slope, rel=1e-7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_one_dimension():
     # No direction across the ray: every centre lies on it.
     data, targets = RNG.normal(size=(6, 1)), RNG.normal(size=6)

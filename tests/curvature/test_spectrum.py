@@ -95,7 +95,14 @@ def test_known_spectra(name):
     check(top_eigenpairs(operator, 5), operator.matrix, 5)
 
 
-@pytest.mark.parametrize("name", ["multiple", "indefinite, the largest in size negative", "rank one, negative"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("multiple", marks=pytest.mark.slow),
+        pytest.param("indefinite, the largest in size negative", marks=pytest.mark.slow),
+        "rank one, negative",
+    ],
+)
 def test_the_smallest(name):
     operator = with_spectrum(SPECTRA[name])
     found = top_eigenpairs(operator, 5, which="smallest", key=jax.random.key(3))
@@ -113,7 +120,7 @@ def test_one_coordinate():
     check(top_eigenpairs(Dense(jnp.array([[-3.0]])), 1), [[-3.0]], 1)
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((3, 7), marks=pytest.mark.slow), (7, 3), (4, 4)])
 @pytest.mark.parametrize("which", ["largest", "smallest"])
 def test_the_thin_form(shape, which):
     rows = np.random.default_rng(0).normal(size=shape)
@@ -132,6 +139,7 @@ def test_scaled_rows_have_eigenvalues_scaled_quadratically(factor, seed):
     np.testing.assert_allclose(scaled.values, factor**2 * plain.values, rtol=1e-10, atol=1e-14 * factor**2 * 40)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=6, max_size=6), st.floats(-5, 5))
 def test_shifts_add_and_signs_turn_the_spectrum(values, shift):
@@ -144,6 +152,7 @@ def test_shifts_add_and_signs_turn_the_spectrum(values, shift):
     np.testing.assert_allclose(top_eigenpairs(shifted, 3).values, largest.values + shift, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_not_converged():
     operator = with_spectrum(SPECTRA["dense at the edge"])
     with pytest.raises(
@@ -165,6 +174,7 @@ def test_not_converged():
     check(top_eigenpairs(operator, 5, tolerance=1e-2), operator.matrix, 5, tolerance=1e-2)
 
 
+@pytest.mark.slow
 def test_float32():
     operator = with_spectrum(SPECTRA["multiple"])
     found = top_eigenpairs(Dense(operator.matrix.astype(jnp.float32)), 5)
@@ -200,6 +210,7 @@ def test_a_real_hessian():
     assert error == 0
 
 
+@pytest.mark.slow
 def test_the_trace():
     f, x, targets = real()
     thin = gauss_newton(f, x)
@@ -216,6 +227,7 @@ def test_the_trace():
     assert trace(operator)[0] == trace(operator, key=jax.random.key(0), probes=30)[0]
 
 
+@pytest.mark.slow
 def test_the_density():
     values = SPECTRA["separated"]
     operator = with_spectrum(values)
@@ -241,6 +253,7 @@ def test_the_density():
     assert grid[-1] == pytest.approx(5 + 4 * 0.05, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_densities_without_a_range():
     # Nodes on one number; the Krylov space has one vector.
     for size in (2.0, 0.0):
@@ -254,12 +267,14 @@ def test_densities_without_a_range():
         assert peak == pytest.approx(size, abs=float(found.width))
 
 
+@pytest.mark.slow
 def test_the_default_width_is_a_hundredth_of_the_range():
     found = spectral_density(Dense(jnp.diag(jnp.arange(6.0))), probes=2, points=50)
     assert float(found.width) == pytest.approx(0.05, rel=1e-10)
     assert found.grid.shape == (50,)
 
 
+@pytest.mark.slow
 def test_an_exhausted_krylov_space():
     """Of a Hessian of low rank; what Lanczos finds beyond its range is noise over noise."""
     digits = load_digits()

@@ -71,6 +71,7 @@ def test_kernel(tmp_path, capsys, backdoor, predictors):
         assert part in printed
 
 
+@pytest.mark.slow
 def test_edge_by_permutations_without_poison(tmp_path, backdoor, predictors):
     out = tmp_path / "a.json"
     assert main([*SMALL, "--null", "permutation", "--count", "0", "--out", str(out)]) == 0
@@ -145,6 +146,7 @@ def test_wrong_arguments(arguments, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_unconverged_training_is_refused(capsys, monkeypatch):
     def fail(*_, **__):
         raise networks.UnconvergedError("2 of 2 training runs have not converged")

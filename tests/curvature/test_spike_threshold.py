@@ -40,6 +40,7 @@ def test_a_bulk_beyond_the_edge_needs_no_spike():
     assert float(curvature.spike_threshold(gradients, attacked, direction, 0.9 * leading(gradients))) == 0
 
 
+@pytest.mark.slow
 def test_an_isotropic_bulk_is_that_of_marchenko_and_pastur():
     """θ = εΛ solves the outlier's law for its place, for any place beyond the edge."""
     number, dimension, share = 3000, 750, 0.1
@@ -51,6 +52,7 @@ def test_an_isotropic_bulk_is_that_of_marchenko_and_pastur():
         assert share * spike == pytest.approx(size, abs=5 * np.sqrt(2 * (1 + size) ** 2 / number))
 
 
+@pytest.mark.slow
 def test_transforms():
     gradients, attacked, direction = problem(14, 6)
     edge = 1.4 * leading(gradients)

@@ -113,6 +113,7 @@ def leading(gradients):
     return values[-1], vectors[:, -1]
 
 
+@pytest.mark.slow
 def test_the_edge_from_a_clean_reference():
     reference, level = clean_gradients(4000), 0.9
     edge = bulk_edge_from_clean(reference, number=200, level=level, repeats=200, key=jax.random.key(5))
@@ -136,6 +137,7 @@ def test_the_edge_from_a_clean_reference():
     assert judged.edge == edge.edge
 
 
+@pytest.mark.slow
 def test_the_number_of_a_resample_is_that_of_the_reference_by_default():
     reference = clean_gradients(30)
     found = bulk_edge_from_clean(reference, repeats=20)
@@ -147,6 +149,7 @@ def test_the_number_of_a_resample_is_that_of_the_reference_by_default():
     assert np.std(more.samples) < 0.3 * np.std(found.samples)
 
 
+@pytest.mark.slow
 def test_the_edge_from_permutations():
     level, rng = 0.8, np.random.default_rng(8)
     judged = []

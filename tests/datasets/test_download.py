@@ -210,6 +210,7 @@ def test_a_server_that_is_always_silent(server, tmp_path):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_a_killed_download_leaves_no_whole_file_and_is_continued(server, tmp_path):
     server.behaviour = ["silent"]
     script = f"""

@@ -212,6 +212,7 @@ def test_one_missing_file(tmp_path):
 # Real files
 
 
+@pytest.mark.slow
 def test_real_mnist():
     root = real_data("mnist")
     train, test = load_mnist(root, dtype=np.float32), load_mnist(root, "test", np.float32)

@@ -55,6 +55,7 @@ TRAININGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_what_remains_is_that_of_two_trainings(name):
     poisoned = attack(outputs=3)
@@ -70,6 +71,7 @@ def test_what_remains_is_that_of_two_trainings(name):
     assert float(jnp.max(jnp.abs(remaining - poisoned.efficacy))) > 1e-2
 
 
+@pytest.mark.slow
 def test_derivatives_and_limits_of_the_penalty():
     poisoned = attack(outputs=1)
 
@@ -91,6 +93,7 @@ def test_derivatives_and_limits_of_the_penalty():
     np.testing.assert_allclose(kp.predict(penalised, poisoned.probes, RIDGE), expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_averaged_kernels_by_hand():
     x, z = (jnp.asarray(DRAW.normal(size=(n, *SHAPE))) for n in (4, 3))
     kernel = AveragedKernel(kp.kernels.Custom(lambda a, b: jnp.exp(jnp.sum(a * b) / 4), point_ndim=3), [flip, shift])
@@ -113,6 +116,7 @@ def test_averaged_kernels_by_hand():
     assert float(jax.grad(trace)(1.3)) == pytest.approx(float(trace(1.3001) - trace(1.2999)) / 2e-4, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_group_makes_the_predictor_invariant_and_float32_stays():
     X, y = DRAW.normal(size=(12, *SHAPE)).astype(np.float32), DRAW.normal(size=12)
     kernel = kp.kernels.ConvolutionalNTK(1, "erf", readout="flatten")

@@ -28,6 +28,7 @@ def with_spike(size):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", ["reference", "permutations"])
 def test_scores_are_squared_projections_and_visibility_is_that_of_the_theory(null):
     reference = REFERENCE if null == "reference" else None
@@ -48,6 +49,7 @@ def test_scores_are_squared_projections_and_visibility_is_that_of_the_theory(nul
     assert blind.rates(ATTACKED).auroc == 0.5
 
 
+@pytest.mark.slow
 def test_outputs_losses_and_dtypes():
     x = with_spike(40.0)
     scalar = input_spectrum(slope_is_x, x, REFERENCE)
@@ -88,6 +90,7 @@ def problem(distance, outputs=1, count=20.0):
     return clean, poison, probes, attacked, draw.normal(size=(60, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_the_law_is_visible_at_a_length_scale_and_blind_to_near_clones(outputs):
     efficacies = []
@@ -107,6 +110,7 @@ def test_the_law_is_visible_at_a_length_scale_and_blind_to_near_clones(outputs):
     assert efficacies[1] > efficacies[0] > 0.2
 
 
+@pytest.mark.slow
 def test_the_threshold_is_where_the_eigenvalue_reaches_the_edge():
     clean, poison, x, attacked, reference = problem(1.5, outputs=3)
     law = input_spectrum_law(clean, poison, x, attacked, 1e-3, reference)
@@ -123,6 +127,7 @@ def test_the_threshold_is_where_the_eigenvalue_reaches_the_edge():
     )
 
 
+@pytest.mark.slow
 def test_no_poison_no_spike():
     clean, poison, x, attacked, reference = problem(1.5, count=0.0)
     law = input_spectrum_law(clean, poison, x, attacked, 1e-3, reference)

@@ -37,6 +37,7 @@ def by_hand(points, y, x, partitions):
     return np.stack([np.sum(np.array(classes) == c, axis=0) for c in range(number)], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [Y, ONE_HOT], ids=["two classes", "three classes"])
 def test_votes_are_those_of_separate_fits(y):
     found = partition_aggregation(KERNEL, X, y, PROBES, RIDGE, partitions=7)
@@ -111,6 +112,7 @@ def test_the_order_of_the_data_does_not_matter_to_the_last_bit():
     assert changed.nonzero()[0].tolist() == [first.partition[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [Y, ONE_HOT], ids=["two classes", "three classes"])
 def test_poisoned_votes_by_the_law_are_those_of_the_poisoned_data(y):
     dirty = np.array([-1.0, 1.0, -1.0]) if y.ndim == 1 else np.eye(3)
@@ -135,6 +137,7 @@ def test_poisoned_votes_by_the_law_are_those_of_the_poisoned_data(y):
         np.testing.assert_allclose(law.efficacy[k], change, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_clones_change_one_vote_however_many_they_are():
     clean = partition_aggregation(KERNEL, X, Y, PROBES, RIDGE, partitions=9)
     for count in (1, 1e6):
@@ -156,6 +159,7 @@ def test_the_hash_is_of_the_point():
     )
 
 
+@pytest.mark.slow
 def test_images_and_float32():
     images = RNG.normal(size=(8, 3, 3, 1)).astype(np.float32)
     kernel = kp.kernels.ConvolutionalNTK(hidden_layers=1, readout="flatten")

@@ -101,6 +101,7 @@ def test_many_outputs_and_the_ridge_of_the_rest():
     np.testing.assert_allclose(leave_one_out_residuals(posterior, RIDGE)[0], targets[0] - without, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_residuals_compiled_differentiated_and_in_float32():
     posterior = kp.fit(kp.kernels.RBF(1.5), X, Y)
     np.testing.assert_allclose(jax.jit(leave_one_out_residuals)(posterior, RIDGE), refits(Y), rtol=1e-10)
@@ -127,6 +128,7 @@ def test_a_flipped_label_stands_out():
     assert found.suspected[9]
 
 
+@pytest.mark.slow
 def test_bad_input():
     posterior = kp.fit(kp.kernels.RBF(1.5), X, Y)
     with pytest.raises(ValueError, match="neighbours must be less than the number of points, 22, got 22"):

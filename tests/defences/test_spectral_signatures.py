@@ -141,6 +141,7 @@ def test_near_clones_of_the_mean_are_never_visible():
     assert bool(predicted_visibility(jnp.zeros((4, 2)), jnp.ones(2), 3.0).visible)
 
 
+@pytest.mark.slow
 def test_in_the_feature_space_of_a_kernel_and_float32():
     X = RNG.normal(size=(20, 2))
     features = kernel_features(RBF(2.0), jnp.asarray(np.concatenate([X, [[4.0, 4.0]]])))

@@ -24,6 +24,7 @@ def drawn_entropies(f, inputs, overlays, temperature, mix, chosen):
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("superposition", "clip"), [("blend", None), ("sum", (-1.0, 1.0))])
 def test_entropies_and_threshold_by_hand(superposition, clip):
     W = np.array([[1.0, -1.0, 0.5], [0.3, 2.0, -1.0]])
@@ -48,6 +49,7 @@ def test_entropies_and_threshold_by_hand(superposition, clip):
     np.testing.assert_array_equal(found.suspected, expected < edge)
 
 
+@pytest.mark.slow
 def test_votes_are_the_entropy_of_the_predicted_classes():
     # Without any overlay's influence but the sign of its first coordinate.
     found = strip(
@@ -84,6 +86,7 @@ def backdoor():
     return posterior, poison, test[:10], jnp.asarray(test[10:]).at[:, 4].set(4.0), jnp.asarray(X[:40])
 
 
+@pytest.mark.slow
 def test_triggered_inputs_are_told_from_clean_ones(backdoor):
     posterior, poison, clean, triggered, overlays = backdoor
     x, truth = jnp.concatenate([clean, triggered]), np.arange(20) >= 10
@@ -96,6 +99,7 @@ def test_triggered_inputs_are_told_from_clean_ones(backdoor):
     assert strip(lambda x: kp.predict(posterior, x, 1e-3), x, overlays, **options).rates(truth).true_positive <= 0.2
 
 
+@pytest.mark.slow
 def test_batches_dtypes_and_host_functions_agree():
     weights = jnp.array([1.0, -2.0, 0.5])
 
@@ -112,6 +116,7 @@ def test_batches_dtypes_and_host_functions_agree():
     np.testing.assert_allclose(single.scores, one.scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_constant_predictor_suspects_nothing():
     found = strip(lambda x: jnp.full(len(x), 0.3), INPUTS, CLEAN, overlays=7)
     assert not np.any(found.suspected)

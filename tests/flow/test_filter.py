@@ -100,7 +100,13 @@ RIDGE = 0.05
 @pytest.mark.parametrize("penalty", [0.0, 2e-3, 0.3])
 @pytest.mark.parametrize(
     "kernel",
-    [kk.RBF(0.4), kk.RBF(0.03), kk.Matern52(0.3), kk.Matern32(0.3), 0.5 * kk.RBF(0.4) + kk.Matern32(0.05)],
+    [
+        pytest.param(kk.RBF(0.4), marks=pytest.mark.slow),
+        kk.RBF(0.03),
+        pytest.param(kk.Matern52(0.3), marks=pytest.mark.slow),
+        pytest.param(kk.Matern32(0.3), marks=pytest.mark.slow),
+        pytest.param(0.5 * kk.RBF(0.4) + kk.Matern32(0.05), marks=pytest.mark.slow),
+    ],
     ids=["rbf", "narrow rbf", "matern52", "matern32", "sum"],
 )
 def test_on_a_ring_the_fit_is_the_multiplier(kernel, penalty):
@@ -124,11 +130,11 @@ def test_without_content_beyond_the_nyquist_frequency_aliases_do_not_matter(pena
 @pytest.mark.parametrize(
     ("kernel", "metric"),
     [
-        (kk.RBF(0.6), None),
-        (kk.RBF(0.6), METRIC),
+        pytest.param(kk.RBF(0.6), None, marks=pytest.mark.slow),
+        pytest.param(kk.RBF(0.6), METRIC, marks=pytest.mark.slow),
         (kk.RBF(0.6), np.diag([0.7, 0.0])),
-        (kk.Matern52(0.5), METRIC),
-        (kk.Matern32(0.1), METRIC),
+        pytest.param(kk.Matern52(0.5), METRIC, marks=pytest.mark.slow),
+        pytest.param(kk.Matern32(0.1), METRIC, marks=pytest.mark.slow),
     ],
     ids=["isotropic", "full", "rank 1", "matern52", "narrow"],
 )
@@ -139,6 +145,7 @@ def test_on_a_torus_the_fit_is_the_multiplier(kernel, metric):
     np.testing.assert_allclose(law, response, rtol=0, atol=min(rounding, 1e-12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ell", [0.4, 0.05])
 def test_the_heavy_tailed_rational_quadratic_on_a_ring(ell):
     """For α = 1 the sum over images has a closed form, Σ b²/(b² + (x + s)²)."""
@@ -154,6 +161,7 @@ def test_the_heavy_tailed_rational_quadratic_on_a_ring(ell):
         np.testing.assert_allclose(law, response, rtol=0, atol=min(rounding, 1e-12))
 
 
+@pytest.mark.slow
 def test_the_laplace_kernel_without_a_penalty():
     side, n = 3.0, 48
     omega, response, rounding = fitted(kk.Periodic(kk.Laplace(0.4), side), (side,), (n,), RIDGE, 0.0)
@@ -228,7 +236,15 @@ def test_length_scales_have_their_closed_forms(kernel, squared, d):
     np.testing.assert_allclose(found, np.sqrt(expected), rtol=20 * EPS)
 
 
-@pytest.mark.parametrize("name", ["rbf", "matern52", "rational quadratic 2.7", "sum"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("rbf", marks=pytest.mark.slow),
+        "matern52",
+        "rational quadratic 2.7",
+        pytest.param("sum", marks=pytest.mark.slow),
+    ],
+)
 def test_the_length_scale_is_the_curvature_of_the_penalised_density(name):
     kernel, v = KERNELS[name], np.array([1.0])
 
@@ -323,6 +339,7 @@ def test_jit_vmap_grad_and_float32(name, law):
     np.testing.assert_allclose(single, here, rtol=0, atol=100 * np.finfo(np.float32).eps * np.max(np.abs(here)))
 
 
+@pytest.mark.slow
 def test_derivatives_in_alpha():
     def value(alpha, omega):
         return multiplier(kk.RationalQuadratic(ELL, alpha), omega, RIDGE, 0.1, 6.0, spacing=0.5)[0]

@@ -11,6 +11,7 @@ from theory_checks.setting import make_setting
 SMALL = ["--points", "8", "--probes", "3", "--m", "4"]
 
 
+@pytest.mark.slow
 def test_flow_keeps_and_draws_what_the_laws_say(tmp_path, capsys):
     out, plot = tmp_path / "flow.nc", tmp_path / "flow.png"
     command = ["flow", *SMALL, "--gradient-penalty", "0,0.1", "--time", "1:100:3:log"]
@@ -48,7 +49,7 @@ def test_images_are_penalised_in_their_span(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["flow", "--kernel", "laplace"], "twice continuously differentiable"),
+        pytest.param(["flow", "--kernel", "laplace"], "twice continuously differentiable", marks=pytest.mark.slow),
         (["flow", "--out", "flow.txt"], "--out must be FILE.nc"),
         (["flow", "--plot", "flow.pdf"], "--plot must be FILE.png"),
         (["flow", "--points", "1"], "--points must be >= 2"),

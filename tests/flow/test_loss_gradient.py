@@ -46,6 +46,7 @@ def integrated(targets):
     return np.stack([cross.T @ c.reshape(-1, outputs) for c in solution.y.T])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["explicit", "implicit"])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_the_flow_is_that_of_the_loss_with_its_own_gradient_penalised(method, outputs):
@@ -62,6 +63,7 @@ def test_the_flow_is_that_of_the_loss_with_its_own_gradient_penalised(method, ou
     np.testing.assert_allclose(jax.vmap(result.predictor(2))(PROBES), np.asarray(result(PROBES))[2], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_early_in_training_it_is_the_closed_form():
     clean = kp.fit(KERNEL, X, Y, gradient_penalty=PENALTY)
     times = np.array([1e-4, 1e-3])
@@ -74,6 +76,7 @@ def test_early_in_training_it_is_the_closed_form():
     np.testing.assert_allclose(parted[1] / parted[0], 1000, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_reported():
     clean = kp.fit(KERNEL, X, Y, gradient_penalty=PENALTY)
     with pytest.raises(kp.flow.IncompleteFlowError, match="after 5 of at most 5 steps"):

@@ -44,6 +44,7 @@ def test_energies_are_sums_over_the_training_set_and_the_norm_is_its_quadratic_f
         np.testing.assert_allclose(found.norm, c @ covariance(CLEAN.kernel, observed, observed) @ c, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_solution_minimises_the_sum_of_its_energies():
     penalty = 0.3
     clean = kp.fit(CLEAN.kernel, X, Y, gradient_penalty=penalty, metric=METRIC)
@@ -92,6 +93,7 @@ def test_every_cell_of_the_frontier_is_what_the_public_functions_say(frontier):
                 np.testing.assert_allclose(cell[name], value, rtol=1e-9, atol=1e-13, err_msg=name)
 
 
+@pytest.mark.slow
 def test_penalty_energy_falls_and_objective_rises_with_the_penalty(frontier):
     ended = frontier.sel(time=np.inf)
     assert np.all(np.diff(ended.penalty_energy) < 0)
@@ -99,6 +101,7 @@ def test_penalty_energy_falls_and_objective_rises_with_the_penalty(frontier):
     assert frontier.penalty_energy.sel(time=0.0).max() == 0
 
 
+@pytest.mark.slow
 def test_the_direction_is_that_of_the_poison(frontier):
     gradients = kp.efficacy_gradient(CLEAN, POISON, TRIGGERED, RIDGE)
     u = frontier.direction.values
@@ -163,6 +166,7 @@ def test_the_smallest_penalty_for_a_success_rate():
     assert rate(0.99999 * choice.gradient_penalty) > before - 0.1
 
 
+@pytest.mark.slow
 def test_targets_that_hold_already_or_never():
     choice = kp.flow.smallest_gradient_penalty(CLEAN, POISON, TRIGGERED, RIDGE, 1e3)
     assert choice.gradient_penalty == 0

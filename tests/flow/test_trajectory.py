@@ -64,6 +64,7 @@ def test_predictions_and_efficacy_are_those_of_the_flow(name, penalty):
             np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error + 1e-300)
 
 
+@pytest.mark.slow
 def test_every_output_flows():
     clean = kp.fit(KERNELS["rbf"], X, Y2, gradient_penalty=0.1)
     poison = kp.Poison(ZETA, jnp.array([LABEL, LABEL]), COUNT)
@@ -81,6 +82,7 @@ def test_without_ridge_training_is_stopped_by_time_alone():
         np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error)
 
 
+@pytest.mark.slow
 def test_a_cluster_flows():
     Z = jnp.stack([ZETA, -ZETA])
     poison = kp.Poison(Z, jnp.array([-1.0, 0.5]), jnp.array([2.0, 1.0]))
@@ -91,6 +93,7 @@ def test_a_cluster_flows():
     np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()])
 def test_the_end_of_training_is_the_ridge_predictor(solver):
     clean = kp.fit(KERNELS["rbf"], X, Y, solver=solver, gradient_penalty=0.2)
@@ -156,6 +159,7 @@ def test_the_flow_starts_at_zero_with_the_slope_of_the_loss():
     np.testing.assert_allclose(slope, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_trajectory_is_the_law_at_each_time():
     clean = kp.fit(KERNELS["rbf"], X, Y)
     times = jnp.array([0.0, 1.0, 10.0, jnp.inf])
@@ -167,6 +171,7 @@ def test_trajectory_is_the_law_at_each_time():
     np.testing.assert_allclose(jitted, found, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_thresholds_along_the_flow():
     clean = kp.fit(KERNELS["rbf"], X, jnp.abs(Y))
     stopped = kp.flow.early_stopped(clean, 20.0)
@@ -179,6 +184,7 @@ def test_thresholds_along_the_flow():
     assert prediction(m * (1 + 1e-9)) < 0 < prediction(m * (1 - 1e-9))
 
 
+@pytest.mark.slow
 def test_float32_is_close_to_float64():
     clean = kp.fit(KERNELS["rbf"], X, Y)
     short = kp.fit(kp.kernels.RBF(2.0), X.astype(jnp.float32), Y.astype(jnp.float32))

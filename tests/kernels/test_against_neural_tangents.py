@@ -79,6 +79,7 @@ def gradient_and_hessian(function):
     return both
 
 
+@pytest.mark.slow
 def test_near_the_diagonal_ours_is_right_and_theirs_is_not(stax):
     """At r = 1e-6 an arc-cosine recursion has lost the angle; its second derivative at 1e-9 is 100 % wrong."""
     zeta = np.array([0.75, -1.25, 0.5])

@@ -78,12 +78,14 @@ def test_depths_filters_and_biases(stax, layers, bias_std, filter_size, readout)
     assert_same({get: kind(*arguments) for get, kind in KINDS.items()}, theirs, X, Z)
 
 
+@pytest.mark.slow
 def test_defaults_are_the_documented_ones(stax):
     """Three layers of ReLU, weight_std √2, no biases, 3 × 3 filters, global average pooling."""
     theirs = peer(stax, 3, "relu", 2**0.5, 0.0, 3, "pool")(X, Z, ("nngp", "ntk"))
     assert_same({get: kind() for get, kind in KINDS.items()}, theirs, X, Z)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_filter_of_one_pixel_on_one_pixel_is_a_dense_network(readout):
     x, z = X[:, :1, :1], Z[:, :1, :1]
@@ -95,6 +97,7 @@ def test_a_filter_of_one_pixel_on_one_pixel_is_a_dense_network(readout):
 # --- Real images have blank windows, and the same window at many places ------------------------------------------
 
 
+@pytest.mark.slow
 @EVERY
 def test_sparse_images(stax, readout):
     """neural-tangents loses half of the digits of an angle of 0; the NNGP does not feel it."""

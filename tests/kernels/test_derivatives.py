@@ -179,9 +179,9 @@ def test_second_derivatives_at_a_cusp_are_refused(name, pair):
     ("kernel", "pair", "transforms"),
     [
         (kk.Laplace(1.3), "x = z", ("eager", "jit", "jit of vmap")),
-        (kk.NTK(1, "relu", 1.4, 0.3), "x = z", ("eager", "jit")),
-        (kk.NTK(1, "leaky_relu", 1.4, 0.0), "x = 2z", ("eager", "jit of vmap")),
-        (kk.NNGP(1, "relu", 1.4, 0.0), "x = 0", ("eager", "jit of vmap")),
+        pytest.param(kk.NTK(1, "relu", 1.4, 0.3), "x = z", ("eager", "jit"), marks=pytest.mark.slow),
+        pytest.param(kk.NTK(1, "leaky_relu", 1.4, 0.0), "x = 2z", ("eager", "jit of vmap"), marks=pytest.mark.slow),
+        pytest.param(kk.NNGP(1, "relu", 1.4, 0.0), "x = 0", ("eager", "jit of vmap"), marks=pytest.mark.slow),
     ],
     ids=["laplace", "ntk", "ntk on a ray", "nngp at the origin"],
 )
@@ -360,9 +360,9 @@ def test_derivatives_in_parameters(name, path):
     [
         ("rbf", "length_scale"),
         ("laplace", "length_scale"),
-        ("NTK-relu-2-free", "weight_std"),
-        ("NTK-relu-2-bias", "bias_std"),
-        ("NTK-erf-1-free", "weight_std"),
+        pytest.param("NTK-relu-2-free", "weight_std", marks=pytest.mark.slow),
+        pytest.param("NTK-relu-2-bias", "bias_std", marks=pytest.mark.slow),
+        pytest.param("NTK-erf-1-free", "weight_std", marks=pytest.mark.slow),
     ],
 )
 def test_derivatives_in_parameters_of_input_gradients(name, path):

@@ -69,6 +69,7 @@ def convolutional(stax):
     return stax.serial(*layers), (6, 6, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [dense, convolutional])
 def test_neural_tangents(make):
     nt = load_neural_tangents()
@@ -82,6 +83,7 @@ def test_neural_tangents(make):
     np.testing.assert_allclose(kernel(x), kernel_fn(x, None, parameters), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_infinite_width():
     limit = kp.kernels.NTK(2, "erf", 1.3, 0.2)(X1)
     errors = [
@@ -101,6 +103,7 @@ def trained():
     return module, empirical_ntk(module), y, kp.Poison(X1[0] + 0.3, -y[0], 3.0)
 
 
+@pytest.mark.slow
 def test_the_laws_hold_for_the_kernel_of_a_trained_network(trained):
     """Against a refit in NumPy with every clone a point of its own, and the explicit kernel."""
     module, kernel, y, poison = trained
@@ -131,6 +134,7 @@ def test_the_laws_hold_for_the_kernel_of_a_trained_network(trained):
     np.testing.assert_allclose(kp.gain(posterior, poison, ridge), dirty[-count:].sum() / residual[0], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_transformations(trained):
     _, kernel, _, _ = trained
     x, z, direction = X1[0], X2[0], X2[1]
@@ -156,6 +160,7 @@ def test_transformations(trained):
         np.testing.assert_allclose(jax.grad(total)(0.0, each), slope, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_float32():
     kernel = empirical_ntk(network(2))
     rounded = kernel(X1.astype(jnp.float32), X2.astype(jnp.float32))
@@ -178,6 +183,7 @@ def test_arrays_that_are_no_parameters():
     np.testing.assert_allclose(kernel(X1, X2), X1[:, [4, 0, 2]] @ X2[:, [4, 0, 2]].T, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_memory(monkeypatch):
     module = network(3, width=64)
     kernel = empirical_ntk(module, memory=4 * 10**6)

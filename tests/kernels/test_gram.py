@@ -43,7 +43,17 @@ def test_gram_is_evaluate_on_all_pairs(name):
     np.testing.assert_allclose(np.diag(pairs), singly, rtol=100 * EPS)
 
 
-@pytest.mark.parametrize("name", ["rbf", "polynomial", "NTK-relu-1-bias", "NTK-erf-1-bias", "product", "custom"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rbf",
+        "polynomial",
+        pytest.param("NTK-relu-1-bias", marks=pytest.mark.slow),
+        pytest.param("NTK-erf-1-bias", marks=pytest.mark.slow),
+        "product",
+        "custom",
+    ],
+)
 def test_numbers_of_points_differ(name):
     kernel = ALL[name]
     full = kernel(X1, X2)
@@ -73,7 +83,7 @@ def test_symmetric_gram(name):
     assert np.all(np.abs(gram - kernel.pairwise(X1, X1)) < 100 * EPS * size(kernel, X1, X1))
 
 
-@pytest.mark.parametrize("name", ["rbf", "laplace", "NTK-relu-1-bias", "linear"])
+@pytest.mark.parametrize("name", ["rbf", "laplace", pytest.param("NTK-relu-1-bias", marks=pytest.mark.slow), "linear"])
 @pytest.mark.parametrize("number", [12, 13, 15])
 def test_symmetric_gram_by_blocks(monkeypatch, name, number):
     """The last block overlaps the one before, also where that holds a part of the diagonal."""
@@ -139,7 +149,7 @@ def test_far_from_the_origin(name, offset):
     np.testing.assert_allclose(kernel(a, b), kernel(X1, X2), rtol=0, atol=10 * EPS * offset)
 
 
-@pytest.mark.parametrize("name", ["laplace", "NTK-relu-1-bias", "NTK-erf-1-bias"])
+@pytest.mark.parametrize("name", ["laplace", pytest.param("NTK-relu-1-bias", marks=pytest.mark.slow), "NTK-erf-1-bias"])
 def test_one_point_and_wide_points(name):
     kernel = ALL[name]
     assert kernel(X1[:1]).shape == (1, 1)
@@ -164,6 +174,7 @@ def point_sets(draw):
     return jnp.asarray(points)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(points=point_sets(), name=st.sampled_from([*CLASSICAL, *COMPOSITE, *networks(depths=(1,), biases=(0.3,))]))
 def test_positive_semi_definite(points, name):
@@ -180,6 +191,7 @@ def test_positive_semi_definite(points, name):
 # --- Algebra ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sums_products_and_scalings():
     a, b, c = kk.RBF(1.3), kk.NTK(1, "erf", 1.4, 0.3), kk.Linear()
     for method in (lambda k: k(X1, X2), lambda k: k(X1), lambda k: k.pairwise(X1, X2), lambda k: k.diagonal(X1)):
@@ -217,6 +229,7 @@ def test_properties_of_combinations():
     assert [kernel.point_ndim for kernel in (images, 2.0 * images, images + images, custom)] == [3, 3, 3, 1]
 
 
+@pytest.mark.slow
 def test_rotation_invariance():
     rotation = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
     for name, kernel in ALL.items():
@@ -273,7 +286,10 @@ def test_float32(name):
     assert np.all(np.abs(narrow - wide) < 100 * EPS32 * size(kernel, X1, X2))
 
 
-@pytest.mark.parametrize("name", ["rbf", "matern52", "NTK-relu-1-free", "NTK-erf-1-bias", "NNGP-gelu-1-bias"])
+@pytest.mark.parametrize(
+    "name",
+    ["rbf", "matern52", pytest.param("NTK-relu-1-free", marks=pytest.mark.slow), "NTK-erf-1-bias", "NNGP-gelu-1-bias"],
+)
 def test_float32_pairs(name):
     kernel = ALL[name]
     narrow = kernel.pairwise(X1.astype(jnp.float32), X2.astype(jnp.float32))
@@ -281,7 +297,7 @@ def test_float32_pairs(name):
     assert np.all(np.abs(narrow - kernel.pairwise(X1, X2)) < 100 * EPS32 * size(kernel, X1, X2))
 
 
-@pytest.mark.parametrize("name", ["matern52", "NTK-relu-1-free"])
+@pytest.mark.parametrize("name", ["matern52", pytest.param("NTK-relu-1-free", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-6])
 def test_float32_derivatives_near_the_diagonal(name, distance):
     """Where cos θ rounded to float32 has lost the angle, the difference of the points has not."""
@@ -306,6 +322,7 @@ def test_numbers_of_another_precision_do_not_widen():
     assert kernel.pairwise(narrow, narrow).dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("name", ["NTK-relu-1-free", "NNGP-leaky_relu-1-free"])
 def test_bright_and_dim_points(name, dtype):
@@ -352,7 +369,7 @@ def test_other_numbers_do_not_compile_again():
         (lambda a: kk.RationalQuadratic(1.3, a), (0.7, 1.3, 2.0)),
         (lambda a: kk.Polynomial(2, a), (0.0, 0.5, 1.0)),
         (lambda a: a * kk.Matern32(1.3), (0.7, 1.3, 2.0)),
-        (lambda a: kk.NTK(2, "relu", a, 0.3), (0.7, 1.3, 2.0)),
+        pytest.param(lambda a: kk.NTK(2, "relu", a, 0.3), (0.7, 1.3, 2.0), marks=pytest.mark.slow),
         (lambda a: kk.NNGP(2, "erf", 1.4, a), (0.0, 0.5, 1.0)),
         (lambda a: kk.NTK(1, kk.LeakyReLU(a), 1.4, 0.3), (0.0, 0.01, 0.5)),
     ],

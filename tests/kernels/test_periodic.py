@@ -48,6 +48,7 @@ def test_the_sum_over_images_is_exact_to_rounding(name, length_scale):
         np.testing.assert_allclose(float(found), float(exact), rtol=20 * EPS * (1 + 6 / length_scale))
 
 
+@pytest.mark.slow
 def test_sides_of_different_length_in_two_dimensions():
     kernel = kk.Periodic(kk.Matern52(0.8), np.array([2.0, 3.0]))
     x, z = jnp.array([0.1, 2.9]), jnp.array([1.8, 0.2])

@@ -84,6 +84,7 @@ def test_blocks_change_nothing(architectures, name, pairs):
     np.testing.assert_allclose(blocks.diagonal(X), np.diag(whole(X)), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_gradient_goes_through_blocks(architectures):
     one = room._pair_bytes(architectures["dense"], "ntk", VECTORS.shape[1:])
     whole, blocks = (kernel_of(architectures, "dense", memory=memory) for memory in (2**40, 9 * one))
@@ -103,6 +104,7 @@ def test_a_gradient_goes_through_blocks(architectures):
     np.testing.assert_allclose(blocks.gradient_products(x, VECTORS, basis), expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_half_of_a_symmetric_matrix_is_computed(architectures, monkeypatch):
     monkeypatch.setattr(room, "_WORTH_BLOCKS", 0)
     computed = []
@@ -122,7 +124,15 @@ def compiled_bytes(function, *arguments):
     return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", ["dense", "pooled", "flattened", "shrunk"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense",
+        pytest.param("pooled", marks=pytest.mark.slow),
+        "flattened",
+        pytest.param("shrunk", marks=pytest.mark.slow),
+    ],
+)
 def test_the_estimate_covers_what_the_compiler_takes(architectures, name):
     """And not by far, so that it does not refuse what fits easily."""
     kernel = kernel_of(architectures, name)
@@ -133,6 +143,7 @@ def test_the_estimate_covers_what_the_compiler_takes(architectures, name):
     assert compiled_bytes(jax.grad(kernel.evaluate), one, one) < _batched.SLOPES * estimate
 
 
+@pytest.mark.slow
 def test_temporaries_stay_within_the_memory(architectures):
     one = room._pair_bytes(architectures["pooled"], "ntk", (6, 6, 1))
     memory = 20 * one
@@ -215,6 +226,7 @@ def test_kernels_hold_no_convolution(stax, layer, padding):
         assert "conv_general_dilated" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_convolutions_of_kernels(transposed, padding):
@@ -247,6 +259,7 @@ def test_without_x64_the_loss_is_as_documented(architectures):
     np.testing.assert_allclose(rounded[off], np.asarray(exact)[off], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_through_the_hyper_parameters(stax):
     def value(weight_std):
         kernel = kp.kernels.from_stax(stax.serial(stax.Dense(1, weight_std), stax.Erf(), stax.Dense(1))[2])
@@ -287,6 +300,7 @@ def test_points_that_do_not_fit_the_architecture(architectures):
         kernel_of(architectures, "pooled").evaluate(IMAGES[0, :, :, 0], IMAGES[1, :, :, 0])
 
 
+@pytest.mark.slow
 def test_sizes_that_cannot_fit(architectures, monkeypatch):
     small = kernel_of(architectures, "pooled", memory=2**16)
     with refused(

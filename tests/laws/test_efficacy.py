@@ -97,6 +97,7 @@ def test_the_slope_in_m_at_no_poison():
     np.testing.assert_allclose(slopes, expected, rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 def test_slopes_at_absent_locations_of_a_cluster():
     problem = make("rbf", clones=False, counts=(0.0, 0.0, 0.0))
     mean, covariance = problem.clean_at_rho()
@@ -228,6 +229,7 @@ def test_the_clone_law_of_a_cluster_errs_by_its_radius_or_the_square(name, centr
     assert np.all(np.abs(slopes - order) < 3 * radii[:2])
 
 
+@pytest.mark.slow
 def test_images_with_a_custom_kernel():
     # Points of shape (2, 2, 1) under a kernel of three axes are the vectors of length 4 under the same kernel.
     rng = np.random.default_rng(2)

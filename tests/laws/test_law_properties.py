@@ -1,6 +1,7 @@
 """L1-L4 and L7 on random problems: any kernel, size, ridge, real-valued counts, distances."""
 
 import numpy as np
+import pytest
 from brute_force import Problem, spike_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,7 @@ def problems(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(problems())
 def test_exact_laws_are_refits(problem):

@@ -33,7 +33,7 @@ def _by_hand(problem):
     return size**2 / value**2, 2 * (relative + relative_gradient)
 
 
-@pytest.mark.parametrize("name", ["rbf", "laplace", "cubic", "ntk_erf"])
+@pytest.mark.parametrize("name", [pytest.param("rbf", marks=pytest.mark.slow), "laplace", "cubic", "ntk_erf"])
 def test_exact_ratio(name):
     problem = make(name, clones=True)
     expected, tolerance = _by_hand(problem)
@@ -43,6 +43,7 @@ def test_exact_ratio(name):
     assert np.all(np.abs(ratio / expected - 1) <= tolerance)
 
 
+@pytest.mark.slow
 def test_spike_is_the_ratio_times_the_squared_efficacy():
     problem = make("matern52", clones=False)
     poison = kp.Poison(problem.Z[0], np.array([0.4, -2.0]), 2.5)
@@ -117,6 +118,7 @@ def _tangential_ratio(kernel, angles, radius):
     return tangential / square, radial / square
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 3])
 def test_relu_ntk_has_no_near_clone_regime(depth):
     # Without biases the NTK of L hidden layers is ‖x‖‖ζ‖ times Σ_j (1 − jθ/π + O(θ²)), j = 0..L, so the tangential
@@ -135,6 +137,7 @@ def test_relu_ntk_has_no_near_clone_regime(depth):
         assert abs(tangential[1] - 0.0228) < 5e-5  # as quoted
 
 
+@pytest.mark.slow
 def test_smooth_ntk_has_a_near_clone_regime_across_the_sphere():
     angles = np.array([1e-9, 1e-6, 1e-3])
     tangential, radial = _tangential_ratio(kp.kernels.NTK(3, "erf"), angles, np.sqrt(10))
@@ -153,6 +156,7 @@ def _coupled(number=40, d=6, seed=0):
     return X, rng.choice([-1.0, 1.0], number), zeta, rng.normal(size=d)
 
 
+@pytest.mark.slow
 def test_clean_data_put_a_floor_under_the_spike():
     X, y, zeta, u = _coupled()
     clean, poison = kp.fit(kp.kernels.RBF(ELL), X, y), kp.Poison(zeta, 1.0, 10.0)

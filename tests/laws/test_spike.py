@@ -111,6 +111,7 @@ def test_at_the_cusp_the_symmetric_part_is_returned():
     np.testing.assert_allclose(exact, mean, atol=1e-6 * s)
 
 
+@pytest.mark.slow
 def test_no_poison_has_no_spike_and_a_finite_curvature_in_m():
     problem = make("rbf", clones=True, counts=(0.0, 0.0, 0.0))
     x = problem.x[-2]
@@ -132,7 +133,7 @@ def test_no_poison_has_no_spike_and_a_finite_curvature_in_m():
     np.testing.assert_allclose(jax.grad(jax.grad(spike))(0.0), expected, rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["rbf", "linear", "ntk_erf"])
+@pytest.mark.parametrize("name", ["rbf", "linear", pytest.param("ntk_erf", marks=pytest.mark.slow)])
 def test_components_are_those_of_the_gradient(name):
     problem = make(name, clones=False)
     radial, tangential = kp.spike_components(problem.clean, problem.poison, problem.x, problem.ridge)

@@ -32,6 +32,7 @@ def refit(y, x, ridge, label, count):
     return k(x, points) @ np.linalg.solve(system, weights[:, None] * targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [1e-4, 1e-2])
 def test_the_prediction_flips_there_and_not_before(ridge):
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
@@ -43,6 +44,7 @@ def test_the_prediction_flips_there_and_not_before(ridge):
         assert np.all([refit(Y, x[None], ridge, -1.0, part * m)[0, 0] > 0 for part in np.linspace(0, 0.999, 20)])
 
 
+@pytest.mark.slow
 def test_several_outputs():
     targets = jax.nn.one_hot((X[:, 0] > 0).astype(int), 3)
     clean = kp.fit(kp.kernels.RBF(1.0), X, targets)
@@ -54,6 +56,7 @@ def test_several_outputs():
     assert (before, after) == (1, 2)
 
 
+@pytest.mark.slow
 def test_already_and_never():
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
     assert float(kp.m_success(clean, kp.Poison(ZETA, 1.0, 1.0), PROBES[0], 1e-2)) == 0
@@ -103,6 +106,7 @@ LARGEST = 4e7
 """10⁶ n_c."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("y", "label"),
     [(Y, -1.0), (jax.nn.one_hot((X[:, 0] > 0).astype(int), 3), np.array([0.0, 0.0, 1.0]))],
@@ -132,6 +136,7 @@ def test_the_spike_crosses_the_threshold_there_and_not_before(y, label):
             assert found == pytest.approx(np.exp(root), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_one_probe():
     clean, poison = kp.fit(kp.kernels.RBF(1.0), X, Y), kp.Poison(ZETA, -1.0, 1.0)
     together, alone = (kp.lag(clean, poison, x, RIDGE, 1e-3) for x in (PROBES, PROBES[1]))
@@ -228,7 +233,7 @@ def what_a_user_sees():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("function", [kp.m_visible, kp.lag])
+@pytest.mark.parametrize("function", [pytest.param(kp.m_visible, marks=pytest.mark.slow), kp.lag])
 def test_bad_thresholds(function, what_a_user_sees):
     clean, poison = kp.fit(kp.kernels.RBF(1.0), X, Y), kp.Poison(ZETA, -1.0, 1.0)
     for threshold in (0.0, -1.0, np.nan, np.inf):

@@ -196,6 +196,7 @@ def test_wrong_arguments(change, message):
         attack_defence_matrix("digits", **ARGUMENTS | change)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     assert main([*COMMAND, "--fraction", "0.01"]) == 2
     assert "fraction must give between 5" in capsys.readouterr().err

@@ -20,11 +20,13 @@ def many(augment, image=IMAGE):
 @pytest.mark.parametrize(
     "augment",
     [
-        RandomCrop(2),
-        HorizontalFlip(),
-        ColourJitter(),
-        CutOut(3),
-        Compose(RandomCrop(1), HorizontalFlip(), ColourJitter(0.4, 0.4, 0.4), CutOut(2)),
+        pytest.param(RandomCrop(2), marks=pytest.mark.slow),
+        pytest.param(HorizontalFlip(), marks=pytest.mark.slow),
+        pytest.param(ColourJitter(), marks=pytest.mark.slow),
+        pytest.param(CutOut(3), marks=pytest.mark.slow),
+        pytest.param(
+            Compose(RandomCrop(1), HorizontalFlip(), ColourJitter(0.4, 0.4, 0.4), CutOut(2)), marks=pytest.mark.slow
+        ),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -145,6 +147,7 @@ def test_refuses_bad_input(make, error, message):
         make()
 
 
+@pytest.mark.slow
 def test_differentiable_in_the_image():
     augment = Compose(RandomCrop(1), HorizontalFlip(), ColourJitter(), CutOut(2))
     image = jnp.asarray(0.3 + 0.3 * IMAGE)

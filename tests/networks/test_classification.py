@@ -84,6 +84,7 @@ def numpy_step(W, b, images, labels, rate, decay):
     return W - rate * (residual.T @ flat + decay * W), b - rate * (residual.sum(0) + decay * b), loss
 
 
+@pytest.mark.slow
 def test_equals_a_loop_by_hand():
     model = LinearSoftmax((8, 8, 1), 10, key=jax.random.key(1))
     steps, rates = 8, []
@@ -126,6 +127,7 @@ def test_batches_are_different_images_in_a_new_order_each_epoch():
     assert len({frozenset(batch) for batch in batches}) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "resnet"])
 def test_gradient_penalty_against_each_image_on_its_own(kind):
     if kind == "mlp":
@@ -150,6 +152,7 @@ def test_gradient_penalty_against_each_image_on_its_own(kind):
     np.testing.assert_allclose(value, cross_entropy + penalty, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_penalty_lowers_input_gradients():
     plain, penalised = run(epochs=20), run(epochs=20, gradient_penalty=3.0)
     assert not plain.penalty.any()
@@ -164,6 +167,7 @@ def test_gradient_penalty_lowers_input_gradients():
     assert energy(penalised.model) < 0.7 * energy(plain.model)
 
 
+@pytest.mark.slow
 def test_augmentation_changes_every_step():
     seen = []
 
@@ -182,11 +186,13 @@ def test_augmentation_changes_every_step():
 # --- Repeating and resuming ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything():
     assert same(run().model, run().model)
     assert not same(run().model, run(seed=6).model)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_bit_for_bit(tmp_path):
     options = {"measure_at": [0, 1, 3, 5], "optimiser": optax.adam(1e-2), "augmentation": RandomCrop(1), "epochs": 3}
     measure, alive = killed_at(None)
@@ -314,6 +320,7 @@ def split(dataset, number):
     return dataset.subset(order[:number]), dataset.subset(order[number:])
 
 
+@pytest.mark.slow
 def test_lenet_learns_digits():
     train, test = split(load_digits(np.float32), 1400)
     model = LeNet((8, 8, 1), 10, dtype=jnp.float32, key=jax.random.key(0))

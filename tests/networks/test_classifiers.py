@@ -107,7 +107,9 @@ def numpy_logits(name, model, x, ntk):
     return hidden, numpy_dense(model.readout, hidden, ntk)
 
 
-@pytest.mark.parametrize("parameterisation", ["standard", "ntk"])
+@pytest.mark.parametrize(
+    "parameterisation", [pytest.param("standard", marks=pytest.mark.slow), pytest.param("ntk", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_equals_a_forward_pass_by_hand(name, parameterisation):
     model = make(name, parameterisation)
@@ -124,12 +126,14 @@ def test_equals_a_forward_pass_by_hand(name, parameterisation):
     np.testing.assert_allclose(found[1], logits, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_parameterisations_are_the_same_function_at_the_start(name):
     x = jax.random.uniform(KEY, SHAPE)
     np.testing.assert_allclose(make(name)(x), make(name, "ntk")(x), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_parameters_are_drawn_as_documented():
     drawing = Drawing.checked("standard", 1.5, 0.5, None)
     dense = Dense(300, 400, drawing, key=KEY)
@@ -203,6 +207,7 @@ def test_constant_images_are_normalised_without_nan():
 # --- Transforms and dtypes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "lenet", "resnet"])
 def test_transforms_and_float32(name):
     single, double = make(name, dtype=jnp.float32), make(name)
@@ -222,6 +227,7 @@ def test_transforms_and_float32(name):
     assert abs(float(both) / 2 - float(jnp.sum(gradient * step))) < 1e-5 * float(jnp.linalg.norm(gradient)) * 1e-6
 
 
+@pytest.mark.slow
 def test_drawn_under_vmap():
     create = eqx.filter_vmap(lambda key: LeNet((8, 8, 1), 3, width=2, key=key))
     models = create(jax.random.split(KEY, 4))
@@ -231,6 +237,7 @@ def test_drawn_under_vmap():
     assert len({float(logit) for logit in logits[:, 0]}) == 4
 
 
+@pytest.mark.slow
 def test_input_curvature_of_a_classifier():
     model = LeNet((4, 4, 1), 3, width=1, activation="gelu", key=KEY)
     x = np.random.default_rng(4).uniform(size=(2, 4, 4, 1))

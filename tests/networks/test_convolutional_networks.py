@@ -22,6 +22,7 @@ def stax_network(width, hidden_layers, activation, weight_std, bias_std, filter_
     return stax.serial(*hidden, pool, stax.Dense(outputs, weight_std, bias_std))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("readout", "bias_std", "outputs", "filter_size"),
     [("flatten", 0.4, 2, 3), ("pool", 0.0, None, 3), ("pool", 0.4, None, 5)],
@@ -68,6 +69,7 @@ def test_ensemble_is_train_pair_on_images():
     np.testing.assert_allclose(result.spike[1], jnp.sum(gradient**2, axis=(1, 2, 3)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_penalty_on_images():
     X, y, _, _ = problem(4, 3)
     network = ConvolutionalArchitecture(3, 1, "erf").initialise(jax.random.key(0), (3, 3, 1))

@@ -76,6 +76,7 @@ def kernel_flow(kernel, points, targets, weights, total, gamma, time, x, ridge=R
     return np.concatenate([k, first.reshape(len(x), n * d)], axis=1) @ c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.0, GAMMA])
 def test_a_linearised_network_flows_as_the_rkhs_of_its_empirical_ntk(gamma):
     network = draw()
@@ -342,6 +343,7 @@ def test_bad_input_of_ensembles_and_settings():
             Integration(**{name: value})
 
 
+@pytest.mark.slow
 def test_traced_times_are_checked_when_they_run():
     network = draw(width=4)
 

@@ -96,6 +96,7 @@ def written_out(network, flat, unravel, gamma, metric):
     return value / (2 * WEIGHTS.sum()) + RIDGE / 2 * jnp.sum((flat - start) ** 2)
 
 
+@pytest.mark.slow
 def test_training_ends_where_scipy_does():
     network, metric = draw(width=4), METRICS["full"]
     flat, unravel = ravel_pytree(network.parameters)
@@ -111,6 +112,7 @@ def test_training_ends_where_scipy_does():
     assert last / first <= 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["erf", "gelu"])
 def test_objective_and_its_gradient_are_finite_differences(activation):
     network, metric = draw(activation=activation, width=5), METRICS["full"]
@@ -182,6 +184,7 @@ def test_penalties_are_one_program_under_vmap():
         np.testing.assert_allclose(outputs[index], expected.outputs(PROBES), atol=WITHIN)
 
 
+@pytest.mark.slow
 def test_objective_is_differentiable_in_penalty_and_metric():
     network = draw(width=4)
     data = (jnp.asarray(POINTS), jnp.asarray(TARGETS), jnp.asarray(WEIGHTS), jnp.asarray(9.0), jnp.asarray(RIDGE))
@@ -226,6 +229,7 @@ def test_float32():
     np.testing.assert_allclose(trained.outputs(PROBES), double, atol=1e-5 / RIDGE)
 
 
+@pytest.mark.slow
 def test_an_unconverged_penalised_run_is_an_error():
     with pytest.raises(UnconvergedError, match="after 3 of at most 3"):
         train(draw(), X, Y[:, 0], RIDGE, gradient_penalty=GAMMA, training=Training(max_steps=3))

@@ -72,6 +72,7 @@ def test_dtype_is_that_of_the_scores(dtype):
         assert kp.attack_success_rate(CLASSES, LABELS, 1).dtype == np.float32
 
 
+@pytest.mark.slow
 def test_poisoned_predictions():
     """From a posterior: scores of two classes and their difference agree."""
     rng = np.random.default_rng(3)

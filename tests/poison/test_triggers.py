@@ -95,6 +95,7 @@ def test_blend():
     np.testing.assert_array_equal(blended, [[[3.0, 1.0], [2.0, 1.0]]])
 
 
+@pytest.mark.slow
 def test_sinusoid():
     # One period over four columns: 0, 1, 0, −1; two rows and two channels alike.
     wave = kp.Sinusoid(amplitude=0.5, frequency=1)(np.ones((2, 4, 2)))
@@ -164,6 +165,7 @@ def test_is_the_definition(make, seed):
     np.testing.assert_array_equal(trigger(images[1]), found[1])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(triggers())
 def test_flattened_images_are_images(make):
@@ -176,6 +178,7 @@ def test_flattened_images_are_images(make):
     np.testing.assert_array_equal(trigger(IMAGES[0], image_shape=image_shape), found[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(triggers())
 def test_the_direction_is_that_of_the_change(make):

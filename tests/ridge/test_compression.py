@@ -21,6 +21,7 @@ ZETA = jnp.asarray(RNG.normal(size=(1, 5)))
 RANK = np.log(4 * 1e8) * np.log(1 / np.finfo(float).eps) / np.pi**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length_scale", "solver"), [(0.7, kp.Spectral()), (1.5, kp.Tridiagonal()), (0.7, kp.Cholesky())]
 )
@@ -51,6 +52,7 @@ def test_a_rank_that_is_not_small_is_refused():
     assert compress(clean, jnp.asarray(RNG.normal(size=(300, 40))), (1e-7, 1e1)) is None
 
 
+@pytest.mark.slow
 def test_a_sweep_falls_back_to_the_full_posterior(monkeypatch):
     clean, poison = kp.fit(kp.kernels.RBF(0.7), X, Y[:, 0]), kp.Poison(ZETA[0], 1.0, 1.0)
     axes = {"direction": jnp.ones(5), "r_over_l": [0.1, 1.0], "m": [1.0, 9.0], "ridge": [1e-4, 1e-2]}

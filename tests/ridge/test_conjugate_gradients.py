@@ -50,6 +50,7 @@ def solved(matrix, b, tolerance=1e-10, max_iterations=200):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 5, 60])
 def test_solves_to_the_tolerance(columns):
     matrix, b = matrix_and_block(columns=columns)
@@ -60,6 +61,7 @@ def test_solves_to_the_tolerance(columns):
     np.testing.assert_allclose(status.relative_residuals, residuals, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_block_takes_fewer_iterations_than_its_columns():
     matrix, b = matrix_and_block(size=100, columns=8)
     solve = jax.jit(solved)
@@ -67,6 +69,7 @@ def test_a_block_takes_fewer_iterations_than_its_columns():
     assert int(solve(matrix, b)[1].iterations) < min(alone) / 2
 
 
+@pytest.mark.slow
 def test_dependent_equal_and_vanishing_columns():
     matrix, b = matrix_and_block()
     b = b.at[:, 1].set(b[:, 0]).at[:, 2].set(0).at[:, 3].set(b[:, 0] + 1e-9 * b[:, 4])
@@ -114,6 +117,7 @@ def test_a_tolerance_below_rounding_is_reported_and_ends():
     assert float(jnp.max(status.relative_residuals)) < 1e8 * np.finfo(float).eps * 10
 
 
+@pytest.mark.slow
 def test_a_singular_or_non_finite_system_is_reported():
     matrix, b = matrix_and_block()
     for bad in (jnp.zeros_like(matrix), matrix.at[0, 0].set(jnp.nan)):
@@ -148,6 +152,7 @@ def test_the_system_is_solved_as_densely(name):
         assert relative_error(x, dense_solution(kernel, rho)) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", [FULL[:1], None], ids=["low rank", "values alone"])
 def test_roots_of_lower_rank(root):
     observed = Observations(POINTS, root)
@@ -157,6 +162,7 @@ def test_roots_of_lower_rank(root):
     assert relative_error(x, dense_solution(KERNELS["rbf"], 0.1, b, observed)) < 1e-8
 
 
+@pytest.mark.slow
 def test_the_preconditioner_serves_every_ridge():
     """Values alone are solved in one iteration, and one more where eps times the condition number is seen."""
     b = jnp.asarray(RNG.normal(size=(N, 2)))
@@ -165,6 +171,7 @@ def test_the_preconditioner_serves_every_ridge():
         assert int(system.solve(jnp.asarray(rho), b)[1].iterations) <= 2
 
 
+@pytest.mark.slow
 def test_a_sweep_over_ridges_is_the_solves():
     system, rhos = gram_system(KERNELS["polynomial"], X), jnp.array([0.05, 0.5, 5.0])
     x, status = jax.jit(jax.vmap(lambda rho: system.solve(rho, B)))(rhos)
@@ -174,6 +181,7 @@ def test_a_sweep_over_ridges_is_the_solves():
         assert relative_error(x[i], dense_solution(KERNELS["polynomial"], rho)) < 1e-7
 
 
+@pytest.mark.slow
 def test_weighted_points_have_their_noise_divided():
     weights, rho = jnp.asarray(RNG.uniform(0.5, 4, size=N)), 0.2
     noise = rho / X.repeat(weights)
@@ -184,6 +192,7 @@ def test_weighted_points_have_their_noise_divided():
     assert relative_error(roots * x, expected) < 1e-8
 
 
+@pytest.mark.slow
 def test_float32():
     single = Observations(POINTS.astype(jnp.float32), FULL.astype(jnp.float32))
     x, status = gram_system(KERNELS["rbf"], single).solve(jnp.asarray(0.5), B.astype(jnp.float32), tolerance=1e-5)
@@ -193,6 +202,7 @@ def test_float32():
     assert relative_error(x, dense_solution(KERNELS["rbf"], 0.5)) < 1e-5 * condition
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_dense_solve():
     distinct = Observations(POINTS.at[4].add(0.3), FULL)
 

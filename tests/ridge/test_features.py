@@ -8,6 +8,7 @@ from kpoison.kernels import NTK, RBF
 from kpoison.ridge.features import kernel_features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [RBF(2.0), NTK(2, activation="relu", weight_std=2**0.5, bias_std=0.1)])
 def test_inner_products_are_the_kernel(kernel):
     X = np.random.default_rng(0).normal(size=(12, 3))

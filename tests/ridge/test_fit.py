@@ -92,6 +92,7 @@ def test_one_training_point():
     np.testing.assert_allclose(kp.predict(clean, X[0], 0.25), Y[0, 0] / 1.25, rtol=10 * EPS)
 
 
+@pytest.mark.slow
 def test_mean_and_covariance_and_their_gradients():
     # The parts that laws are made of: f_c, k̃ and expansions with gradients, at one ρ, by hand.
     name, rho, x = "matern32", 0.3, jnp.asarray(PROBES)
@@ -283,7 +284,14 @@ def test_a_custom_function_that_is_no_kernel_is_refused(function, message, solve
         jax.block_until_ready(compiled(X))
 
 
-@pytest.mark.parametrize("solver", [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(kp.Spectral(), marks=pytest.mark.slow),
+        pytest.param(kp.Cholesky(), marks=pytest.mark.slow),
+        kp.Tridiagonal(),
+    ],
+)
 def test_half_a_gram_matrix_gives_the_same_posterior(monkeypatch, solver):
     X = jnp.asarray(np.random.default_rng(3).normal(size=(41, 3)))
     kernel, y = kp.kernels.RBF(1.5), jnp.sign(X[:, 0])
@@ -341,7 +349,10 @@ def five_point(function, h):
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
-@pytest.mark.parametrize("data", ["plain", "duplicated", "clustered"])
+@pytest.mark.parametrize(
+    "data",
+    [pytest.param("plain", marks=pytest.mark.slow), pytest.param("duplicated", marks=pytest.mark.slow), "clustered"],
+)
 def test_derivatives_of_fit_and_predict(data, solver):
     # Duplicates make eigenvalues coincide (0) and clusters nearly so; eigh's own derivative is NaN or garbage there.
     # Its own numbers, whatever tests ran before.

@@ -126,12 +126,14 @@ def test_efficacy_and_spike_are_refits_with_physical_copies(metric, count):
     np.testing.assert_allclose(sum(parts), kp.spike(clean, poison, PROBES, RIDGE), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_poisoned_predictor_and_its_gradients_are_refits():
     f, after = kp.predictor(fitted(), RIDGE, kp.Poison(ZETA, LABEL, 4.0)), poisoned_refit(np.eye(D), 4)
     np.testing.assert_allclose(jax.vmap(f)(jnp.asarray(PROBES)), after(PROBES), rtol=1e-9)
     np.testing.assert_allclose(kp.curvature.input_gradients(f, PROBES), after.gradients(PROBES), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_cluster_is_a_refit():
     locations, labels, counts = RNG.normal(size=(3, D)), RNG.normal(size=(3, 2)), np.array([1.0, 2.0, 3.0])
     clean = fitted()
@@ -178,7 +180,7 @@ def test_a_small_penalty_is_nearly_none():
     np.testing.assert_allclose(np.divide(differences[:-1], differences[1:]), 10, rtol=2e-2)
 
 
-@pytest.mark.parametrize("gamma", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("gamma", [pytest.param(0.01, marks=pytest.mark.slow), 1.0, 30.0])
 def test_a_linear_kernel_has_ridge_plus_penalty(gamma):
     """γ‖w‖² is one more ridge: λ + γ, also for the poisoned predictor."""
     penalised, plain = kp.fit(kk.Linear(), X, Y, gradient_penalty=gamma), kp.fit(kk.Linear(), X, Y)
@@ -238,6 +240,7 @@ def test_derivatives_in_the_penalty_and_the_length_scale():
     np.testing.assert_allclose(many[1], value(0.3, ELL), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32():
     clean, exact = fitted(dtype=np.float32), fitted()
     poison = kp.Poison(ZETA, LABEL, 2.0)
@@ -262,6 +265,7 @@ def test_the_input_hessian_and_thresholds():
         np.testing.assert_allclose(at, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_the_law():
     clean = kp.fit(kk.RBF(ELL), X, Y[:, 0], gradient_penalty=GAMMA)
     poison, u = kp.Poison(ZETA, 1.0, 1.0), np.array([1.0, 0.0, 0.0])

@@ -86,6 +86,7 @@ def test_derivatives_in_ridge_count_and_data():
         assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_the_loss_gradient_flow_needs_no_matrix():
     dense, iterative = pair()
     expected, found = (kp.flow.loss_gradient_flow(p, RIDGE, [1.0, 10.0])(PROBES) for p in (dense, iterative))
@@ -117,6 +118,7 @@ def test_more_slopes_than_a_matrix_could_hold():
         assert_close(law(iterative, poison, probes, 1e-3), law(dense, poison, probes, 1e-3))
 
 
+@pytest.mark.slow
 def test_float32():
     clean = kp.fit(kp.kernels.RBF(1.5), X.astype(jnp.float32), Y.astype(jnp.float32), gradient_penalty=0.3, solver=CG)
     poison = kp.Poison(ZETA.astype(jnp.float32), -1.0, 3)
@@ -128,6 +130,7 @@ def test_float32():
     np.testing.assert_allclose(found, expected, rtol=0, atol=4e-3 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.slow
 def test_a_solve_that_does_not_converge_is_an_error():
     clean = kp.fit(kp.kernels.RBF(1.5), X, Y, gradient_penalty=PENALTY, solver=kp.ConjugateGradients(max_iterations=2))
     with pytest.raises(Exception, match="have not converged to a relative residual of 1e-10 in 2"):
@@ -137,7 +140,11 @@ def test_a_solve_that_does_not_converge_is_an_error():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: kp.gain(pair()[1], kp.Poison(ZETA, -1.0, 3), RIDGE), "dense solver for the gain"),
+        pytest.param(
+            lambda: kp.gain(pair()[1], kp.Poison(ZETA, -1.0, 3), RIDGE),
+            "dense solver for the gain",
+            marks=pytest.mark.slow,
+        ),
         (lambda: kp.ConjugateGradients(tolerance=0.0), "tolerance must be finite and > 0"),
         (lambda: kp.ConjugateGradients(max_iterations=0), "max_iterations must be an integer >= 1"),
         (

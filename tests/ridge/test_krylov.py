@@ -45,7 +45,7 @@ def laws(clean, poison, ridge):
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("keep", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_product_is_that_of_the_gram_matrix(kernel, keep):
     gram = TiledGram(*in_dtype(kernel, X, jnp.float64))
     gram = gram.kept() if keep else gram
@@ -61,6 +61,7 @@ def test_kept_tiles_are_half_of_the_matrix():
     assert kept.tiles.nbytes == tiles.gram_bytes(N, "float32") < 0.7 * N**2 * 4
 
 
+@pytest.mark.slow
 def test_the_approximation_is_from_below_and_near_the_best():
     gram = TiledGram(KERNELS["rbf"], X)
     found = low_rank(gram, 60, jax.random.key(0), jnp.float64)
@@ -84,6 +85,7 @@ def test_duplicated_points_and_more_rank_than_there_is():
     np.testing.assert_allclose((found.vectors * found.eigenvalues[None]) @ found.vectors.T, dense, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -105,6 +107,7 @@ def test_laws_are_those_of_a_factorisation(name, options):
     np.testing.assert_allclose(kp.gain(clean, POISON, 0.03), kp.gain(dense, POISON, 0.03), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_residuals_are_those_of_the_matrix():
     clean = fitted(tolerance=1e-6)
     status = kp.prepare(clean, POISON, RIDGES).factor.status
@@ -118,12 +121,14 @@ def test_residuals_are_those_of_the_matrix():
     assert int(found.status.products) < 40
 
 
+@pytest.mark.slow
 def test_narrow_products_are_refined_and_few_are_exact():
     narrow = kp.prepare(fitted(products="float32"), POISON, RIDGES).factor.status
     assert float(jnp.max(narrow.relative_residuals)) <= 1e-10
     assert 2 <= int(narrow.exact_products) <= 5
 
 
+@pytest.mark.slow
 def test_several_outputs_and_locations():
     y = jnp.stack([Y, -0.5 * Y, jnp.asarray(RNG.normal(size=N))], axis=1)
     cluster = kp.Poison(jnp.stack([ZETA, PROBE]), jnp.ones((2, 3)), jnp.array([2.0, 5.0]))
@@ -133,6 +138,7 @@ def test_several_outputs_and_locations():
         np.testing.assert_allclose(law(ready, cluster, PROBE, 1e-2), law(dense, cluster, PROBE, 1e-2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sweep_says_how_well_it_was_solved():
     axes = {"direction": DIRECTION, "r_over_l": [0.1, 1.0], "m": [1, 30], "ridge": RIDGES}
     names = ("gain", "efficacy", "spike", "m_success", "prediction")
@@ -145,6 +151,7 @@ def test_a_sweep_says_how_well_it_was_solved():
     assert "rank=40" in found.attrs["solver"]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_function_of_the_users_solves_for_itself():
     def gain_there(clean, poison, x, ridge):
         return kp.gain(clean, poison, ridge) * x[0]
@@ -159,6 +166,7 @@ def test_a_sweep_of_a_function_of_the_users_solves_for_itself():
     assert "relative_residual" not in found
 
 
+@pytest.mark.slow
 def test_unconverged_ridges_are_marked_in_a_sweep():
     axes = {"direction": DIRECTION, "r_over_l": [0.1, 1.0], "m": [1.0], "ridge": np.geomspace(1e-7, 1, 8)}
     clean = fitted(rank=2, max_products=12, tolerance=1e-3)
@@ -171,6 +179,7 @@ def test_unconverged_ridges_are_marked_in_a_sweep():
     np.testing.assert_allclose(found.gain.values[0, ~unconverged], expected.gain.values[0, ~unconverged], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_unconverged_and_unprepared_ridges_are_errors_in_laws():
     clean = fitted(rank=2, max_products=3, tolerance=1e-8)
     with pytest.raises(Exception, match=r"conjugate gradients have not converged .* max_products"):
@@ -183,6 +192,7 @@ def test_unconverged_and_unprepared_ridges_are_errors_in_laws():
             kp.gain(ready, POISON, 2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()])
 @pytest.mark.parametrize("ridge", [1e-3, [1e-4, 1e-2]])
 def test_prepared_by_a_factorisation(solver, ridge):
@@ -192,6 +202,7 @@ def test_prepared_by_a_factorisation(solver, ridge):
     np.testing.assert_allclose(laws(ready, POISON, 1e-3), laws(dense, POISON, 1e-3), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_derivatives_in_kernel_points_ridge_and_count():
     def law(solver):
         def value(length_scale, x, ridge, count):
@@ -204,6 +215,7 @@ def test_derivatives_in_kernel_points_ridge_and_count():
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * float(jnp.max(jnp.abs(expected))))
 
 
+@pytest.mark.slow
 def test_prepared_laws_under_transforms():
     ready, dense = kp.prepare(fitted(), POISON, RIDGES, count=[0, 50]), kp.fit(KERNELS["rbf"], X, Y)
 
@@ -219,6 +231,7 @@ def test_prepared_laws_under_transforms():
     np.testing.assert_allclose(clean_prediction, kp.predict(dense, PROBE, 1e-2), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_float32():
     narrow = kp.fit(KERNELS["rbf"], X.astype(jnp.float32), Y.astype(jnp.float32), solver=kp.Krylov(rank=40))
     poison = kp.Poison(ZETA.astype(jnp.float32), 1.0, 3.0)
@@ -248,6 +261,7 @@ def test_bad_options(options, error, message):
         kp.Krylov(**options)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_it_is_made():
     with pytest.raises(
         ValueError, match=r"n = 150 points with a preconditioner of rank 40 take about .* lower the rank"

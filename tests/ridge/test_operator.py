@@ -89,7 +89,7 @@ def test_slopes_may_be_observed_on_one_side_only(name, roots):
     assert_products_agree(both((STRUCTURED | OTHER)[name], first, second, columns(second), columns(first)))
 
 
-@pytest.mark.parametrize("name", ["rbf", "NTK-erf", "custom"])
+@pytest.mark.parametrize("name", ["rbf", pytest.param("NTK-erf", marks=pytest.mark.slow), "custom"])
 @pytest.mark.parametrize("size", [(1, 1), (1, D)])
 def test_one_point(name, size):
     X = Observations(jnp.asarray(RNG.normal(size=(1, size[1]))), jnp.asarray(RNG.normal(size=size)))
@@ -127,6 +127,7 @@ def test_complex_columns_are_their_two_parts():
         np.testing.assert_allclose(gram_operator(kernel, X).product(V), matrix @ V, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rbf", "NTK-erf", "custom"])
 def test_scaled_observations(name):
     kernel, X = (STRUCTURED | OTHER)[name], Observations(POINTS, LOW)
@@ -140,6 +141,7 @@ def test_scaled_observations(name):
     np.testing.assert_allclose(operator.values(), matrix[: len(POINTS), : len(POINTS)], rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_images_of_several_axes():
     kernel = kk.Custom(lambda x, z: jnp.exp(-0.5 * jnp.sum((x - z) ** 2)), point_ndim=3)
     image, flat = (Observations(X, LOW) for X in (POINTS.reshape(-1, 2, 2, 1), POINTS))
@@ -161,6 +163,7 @@ def test_many_columns_and_batches_of_pairs(monkeypatch):
         np.testing.assert_allclose(cut, whole, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rbf", "matern32", "NTK-erf", "product"])
 def test_memory_is_of_the_order_of_the_gram_matrix_and_the_data(name):
     n, d = 100, 300
@@ -179,6 +182,7 @@ def test_memory_is_of_the_order_of_the_gram_matrix_and_the_data(name):
     assert applied.temp_size_in_bytes < 10 * 8 * n * (n + d)
 
 
+@pytest.mark.slow
 def test_products_of_other_kernels_take_bounded_memory():
     n, d = 60, 300
     X = Observations(jnp.asarray(RNG.normal(size=(n, d))), jnp.eye(d))

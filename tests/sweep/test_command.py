@@ -11,6 +11,7 @@ from theory_checks.setting import make_setting
 AXES = ["--r-over-l", "0.01:1:5:log", "--m", "1:100:4:log", "--ridge", "1e-3,1e-2"]
 
 
+@pytest.mark.slow
 def test_file_and_picture(tmp_path, capsys):
     out, plot = tmp_path / "grid.nc", tmp_path / "grid.png"
     assert main(["sweep", *AXES, "--kernel", "rbf", "laplace", "--out", str(out), "--plot", str(plot)]) == 0
@@ -33,6 +34,7 @@ def test_file_and_picture(tmp_path, capsys):
     assert out.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_to_the_terminal_in_single_precision(capsys):
     assert main(["sweep", "--r-over-l", "0.1", "--m", "1,10", "--precision", "float32", "--law", "isolated"]) == 0
     assert "float32" in capsys.readouterr().out

@@ -35,6 +35,7 @@ def assert_cells_are_laws(result, posterior):
                 np.testing.assert_allclose(got, value, rtol=1e-9, atol=1e-11 * float(np.abs(value).max()), err_msg=name)
 
 
+@pytest.mark.slow
 def test_penalties_and_times_are_axes():
     result = swept(clean(), gradient_penalty=PENALTIES, metric=METRIC, time=TIMES)
     assert dict(result.efficacy.sizes) == {"gradient_penalty": 2, "time": 2, "r_over_l": 2, "m": 2, "ridge": 2}
@@ -46,12 +47,14 @@ def test_penalties_and_times_are_axes():
             assert_cells_are_laws(result.isel(gradient_penalty=i, time=j), posterior)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_stopped_posterior_is_stopped():
     stopped = kp.flow.early_stopped(clean(), 5.0)
     result = swept(stopped, kernels={"one": KERNEL})
     assert_cells_are_laws(result.isel(kernel=0), stopped)
 
 
+@pytest.mark.slow
 def test_the_last_time_may_be_the_end_of_training():
     result = swept(clean(), time=[np.inf], quantities=("gain", "efficacy"))
     np.testing.assert_allclose(
@@ -77,6 +80,7 @@ def test_bad_axes_are_refused(options, message):
         swept(clean(), **options)
 
 
+@pytest.mark.slow
 def test_other_times_are_another_sweep(tmp_path):
     out = tmp_path / "sweep.nc"
     swept(clean(), time=[1.0, 2.0], out=out)

@@ -30,6 +30,7 @@ def swept(posterior=None, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_back_without_loss(tmp_path, suffix, outputs):
@@ -205,6 +206,7 @@ def test_a_finished_sweep_of_other_arguments_is_kept(tmp_path):
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_time_is_not_in_the_file(tmp_path):
     files = []
     for name in ("a.nc", "b.nc"):

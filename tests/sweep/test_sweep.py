@@ -67,6 +67,7 @@ def test_every_cell_is_the_law(name, law):
     assert max(worst.values()) < 1, worst
 
 
+@pytest.mark.slow
 def test_images():
     """Points, location and direction of shape (height, width, channels); r_over_l in units of ‖ζ‖."""
     images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3, 3, 1)))
@@ -87,6 +88,7 @@ def test_images():
     np.testing.assert_allclose(found.efficacy.squeeze(), kp.efficacy(posterior, poisons, x, 1e-2), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_outputs_labels_locations_and_directions():
     posterior = clean(y=Y2)
     locations, directions = jnp.stack([ZETA, ZETA + 1]), jnp.eye(4)[:3]
@@ -133,6 +135,7 @@ def test_kernels_and_hyperparameters_are_refitted():
     np.testing.assert_allclose(depth.efficacy.sel(hidden_layers=2).squeeze()[0], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_function_of_the_user():
     def curvature_along(clean, poison, x, ridge):
         """Second derivative of the efficacy along the first axis."""
@@ -164,12 +167,14 @@ def test_m_success_and_the_coupling_ratio():
     np.testing.assert_allclose(result.coupling_floor.sel(m=3.0, ridge=1e-3), floor, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [kp.Tridiagonal(), kp.Cholesky()])
 def test_either_solver(solver):
     results = [swept(clean(solver=s)) for s in (solver, kp.Spectral())]
     xr.testing.assert_allclose(*results, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_float32():
     single = kp.fit(kp.kernels.RBF(1.5), X.astype(jnp.float32), Y.astype(jnp.float32))
     axes = {"r_over_l": [0.1, 1.0], "m": [1.0, 10.0], "ridge": [1e-3, 1e-1]}

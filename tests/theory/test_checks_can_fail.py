@@ -59,7 +59,7 @@ def wrong_exponent_across_the_sphere(clean, poison, x, ridge, law="exact"):
 
 
 @pytest.mark.parametrize("statement", QUICK)
-@pytest.mark.parametrize("kernel", ["rbf", "laplace"])
+@pytest.mark.parametrize("kernel", [pytest.param("rbf", marks=pytest.mark.slow), "laplace"])
 def test_holds_for_the_right_law(settings, statement, kernel):
     record = CHECKS[statement](settings[kernel], Laws())
     assert record is not None

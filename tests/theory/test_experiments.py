@@ -84,6 +84,7 @@ def test_augmentation_acts_on_pixels(problem):
 # --- What is measured ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rates_and_the_input_hessian_against_direct_calculation(problem, model):
     found = Measurement(problem, 20, 0.25, reference=False)(model, 0)
     probes = problem.test_images[:20].copy()
@@ -117,6 +118,7 @@ def test_rates_and_the_input_hessian_against_direct_calculation(problem, model):
     assert found["accuracy"] == pytest.approx(np.mean(clean == problem.test_labels))
 
 
+@pytest.mark.slow
 def test_the_hessian_is_that_of_the_library(problem, model):
     """`kpoison.curvature.input_hessian` of the softmax loss, on probes without trigger."""
     found = Measurement(problem, 20, 0.25, reference=False)(model, 0)
@@ -126,7 +128,7 @@ def test_the_hessian_is_that_of_the_library(problem, model):
     np.testing.assert_allclose(found["hessian_unmarked"], np.linalg.eigvalsh(operator.dense())[-1], rtol=1e-9)
 
 
-@pytest.mark.parametrize("shape", [(6, 3, 8), (20, 3, 70), (70, 2, 45)])
+@pytest.mark.parametrize("shape", [(6, 3, 8), pytest.param((20, 3, 70), marks=pytest.mark.slow), (70, 2, 45)])
 def test_leading_eigenvalues_against_singular_values(shape):
     rows = np.random.default_rng(0).standard_normal(shape) * 1e-30
     rows[..., 0] *= 3
@@ -141,7 +143,7 @@ def test_leading_eigenvalues_against_singular_values(shape):
     np.testing.assert_allclose(samples, np.array(expected) / shape[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_spectra_of_few_different_rows(dtype):
     """A linear network has the same Jacobian everywhere: Lanczos runs out of directions after ten steps."""
     weights = np.random.default_rng(0).standard_normal((10, 80)).astype(dtype)
@@ -289,6 +291,7 @@ def test_steps_are_geometric_and_end_with_the_last():
     assert geometric_steps(3, 4, 1) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_default_penalty_at_most_doubles_the_curvature(problem, model):
     images, labels = jnp.asarray(problem.images[:15]), jnp.asarray(problem.labels[:15])
 
@@ -368,6 +371,7 @@ def test_joint_defence_against_trainings_by_hand():
     assert [claim.measured.values for claim in found.claims[1:3]] == [change[0].tolist(), change[1].tolist()]
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_goes_on_from_its_checkpoints(tmp_path, capsys, monkeypatch):
     command = ["experiment", "lag", "--architecture", "linear", "--out", str(tmp_path), "--fractions", "0.05", "0.2",
                "--fraction", "0.2", "--learning-rate", "0.1", *ARGUMENTS]  # fmt: skip
@@ -445,7 +449,9 @@ def test_collapse_compares_the_networks_own_features():
         (["--batch-size", "101"], "batch_size must be at most"),
         (["--penalty", "-1"], "penalty must be"),
         (["--learning-rate", "0"], "learning_rate must be"),
-        (["--learning-rate", "1e30"], "--learning-rate or --penalty: .* not finite"),
+        pytest.param(
+            ["--learning-rate", "1e30"], "--learning-rate or --penalty: .* not finite", marks=pytest.mark.slow
+        ),
         (["--data", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
     ],
 )

@@ -33,6 +33,7 @@ def test_exit_status_tells_whether_all_hold(monkeypatch, capsys, passed, status)
     assert ("FAILS" in capsys.readouterr().out) is not passed
 
 
+@pytest.mark.slow
 def test_writes_json_figures_and_a_self_contained_page(tmp_path, capsys):
     assert main(["verify", "--only", "L5", "--kernel", "linear", "--out", str(tmp_path), "--verbose"]) == 0
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
@@ -68,6 +69,7 @@ def test_unknown_statement_is_refused():
         list(run(only=["L9"]))
 
 
+@pytest.mark.slow
 def test_mnist_is_read_from_its_official_files(data_dir):
     (found,) = run(only=["L1"], kernels=["linear"], data="mnist", data_dir=str(data_dir))
     assert found.verdict is Verdict.HOLDS

@@ -48,7 +48,16 @@ def rounded(configuration):
     return Configuration(*(np.asarray(field, np.float32) for field in configuration))
 
 
-@pytest.mark.parametrize("name", ["rbf", "laplace", "cubic", "ntk_relu", "ntk_erf"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rbf",
+        pytest.param("laplace", marks=pytest.mark.slow),
+        "cubic",
+        pytest.param("ntk_relu", marks=pytest.mark.slow),
+        pytest.param("ntk_erf", marks=pytest.mark.slow),
+    ],
+)
 def test_errors_are_those_of_the_dtype(name):
     # The bound of benchmarks/exactness.py, 10·eps·cond(A)·scale, with eps of float32, against a refit in float64.
     family, shape, rng = FAMILIES[name], SHAPES[0], np.random.default_rng(1)

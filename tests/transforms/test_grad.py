@@ -55,11 +55,16 @@ def test_in_every_number(name):
     assert_grad_is_a_finite_difference(FUNCTIONS[name], NUMBERS)
 
 
-@pytest.mark.parametrize("kernel", [kp.kernels.Laplace, kp.kernels.Matern32], ids=["laplace", "matern32"])
+@pytest.mark.parametrize(
+    "kernel",
+    [kp.kernels.Laplace, pytest.param(kp.kernels.Matern32, marks=pytest.mark.slow)],
+    ids=["laplace", "matern32"],
+)
 def test_of_less_smooth_kernels(kernel):
     assert_grad_is_a_finite_difference(lambda a: FUNCTIONS["spike"](a, kernel), NUMBERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "name"), [("relu", "spike"), ("erf", "efficacy")])
 def test_of_neural_kernels_in_weight_std(activation, name):
     def function(a):
@@ -69,6 +74,7 @@ def test_of_neural_kernels_in_weight_std(activation, name):
     assert_grad_is_a_finite_difference(function, NUMBERS._replace(scale=1.3), condition=10 * CONDITION)
 
 
+@pytest.mark.slow
 def test_forward_is_reverse():
     function = FUNCTIONS["spike"]
     start = as_arrays(NUMBERS)
@@ -97,7 +103,7 @@ def test_no_poison_is_an_ordinary_point():
             assert 1e-3 < float(jax.grad(jax.grad(value))(0.0)) < 1e3
 
 
-@pytest.mark.parametrize("at", ["a probe", "the clone", "a training point"])
+@pytest.mark.parametrize("at", [pytest.param("a probe", marks=pytest.mark.slow), "the clone", "a training point"])
 def test_efficacy_gradient_is_the_gradient_of_efficacy_and_its_jacobian_the_hessian(at):
     clean, poison = fitted(NUMBERS), poisoned(NUMBERS)
     x = {"a probe": NUMBERS.x[0], "the clone": NUMBERS.zeta, "a training point": np.asarray(clean.X[0])}[at]
@@ -117,6 +123,7 @@ def test_efficacy_gradient_is_the_gradient_of_efficacy_and_its_jacobian_the_hess
     np.testing.assert_allclose(hessian @ direction, expected, rtol=0, atol=1e-11 + 10 * EPS * CONDITION / 1e-3)
 
 
+@pytest.mark.slow
 def test_a_hessian_at_a_cusp_is_refused():
     clean = fitted(NUMBERS, kp.kernels.Laplace)
     hessian = jax.hessian(lambda x: kp.efficacy(clean, poisoned(NUMBERS), x, 0.05))
@@ -126,6 +133,7 @@ def test_a_hessian_at_a_cusp_is_refused():
             jax.block_until_ready(hessian(x))
 
 
+@pytest.mark.slow
 def test_at_coincident_points():
     # x0 on ζ, ζ on a training point: derivatives of smooth kernels are finite and right there.
     numbers = NUMBERS._replace(zeta=np.asarray(fitted(NUMBERS).X[2]), x=np.asarray(fitted(NUMBERS).X[2:4]))

@@ -71,6 +71,7 @@ def test_over_stacked_poisons_and_posteriors():
         assert_same(gains[i], alone)
 
 
+@pytest.mark.slow
 def test_of_a_derivative():
     def slope(count):
         return jax.grad(lambda m: kp.gain(fitted(NUMBERS), kp.Poison(NUMBERS.zeta, 1.0, m), 0.05))(count)
