@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax import Array
 
 import kpoison as kp
@@ -232,6 +231,8 @@ def compare_with_networks(
     trained across its kink.  There the law is compared with the mean at the largest width, and the bias left at it is
     bounded by the change from the width before: for a bias ∝ width^−p with p >= 1/2 and a step of 4 it is no larger.
     """
+    import scipy.stats
+
     law = np.atleast_1d(law)
     seeds = samples.shape[1]
     quantile = scipy.stats.t.ppf(1 - _FALSE_ALARM / (2 * law.size), df=seeds - 1)

@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax import Array
 
 import kpoison as kp
@@ -15,6 +14,9 @@ from kpoison import datasets, defences
 from kpoison.problems import KERNELS, DataName
 from theory_checks.finite_width import FiniteWidth
 from theory_checks.refit import Refitter
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["KERNELS", "Data", "Laws", "Scale", "Setting", "make_setting"]
 
@@ -36,7 +38,7 @@ class Laws:
     m_success: Callable[..., Array] = kp.m_success
     m_visible: Callable[..., Array] = kp.m_visible
     early_stopped: Callable[..., kp.Posterior] = kp.flow.early_stopped
-    tradeoff: Callable[..., xr.Dataset] = kp.flow.tradeoff
+    tradeoff: "Callable[..., xr.Dataset]" = kp.flow.tradeoff
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
     multiplier: Callable[..., Array] = kp.flow.multiplier
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
