@@ -87,7 +87,7 @@ class FiniteWidth:
         # The quick tolerance leaves errors of about 1e-5, a hundredth of the standard errors.
         # Three past steps need no more iterations than ten here, and less memory traffic.
         self.training = networks.Training(tolerance=1e-6 if quick else None, memory=3)
-        self.widths = np.array([1024, 4096, 16384] if quick else [256, 1024, 4096, 16384])
+        self.widths = np.array([256, 1024, 4096] if quick else [256, 1024, 4096, 16384])
         self.seeds = 32 if quick else 64
         # Each statement about a penalty or a flow trains its own networks, and a flow takes ten times the gradients.
         self.penalised_widths = np.array([512, 2048, 8192]) if quick else self.widths

@@ -122,9 +122,9 @@ class Setting:
             "data": self.data,
             "n_c": self.X.shape[0],
             "d": self.X.shape[1],
-            "ridge": self.ridge,
+            "ridge": float(self.ridge),
             "label": self.label,
-            "length_scale": self.length_scale,
+            "length_scale": float(self.length_scale),
             "counts": list(self.counts),
             "scale": self.scale,
             "seed": self.seed,
@@ -159,7 +159,8 @@ def make_setting(
     sample = inputs[generator.permutation(len(inputs))[:200]]
     distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
     median = float(np.median(distances[np.triu_indices(len(sample), 1)]))
-    made = KERNELS[kernel](median)
+    # NumPy's scalars, unlike Python's, are data to a compiled program: none is compiled anew for another seed or ridge.
+    made = KERNELS[kernel](np.float64(median))
     return Setting(
         kernel_name=kernel,
         kernel=made,
@@ -169,9 +170,9 @@ def make_setting(
         location=location,
         label=-1.0 if targets[-1] > 0 else 1.0,
         direction=jnp.asarray(direction),
-        length_scale=float(getattr(made, "length_scale", np.linalg.norm(inputs[-1]))),
+        length_scale=np.float64(getattr(made, "length_scale", np.linalg.norm(inputs[-1]))),
         held_out=jnp.asarray(others),
-        ridge=1e-3,
+        ridge=np.float64(1e-3),
         counts=(1, 3, 10, 30, 100) if scale == "quick" else (1, 2, 4, 8, 16, 32, 64, 128, 256),
         scale=scale,
         seed=seed,
