@@ -19,6 +19,7 @@ from benchmarks import (
     penalty,
     scaling,
     spectrum,
+    startup,
     sweep,
 )
 from benchmarks.timing import machine, write
@@ -36,6 +37,7 @@ _ALL = {
     "flow": flow.run,
     "bilevel": bilevel.run,
     "certificate": certificate.run,
+    "startup": startup.run,
 }
 
 
@@ -55,6 +57,7 @@ def main(
                 "flow",
                 "bilevel",
                 "certificate",
+                "startup",
             ],
             ...,
         ],

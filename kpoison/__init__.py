@@ -1,71 +1,10 @@
-"""Exact, differentiable theory of data poisoning in the kernel and NTK regime."""
+"""Exact, differentiable theory of data poisoning in the kernel and NTK regime.
 
-from kpoison import curvature, flow, kernels
-from kpoison.laws import (
-    coupling_floor,
-    coupling_ratio,
-    efficacy,
-    efficacy_gradient,
-    gain,
-    lag,
-    m_success,
-    m_visible,
-    predict,
-    predictor,
-    prepare,
-    spike,
-    spike_components,
-    spike_efficacy_ratio,
-)
-from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger, attack_success_rate, clean_accuracy
-from kpoison.ridge import (
-    Cholesky,
-    ConjugateGradients,
-    IllConditionedWarning,
-    Krylov,
-    Posterior,
-    Spectral,
-    Tridiagonal,
-    choose_solver,
-    fit,
-)
-from kpoison.sweep import sweep
+Rooms and names load where they are first used (PEP 562, SPEC 1); which there are stands in `__init__.pyi`.
+"""
 
-__version__ = "0.1.0"
+import lazy_loader
 
-__all__ = [
-    "Blend",
-    "Cholesky",
-    "ConjugateGradients",
-    "IllConditionedWarning",
-    "Krylov",
-    "Patch",
-    "Poison",
-    "Posterior",
-    "Sinusoid",
-    "Spectral",
-    "Tridiagonal",
-    "Trigger",
-    "attack_success_rate",
-    "choose_solver",
-    "clean_accuracy",
-    "coupling_floor",
-    "coupling_ratio",
-    "curvature",
-    "efficacy",
-    "efficacy_gradient",
-    "fit",
-    "flow",
-    "gain",
-    "kernels",
-    "lag",
-    "m_success",
-    "m_visible",
-    "predict",
-    "predictor",
-    "prepare",
-    "spike",
-    "spike_components",
-    "spike_efficacy_ratio",
-    "sweep",
-]
+from kpoison._version import __version__ as __version__
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
-import psutil
 
 __all__ = ["available_memory", "in_words", "peak_bytes"]
 
 
 def available_memory() -> int:
     """Bytes that are free on the device that has the least, or in the machine."""
+    import psutil
+
     free = psutil.virtual_memory().available
     for device in jax.local_devices():
         statistics = device.memory_stats() or {}
@@ -60,7 +60,9 @@ def _peak(jaxpr: Any) -> int:
 
 
 def _variables(atoms: Iterable[Any]) -> list[Any]:
-    return [atom for atom in atoms if not isinstance(atom, jax.extend.core.Literal)]
+    from jax.extend.core import Literal  # brings along Pallas and more, which nothing else here needs
+
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
 def _inner_jaxprs(parameters: Iterable[Any]) -> list[Any]:

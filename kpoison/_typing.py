@@ -1,9 +1,11 @@
 """Types that several rooms share."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from jaxtyping import ArrayLike, Num
+
+from kpoison.problems.names import LawName as Law
 
 __all__ = ["Law", "Numbers", "Scalar"]
 
@@ -12,6 +14,3 @@ Scalar: TypeAlias = Num[ArrayLike, ""]
 
 Numbers: TypeAlias = Num[ArrayLike, "..."] | Sequence[float | int]
 """Real numbers: one, an array or a list."""
-
-Law: TypeAlias = Literal["exact", "isolated"]
-"""`"exact"` conditions on the clean data; `"isolated"` is the paper's assumption k(ζ, X) = 0, f_c = 0."""

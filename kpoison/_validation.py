@@ -9,11 +9,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from kpoison._failures import checked_result
 
 __all__ = [
     "between_points",
@@ -28,6 +29,7 @@ __all__ = [
     "check_range",
     "check_real",
     "checked_result",
+    "in_dtype",
     "is_concrete",
 ]
 
@@ -57,6 +59,13 @@ def boundary(check: Callable[[dict[str, Any]], None]) -> Callable[[Callable[P, T
 def is_concrete(value: Any) -> bool:
     """Whether the numbers are known now, rather than being traced."""
     return not isinstance(value, jax.core.Tracer)
+
+
+def in_dtype(value: Any, dtype: Any) -> Any:
+    """Numbers as an array of a dtype, without a call to the device where they are none of JAX yet."""
+    if isinstance(value, jax.Array):
+        return value if value.dtype == dtype else value.astype(dtype)
+    return np.asarray(value, dtype)
 
 
 def check_finite(name: str, value: Any) -> None:
@@ -141,21 +150,30 @@ def check_floating(name: str, value: Any) -> jax.Array:
 
 
 def check_points(
-    name: str, value: Any, point_ndim: int, *, like: jax.Array | None = None, like_name: str = "X"
+    name: str,
+    value: Any,
+    point_ndim: int,
+    *,
+    like: jax.Array | None = None,
+    like_name: str = "X",
+    single: bool = False,
 ) -> jax.Array:
-    """Points (n, ...) with `point_ndim` axes each, as a JAX array; with `like`, of its point shape and dtype."""
+    """Points (n, ...) with `point_ndim` axes each, as a JAX array; with `like`, of its point shape and dtype.
+
+    With `single` one point without the first axis is welcome too.
+    """
     points = check_floating(name, value)
-    if points.ndim != point_ndim + 1:
+    shape = (1, *points.shape) if single and points.ndim == point_ndim else points.shape
+    if len(shape) != point_ndim + 1:
         expected = "(n, d)" if point_ndim == 1 else f"(n, {', '.join(['...'] * point_ndim)})"
         raise ValueError(f"{name} must have shape {expected}, got {points.shape}")
     if points.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {points.shape}")
     if like is not None:
-        if points.shape[1:] != like.shape[1:]:
-            raise ValueError(
-                f"{name} must hold points of shape {like.shape[1:]}, as {like_name} does, got {points.shape[1:]}"
-            )
-        points = points.astype(like.dtype)
+        if shape[1:] != like.shape[1:]:
+            raise ValueError(f"{name} must hold points of shape {like.shape[1:]}, as {like_name} does, got {shape[1:]}")
+        if points.dtype != like.dtype:
+            points = points.astype(like.dtype)
     check_finite(name, points)
     return points
 
@@ -171,14 +189,3 @@ def between_points(evaluate: F) -> F:
         return evaluate(self, x, z)
 
     return cast(F, checked)
-
-
-def checked_result(result: T, failures: Sequence[tuple[Any, str]]) -> T:
-    """`result`, raising where one of the conditions holds: now, or at run time from compiled code."""
-    for failed, message in failures:
-        if is_concrete(failed):
-            if bool(np.any(np.asarray(failed))):
-                raise ValueError(message)
-        else:
-            result = eqx.error_if(result, failed, message)
-    return result

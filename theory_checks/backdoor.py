@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,11 +14,9 @@ from jax import Array
 import kpoison as kp
 from kpoison import datasets
 from kpoison.curvature import BulkEdge, Eigenpairs, Visibility
+from kpoison.problems import ClassLabels, Images
 
 __all__ = ["Backdoor", "ClassLabels", "Images", "Outcome", "load_images", "make_backdoor", "outputs"]
-
-Images = Literal["digits", "mnist", "cifar10", "cifar100"]
-ClassLabels = Literal["coarse", "fine"]
 
 
 @dataclasses.dataclass(frozen=True)

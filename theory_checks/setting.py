@@ -12,26 +12,14 @@ from jax import Array
 
 import kpoison as kp
 from kpoison import datasets, defences
+from kpoison.problems import KERNELS, DataName
 from theory_checks.finite_width import FiniteWidth
 from theory_checks.refit import Refitter
 
 __all__ = ["KERNELS", "Data", "Laws", "Scale", "Setting", "make_setting"]
 
-Data = Literal["synthetic", "digits", "mnist"]
+Data = DataName
 Scale = Literal["quick", "full"]
-
-KERNELS: dict[str, Callable[[float], kp.kernels.Kernel]] = {
-    "rbf": kp.kernels.RBF,
-    "laplace": kp.kernels.Laplace,
-    "matern32": kp.kernels.Matern32,
-    "matern52": kp.kernels.Matern52,
-    "rational-quadratic": lambda length_scale: kp.kernels.RationalQuadratic(length_scale, alpha=1.0),
-    "linear": lambda _: kp.kernels.Linear(),
-    "ntk-relu": lambda _: kp.kernels.NTK(2, activation="relu", weight_std=2**0.5, bias_std=0.1),
-    "ntk-erf": lambda _: kp.kernels.NTK(2, activation="erf", weight_std=1.5, bias_std=0.1),
-    "nngp-relu": lambda _: kp.kernels.NNGP(2, activation="relu", weight_std=2**0.5, bias_std=0.1),
-}
-"""Kernels by the name that `--kernel` takes, as functions of a length scale (which neural kernels do not have)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Poisons found by gradients through the exact posterior, and where to start looking for them."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, ArrayLike, Float, Int, Num
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -35,6 +35,9 @@ from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 from kpoison.ridge.posterior import checked_ridge
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["Bilevel", "bilevel", "greedy_bases"]
 
@@ -81,7 +84,7 @@ def bilevel(
     norm: Norm = "linf",
     train_labels: bool = False,
     label_box: Sequence[Num[ArrayLike, "..."]] | None = None,
-    optimiser: optax.GradientTransformation | None = None,
+    optimiser: "optax.GradientTransformation | None" = None,
     steps: int = 100,
 ) -> Bilevel:
     """Optimise poisons by gradients through the exact posterior: the outer of two levels, the inner being training.
@@ -127,6 +130,8 @@ def bilevel(
     >>> round(float(attack.poison.location[0, 0]), 3), bool(attack.history[-1] < attack.history[0])
     (0.6, True)
     """
+    import optax
+
     prepared = prepare(clean, poison, ridge, jnp.asarray(probes), jnp.asarray(target), objective)
     locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
     allowed = allowed_inputs(locations, box, ball, norm, "poison.location")
@@ -155,7 +160,7 @@ def _optimise(
     labels: Float[Array, "p C"],
     allowed: AllowedInputs,
     allowed_labels: AllowedInputs | None,
-    optimiser: optax.GradientTransformation,
+    optimiser: "optax.GradientTransformation",
     steps: int,
 ):
     """Locations and labels, and the history."""
@@ -185,8 +190,7 @@ def _check_greedy(arguments: dict) -> None:
     arguments.update(candidates=candidates, labels=labels)
 
 
-@boundary(_check_greedy)
-@eqx.filter_jit
+@program(_check_greedy)
 def greedy_bases(
     clean: Posterior,
     candidates: Float[ArrayLike, "N ..."],

@@ -1,17 +1,19 @@
 """What every attack that moves inputs shares: the set of allowed inputs, and projected descent in it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_positive, check_real, is_concrete
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["AllowedInputs", "Norm", "allowed_inputs", "check_history", "descend"]
 
@@ -110,7 +112,7 @@ def descend(
     function: Callable[[Parameters], Float[Array, ""]],
     start: Parameters,
     project: Callable[[Parameters], Parameters],
-    optimiser: optax.GradientTransformation,
+    optimiser: "optax.GradientTransformation",
     steps: int,
 ) -> tuple[Parameters, Float[Array, " s"]]:
     """Projected descent by any optimiser of optax: the best parameters seen, and the function along the way.
@@ -118,6 +120,8 @@ def descend(
     s = steps + 1.  Traceable.  The best rather than the last, because a step of fixed length, or one that was projected
     after a line search, may go up.
     """
+    import optax
+
     method = optax.with_extra_args_support(optimiser)
 
     def keep(best, lowest, parameters, value):

@@ -1,12 +1,11 @@
 """Clean-label feature collision (Poison Frogs): a point that looks like its base and is the target to the kernel."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
@@ -27,6 +26,9 @@ from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.kernels.base import Kernel
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["FeatureCollision", "collision_objective", "feature_collision"]
 
@@ -93,7 +95,7 @@ def feature_collision(
     box: Sequence[Num[ArrayLike, "..."]] | None = None,
     ball: Scalar | None = None,
     norm: Norm = "linf",
-    optimiser: optax.GradientTransformation | None = None,
+    optimiser: "optax.GradientTransformation | None" = None,
     steps: int = 100,
 ) -> FeatureCollision:
     """Clean-label feature collision ("Poison Frogs": Shafahi et al. 2018, arXiv 1804.00792) for any kernel.
@@ -133,6 +135,8 @@ def feature_collision(
     >>> round(float(attack.poison.location[0, 0]), 3), bool(attack.data.efficacy[0] < 0)
     (0.7, True)
     """
+    import optax
+
     X, t = jnp.asarray(bases), jnp.asarray(target)
     allowed = allowed_inputs(X, box, ball, norm, "bases")
     if optimiser is None:
@@ -152,7 +156,7 @@ def _collide(
     target: Float[Array, "..."],
     beta: Float[Array, ""],
     allowed: AllowedInputs,
-    optimiser: optax.GradientTransformation,
+    optimiser: "optax.GradientTransformation",
     steps: int,
 ) -> tuple[Array, Array, Array]:
     """Poisons, histories and squared distances."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integer, check_name, is_concrete
 from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
@@ -121,8 +122,7 @@ def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> A
     return results.reshape(-1, *results.shape[2:])[: len(rows)]
 
 
-@boundary(_check)
-@eqx.filter_jit
+@program(_check)
 def flip_certificate(clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar) -> Int[Array, "..."]:
     """The smallest number of training labels that, set to other classes, change the prediction at x: exact.
 

@@ -1,10 +1,17 @@
-"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff`, `matrix`, `experiment`, `download`."""
+"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff`, `matrix`, `experiment`, `download`.
 
+Help, version, completion and wrong arguments load no JAX: commands import what they need in `run`.
+"""
+
+import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
+from tyro.conf import subcommand
 
+from kpoison._version import __version__
 from kpoison.cli.download import Download
 from kpoison.cli.experiment import Experiment
 from kpoison.cli.flow import Flow, Tradeoff
@@ -16,25 +23,51 @@ from kpoison.cli.verify import Verify
 __all__ = ["Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
 
 
+@dataclasses.dataclass(frozen=True)
+class _CommandLine:
+    """Theory of data poisoning in the kernel regime.  `kpoison --version` prints the version."""
+
+    command: (
+        Annotated[Verify, subcommand("verify")]
+        | Annotated[Sweep, subcommand("sweep")]
+        | Annotated[Spectrum, subcommand("spectrum")]
+        | Annotated[Flow, subcommand("flow")]
+        | Annotated[Tradeoff, subcommand("tradeoff")]
+        | Annotated[Experiment, subcommand("experiment")]
+        | Annotated[Matrix, subcommand("matrix")]
+        | Annotated[Download, subcommand("download")]
+    )
+
+    cache: bool = True
+    """Keep compiled programs for the next run, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run; the entry point of `kpoison`."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {
-            "verify": Verify,
-            "sweep": Sweep,
-            "spectrum": Spectrum,
-            "flow": Flow,
-            "tradeoff": Tradeoff,
-            "experiment": Experiment,
-            "matrix": Matrix,
-            "download": Download,
-        },
-        prog="kpoison",
-        args=arguments,
-        description="Theory of data poisoning in the kernel regime.",
+    """Parse the command line and run.
+
+    Args:
+        arguments: by default those of the process.  Only then is JAX's cache of compiled programs turned on: who calls
+            this from Python keeps their own settings.
+
+    Returns:
+        The exit status of the command: 0, 1 where `verify` finds a statement that fails, 2 for wrong arguments.
+
+    Raises:
+        SystemExit: after help (0), and where the arguments cannot be read (2).
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
+        print(f"kpoison {__version__}")
+        return 0
+    asked = tyro.cli(
+        _CommandLine, prog="kpoison", args=given, config=(tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
     )
     try:
-        return command.run()
+        if arguments is None and asked.cache and not isinstance(asked.command, Download):
+            from kpoison.cli.cache import keep_compiled_programs
+
+            keep_compiled_programs()
+        return asked.command.run()
     except (ValueError, OSError) as error:
         print(f"kpoison: {error}", file=sys.stderr)
         return 2

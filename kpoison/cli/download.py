@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from kpoison.datasets.download import Downloadable
+from kpoison.problems import Downloadable
 
 __all__ = ["Download"]
 

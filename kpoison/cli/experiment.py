@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax
 import tyro
 
 from theory_checks.experiments.options import ArchitectureName, Arguments, Options
@@ -33,6 +32,8 @@ class Experiment(Arguments):
 
     def run(self) -> int:
         """Run it; returns the exit status."""
+        import jax
+
         from kpoison.networks import DivergedError
         from theory_checks.experiments.catalogue import EXPERIMENTS
 

@@ -2,29 +2,34 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import xarray as xr
-from jaxtyping import Array
-from matplotlib.figure import Figure
+import tyro
 
 import kpoison as kp
+from kpoison.problems import KERNELS_WITH_DERIVATIVES, DataName, KernelName
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+    from jaxtyping import Array
+    from matplotlib.figure import Figure
 
 __all__ = ["Flow", "Tradeoff"]
+
+_KERNEL = f"""A kernel with derivatives, which the penalty needs: {", ".join(KERNELS_WITH_DERIVATIVES)}.  A length
+scale is the median distance between clean points."""
 
 
 class _Problem(NamedTuple):
     """Clean data, poison and triggered inputs x with their classes; M, held-out data and ℓ²."""
 
-    clean: kp.Posterior
-    poison: kp.Poison
-    x: Array
-    metric: Array | None
-    labels: Array
-    held_out: tuple[Array, Array]
+    clean: "kp.Posterior"
+    poison: "kp.Poison"
+    x: "Array"
+    metric: "Array | None"
+    labels: "Array"
+    held_out: "tuple[Array, Array]"
     unit: float
 
 
@@ -42,11 +47,9 @@ class _Penalised:
     ridge: float = 1e-2
     """Ridge λ of the mean loss, in units of the kernel."""
 
-    kernel: str = "rbf"
-    """rbf, matern32, matern52, rational-quadratic, linear or ntk-erf: a kernel with derivatives, which the penalty
-    needs.  A length scale is the median distance between clean points."""
+    kernel: Annotated[KernelName, tyro.conf.arg(help=_KERNEL)] = "rbf"
 
-    data: Literal["synthetic", "digits", "mnist"] = "synthetic"
+    data: DataName = "synthetic"
     """Clean data (synthetic: in 10 dimensions; images: even against odd digits); the poison is a held-out point with
     the opposite label."""
 
@@ -72,11 +75,13 @@ class _Penalised:
     """Seed of the data."""
 
     def _problem(self) -> _Problem:
-        from theory_checks.setting import KERNELS, make_setting
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        from theory_checks.setting import make_setting
 
         jax.config.update("jax_enable_x64", True)
-        if self.kernel not in KERNELS:
-            raise ValueError(f"--kernel must be of {', '.join(KERNELS)}, got {self.kernel}")
         if self.plot is not None and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):
             raise ValueError(f"--plot must be FILE.png in a folder that exists, got {self.plot}")
         if self.out is not None and (self.out.suffix != ".nc" or not self.out.parent.is_dir()):
@@ -103,7 +108,7 @@ class _Penalised:
         held_out = (others, jnp.asarray(classes, dtype))
         return _Problem(kp.fit(setting.kernel, X, y), poison, x, metric, labels, held_out, unit)
 
-    def _compute(self, problem: _Problem, penalties: np.ndarray, times: np.ndarray) -> xr.Dataset:
+    def _compute(self, problem: _Problem, penalties: "np.ndarray", times: "np.ndarray") -> "xr.Dataset":
         result = kp.flow.tradeoff(
             problem.clean,
             problem.poison,
@@ -119,7 +124,7 @@ class _Penalised:
                          "length_scale": problem.unit**0.5}  # fmt: skip
         return result
 
-    def _keep(self, result: xr.Dataset, figure: Figure | None) -> int:
+    def _keep(self, result: "xr.Dataset", figure: "Figure | None") -> int:
         if self.out is not None:
             result.to_netcdf(self.out, engine="h5netcdf")
             print(f"result: {self.out}")
@@ -147,7 +152,8 @@ class Flow(_Penalised):
 
     def run(self) -> int:
         """Compute, keep and draw; returns the exit status."""
-        from kpoison.plotting import draw_flow
+        import numpy as np
+
         from kpoison.sweep import parse_axis
 
         times = parse_axis(self.time)
@@ -155,7 +161,7 @@ class Flow(_Penalised):
             raise ValueError("--plot needs several finite values of --time above 0")
         problem = self._problem()
         result = self._compute(problem, parse_axis(self.gradient_penalty), times)
-        return self._keep(result, None if self.plot is None else draw_flow(result, unit=problem.unit))
+        return self._keep(result, None if self.plot is None else kp.plotting.draw_flow(result, unit=problem.unit))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +183,8 @@ class Tradeoff(_Penalised):
 
     def run(self) -> int:
         """Compute, keep and draw; returns the exit status."""
-        from kpoison.plotting import draw_tradeoff
+        import numpy as np
+
         from kpoison.sweep import parse_axis
 
         penalties = np.union1d([0.0], parse_axis(self.gradient_penalty))
@@ -196,4 +203,4 @@ class Tradeoff(_Penalised):
                       f"rises from {before:.4g} to {after:.4g}")  # fmt: skip
             else:
                 print(f"no penalty brings |Δf| to {self.target:g}; the largest tried to {choice.value:.4g}")
-        return self._keep(result, None if self.plot is None else draw_tradeoff(result, unit=problem.unit))
+        return self._keep(result, None if self.plot is None else kp.plotting.draw_tradeoff(result, unit=problem.unit))

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import jax
+from kpoison.problems import AttackName, DefenceName, MatrixImages, MatrixKernelName
 
 __all__ = ["Matrix"]
 
@@ -18,7 +18,7 @@ class Matrix:
     laws.  A run that is killed is continued by the same command.  Exit status 0, or 2 for wrong arguments.
     """
 
-    data: Literal["digits", "mnist", "cifar10"] = "digits"
+    data: MatrixImages = "digits"
     """Images; digits are embedded, the others are read from --data-dir."""
 
     data_dir: str | None = None
@@ -29,16 +29,14 @@ class Matrix:
     """2 (the digits 3 and 8, of CIFAR cats and dogs), 10, or two or more labels of the data.  The last class is the one
     that attacks with a target want."""
 
-    kernel: Literal["rbf", "laplace", "matern32", "matern52", "ntk-relu", "ntk-erf"] = "rbf"
+    kernel: MatrixKernelName = "rbf"
     """A length scale is the median distance between clean training images."""
 
-    attacks: tuple[str, ...] = ("all",)
-    """near-clone, patch, blend, sinusoid, label-flip, feature-collision, bilevel, or all."""
+    attacks: tuple[AttackName | Literal["all"], ...] = ("all",)
+    """Attacks by name, or all."""
 
-    defences: tuple[str, ...] = ("all",)
-    """nearest-neighbours, centroid, leave-one-out, spectral-signatures, activation-clustering, pidan, strip,
-    neural-cleanse, input-spectrum, partition-aggregation, gradient-penalty, augmentation, or all; none, which is the
-    attack without a defence, is always run."""
+    defences: tuple[DefenceName | Literal["all"], ...] = ("all",)
+    """Defences by name, or all; none, which is the attack without a defence, is always run."""
 
     seeds: int = 5
     """How many draws of images, attacks and defences."""
@@ -66,6 +64,8 @@ class Matrix:
 
     def run(self) -> int:
         """Run the matrix; returns the exit status."""
+        import jax
+
         from kpoison.matrix import ATTACKS, DEFENCES, as_table, attack_defence_matrix, summarise, write_page
         from kpoison.matrix.judgement import judge
         from kpoison.plotting import attack_defence_figure

@@ -7,15 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 import kpoison as kp
-from kpoison._validation import check_integer, check_positive
-from kpoison.curvature import BulkEdge, Eigenpairs
+from kpoison.problems import KernelName, MatrixImages
 
 if TYPE_CHECKING:
+    from kpoison.curvature import BulkEdge, Eigenpairs
     from theory_checks.backdoor import Backdoor, Outcome
 
 __all__ = ["Spectrum"]
@@ -35,7 +31,7 @@ class Spectrum:
     wrong arguments.
     """
 
-    data: Literal["digits", "mnist", "cifar10"] = "digits"
+    data: MatrixImages = "digits"
     """Images; digits are embedded, the others are read from --data-dir."""
 
     data_dir: str | None = None
@@ -69,9 +65,8 @@ class Spectrum:
     frequency: float = 6.0
     """Of the sinusoid, in periods per width of the image (above half its pixels an alias of a lower one)."""
 
-    kernel: str = "rbf"
-    """rbf, laplace, matern32, matern52, rational-quadratic, linear, ntk-relu, ntk-erf or nngp-relu.  A length scale is
-    the median distance between clean training images."""
+    kernel: KernelName = "rbf"
+    """A length scale is the median distance between clean training images."""
 
     network: int | None = None
     """Width, in neurons per hidden layer, of a finite network to train instead; its architecture is that of --kernel,
@@ -120,7 +115,8 @@ class Spectrum:
 
     def run(self) -> int:
         """Run the attack and judge it; returns the exit status."""
-        from kpoison.plotting import draw_spectrum_figure
+        import jax
+        import jax.numpy as jnp
 
         jax.config.update("jax_enable_x64", True)
         self._check()
@@ -139,7 +135,7 @@ class Spectrum:
             self._write(self.out, before, after, training, triggered, verdict)
             print(f"result: {self.out}")
         if self.plot is not None:
-            draw_spectrum_figure(
+            kp.plotting.draw_spectrum_figure(
                 before.spectrum.values,
                 after.spectrum.values,
                 float(seen.edge),
@@ -155,10 +151,8 @@ class Spectrum:
 
     def _check(self) -> None:
         """Refuse what can be known to be wrong before images are read or anything is solved."""
-        from theory_checks.setting import KERNELS
+        from kpoison._validation import check_integer, check_positive
 
-        if self.kernel not in KERNELS:
-            raise ValueError(f"--kernel must be of {', '.join(KERNELS)}, got {self.kernel}")
         if self.network is not None:
             check_integer("--network", self.network, 1)
             if not self.kernel.startswith("ntk-"):
@@ -179,8 +173,11 @@ class Spectrum:
         check_integer("--seed", self.seed, 0)
         check_positive("--ridge", self.ridge)
 
-    def _trigger(self) -> kp.Trigger:
+    def _trigger(self) -> "kp.Trigger":
         """The trigger, refused where it does not fit the images or leaves them as they are."""
+        import jax.numpy as jnp
+        import numpy as np
+
         shape = IMAGE_SHAPES[self.data]
         opacity = self.opacity if self.opacity is not None else {"patch": 1.0, "blend": 0.2}.get(self.trigger, 0.0)
         try:
@@ -196,7 +193,7 @@ class Spectrum:
             raise ValueError(f"--trigger {self.trigger}: {error}") from error
         return trigger
 
-    def _backdoor(self, trigger: kp.Trigger) -> "Backdoor":
+    def _backdoor(self, trigger: "kp.Trigger") -> "Backdoor":
         """The problem, in the precision asked for."""
         from theory_checks.backdoor import make_backdoor
 
@@ -216,6 +213,8 @@ class Spectrum:
 
     def _predictors(self, backdoor: "Backdoor") -> tuple[Callable, Callable, dict[str, Any] | None]:
         """The clean and the poisoned predictor, both with this ridge λ, and how the training of networks ended."""
+        import jax
+
         from kpoison.networks import Architecture, UnconvergedError, train_pair
         from theory_checks.setting import KERNELS
 
@@ -236,14 +235,16 @@ class Spectrum:
 
     def _judge(self, backdoor: "Backdoor", clean: Callable, poisoned: Callable) -> tuple["Outcome", "Outcome"]:
         """The clean predictor over the clean test images, and the poisoned one over the probes."""
+        import jax.numpy as jnp
+
         if self.matrix == "fisher":
             edge = self._fisher_edge(backdoor, clean, poisoned)
             before = backdoor.judge(clean, edge, 0.0, k=self.top)
             return before, backdoor.judge(poisoned, edge, self.fraction, k=self.top)
         pairs = self._hessian_spectrum(backdoor, clean, 0.0)
-        edge = BulkEdge(pairs.values[0], jnp.zeros(0, pairs.values.dtype), "clean predictor")
+        edge = kp.curvature.BulkEdge(pairs.values[0], jnp.zeros(0, pairs.values.dtype), "clean predictor")
 
-        def outcome(f: Callable, fraction: float, pairs: Eigenpairs) -> "Outcome":
+        def outcome(f: Callable, fraction: float, pairs: "Eigenpairs") -> "Outcome":
             value, vector = pairs.values[0], pairs.vectors[0]
             seen = kp.curvature.visibility(value, vector, edge, direction=backdoor.direction)
             return dataclasses.replace(backdoor.judge(f, edge, fraction, k=1), spectrum=pairs, visibility=seen)
@@ -251,8 +252,11 @@ class Spectrum:
         found = self._hessian_spectrum(backdoor, poisoned, self.fraction)
         return outcome(clean, 0.0, pairs), outcome(poisoned, self.fraction, found)
 
-    def _hessian_spectrum(self, backdoor: "Backdoor", f: Callable, fraction: float) -> Eigenpairs:
+    def _hessian_spectrum(self, backdoor: "Backdoor", f: Callable, fraction: float) -> "Eigenpairs":
         """Leading eigenpairs of the loss's input Hessian over the test images, a fraction of them triggered."""
+        import jax
+        import jax.numpy as jnp
+
         if backdoor.classes == 2:
             targets = jnp.where(backdoor.labels == 1, 1.0, -1.0)
         else:
@@ -260,8 +264,10 @@ class Spectrum:
         hessian = kp.curvature.input_hessian(f, backdoor.probes(fraction), targets)
         return kp.curvature.top_eigenpairs(hessian, self.top, throw=False)
 
-    def _fisher_edge(self, backdoor: "Backdoor", clean: Callable, poisoned: Callable) -> BulkEdge:
+    def _fisher_edge(self, backdoor: "Backdoor", clean: Callable, poisoned: Callable) -> "BulkEdge":
         """See `null`."""
+        import jax
+
         key = jax.random.key(self.seed)
         if self.null == "clean":
             return backdoor.clean_edge(clean, level=_LEVEL, key=key)
@@ -270,7 +276,7 @@ class Spectrum:
         # The matrix adds up the outputs, the edge is that of their mean.
         outputs = len(gradients) // len(probes)
         edge = kp.curvature.bulk_edge_from_permutations(gradients, level=_LEVEL, key=key)
-        return BulkEdge(outputs * edge.edge, outputs * edge.samples, edge.method)
+        return kp.curvature.BulkEdge(outputs * edge.edge, outputs * edge.samples, edge.method)
 
     def _name(self) -> str:
         """The attack, in words."""
@@ -283,6 +289,8 @@ class Spectrum:
 
     def _print(self, before: "Outcome", after: "Outcome", training, triggered: int, verdict: str) -> None:
         """The result, for a reader."""
+        import numpy as np
+
         seen, found = after.visibility, after.spectrum
         print(f"{self._name()} beside {self.train} clean ones")
         if training is not None:
@@ -305,6 +313,8 @@ class Spectrum:
 
     def _write(self, path: Path, before: "Outcome", after: "Outcome", training, triggered: int, verdict: str) -> None:
         """The result as JSON, with what is needed to repeat it."""
+        import numpy as np
+
         from theory_checks.record import environment
 
         seen = after.visibility

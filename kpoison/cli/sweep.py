@@ -4,12 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 import kpoison as kp
-from kpoison._typing import Law
+from kpoison.problems import KERNELS, DataName, KernelName, LawName, QuantityName
 
 __all__ = ["Sweep"]
 
@@ -32,22 +28,20 @@ class Sweep:
     ridge: str = "1e-3"
     """Ridge λ of the mean loss, in units of the kernel; ρ = (n_c + m)λ is added to the Gram diagonal."""
 
-    kernel: tuple[str, ...] = ("rbf",)
-    """One kernel or several: rbf, laplace, matern32, matern52, rational-quadratic, linear, ntk-relu, ntk-erf,
-    nngp-relu.  A length scale is the median distance between clean points."""
+    kernel: tuple[KernelName, ...] = ("rbf",)
+    """One kernel or several.  A length scale is the median distance between clean points."""
 
-    data: Literal["synthetic", "digits", "mnist"] = "synthetic"
+    data: DataName = "synthetic"
     """Clean data (synthetic: 200 points in 10 dimensions; images: 1,000, even against odd digits); the poison is a
     held-out point with the opposite label."""
 
     data_dir: str | None = None
     """Folder with the official MNIST IDX .gz files, or with a folder `mnist` of them; by default $KPOISON_DATA."""
 
-    quantities: tuple[str, ...] = ("gain", "efficacy", "spike")
-    """What to compute: gain, efficacy, spike, spike_efficacy_ratio, coupling_floor, coupling_ratio, prediction,
-    m_success."""
+    quantities: tuple[QuantityName, ...] = ("gain", "efficacy", "spike")
+    """What to compute."""
 
-    law: Law = "exact"
+    law: LawName = "exact"
     """exact conditions on the clean data; isolated is the paper's assumption of no coupling to them."""
 
     precision: Literal["float64", "float32"] = "float64"
@@ -70,15 +64,17 @@ class Sweep:
 
     def run(self) -> int:
         """Run the sweep; returns the exit status."""
-        from kpoison.plotting import draw_sweep
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
         from kpoison.sweep import parse_axis
-        from theory_checks.setting import KERNELS, make_setting
+        from theory_checks.setting import make_setting
 
         jax.config.update("jax_enable_x64", True)
         axes = {name: parse_axis(getattr(self, name)) for name in ("r_over_l", "m", "ridge")}
-        unknown = set(self.kernel) - set(KERNELS)
-        if unknown or not self.kernel:
-            raise ValueError(f"--kernel must be of {', '.join(KERNELS)}, got {' '.join(sorted(unknown)) or 'none'}")
+        if not self.kernel:
+            raise ValueError(f"--kernel must be of {', '.join(KERNELS)}, got none")
         if self.plot is not None:
             if not {"efficacy", "spike"} <= set(self.quantities):
                 raise ValueError("--plot needs efficacy and spike among --quantities")
@@ -106,6 +102,8 @@ class Sweep:
             metadata={"data": self.data, "seed": self.seed, "kernel": " ".join(self.kernel)},
         )
         if self.plot is not None:
+            from kpoison.plotting import draw_sweep
+
             draw_sweep(result, success=self.success, visible=self.visible).savefig(self.plot)
             print(f"picture: {self.plot}")
         if self.out is not None:

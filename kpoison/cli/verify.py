@@ -4,9 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import jax
-from tqdm import tqdm
-
 __all__ = ["Verify"]
 
 Statement = Literal[
@@ -53,6 +50,9 @@ class Verify:
 
     def run(self) -> int:
         """Run the checks; returns the exit status."""
+        import jax
+        from tqdm import tqdm
+
         from theory_checks.record import Verdict
         from theory_checks.report import as_text, write
         from theory_checks.runner import run

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from matfree import decomp, stochtrace
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_integer, check_name, check_positive, is_concrete
@@ -137,6 +136,8 @@ def lanczos(product: Callable[[Array], Array], start: Array, depth: int) -> tupl
     Where the Krylov space of the start is smaller than `depth`, matfree divides 0 by 0, or rounding errors by rounding
     errors, which has eigenvalues above the largest one; rows and entries from there on are 0 here.
     """
+    from matfree import decomp
+
     found = decomp.tridiag_sym(depth, custom_vjp=False)(product, start)
     basis, tridiagonal = jnp.asarray(found.Q_tall), jnp.asarray(found.J_small)
     finite = jnp.where(jnp.isfinite(tridiagonal), tridiagonal, 0)
@@ -338,6 +339,8 @@ def trace(
     >>> [float(number) for number in trace(Rows(jnp.array([[3.0, 4.0]])))]
     [25.0, 0.0]
     """
+    from matfree import stochtrace
+
     _check_operator(operator)
     check_integer("probes", probes, 2)
     exact = operator.exact_trace()

@@ -7,17 +7,14 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-from tqdm import tqdm
+from typing import Any, get_args
 
 from kpoison._memory import in_words
 from kpoison._validation import check_name, check_positive
 from kpoison.datasets.files import FOLDERS, data_directory
+from kpoison.problems import Downloadable
 
 __all__ = ["Downloadable", "download"]
-
-Downloadable = Literal["mnist", "cifar10", "cifar100"]
 
 _PART = ".part"
 _CHUNK = 2**16
@@ -154,6 +151,7 @@ class _Fetch:
     def _continue(self, url: str) -> str | None:
         """Ask for what is missing; returns why it is not whole."""
         import requests
+        from tqdm import tqdm
 
         have = self._have()
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}

@@ -4,9 +4,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA, FastICA
-from sklearn.metrics import silhouette_score
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_finite_scalar, check_integer, check_name, check_positive
@@ -69,6 +66,9 @@ def activation_clustering(
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
     rows, labels = np.asarray(features), np.asarray(labels)
     scores, thresholds = np.zeros(len(rows)), np.full(len(rows), np.inf)
     for label in np.unique(labels):
@@ -94,6 +94,8 @@ def activation_clustering(
 
 def _reduced(rows: np.ndarray, dimensions: int, reduction: str, seed: int) -> np.ndarray | None:
     """The points of a class in few dimensions; None where there is nothing to split."""
+    from sklearn.decomposition import PCA, FastICA
+
     centred = rows - rows.mean(axis=0)
     spread = np.linalg.norm(centred)
     if len(rows) < _FEWEST or spread <= 4 * np.finfo(float).eps * np.linalg.norm(rows):

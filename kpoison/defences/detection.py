@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
-from sklearn.metrics import roc_auc_score
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_positive, is_concrete
@@ -63,6 +62,8 @@ class Detection(eqx.Module):
         >>> found.rates(np.array([False, True, False]))
         DetectionRates(true_positive=1.0, false_positive=0.5, auroc=1.0)
         """
+        from sklearn.metrics import roc_auc_score
+
         truth, scores, suspected = np.asarray(is_poison), np.asarray(self.scores), np.asarray(self.suspected)
         if truth.shape != scores.shape:
             raise ValueError(f"is_poison must have shape {scores.shape}, one for each score, got {truth.shape}")

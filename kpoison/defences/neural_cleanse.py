@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from kpoison._typing import Scalar
@@ -212,6 +211,8 @@ class _Search(eqx.Module):
         self, f: Callable, images: Array, given: Array, low: Array, high: Array, wanted: Array, key: PRNGKeyArray
     ) -> _Trigger:
         """The smallest trigger found for the class `wanted`; `given` are the classes of the images as they are."""
+        import optax
+
         stack = images.reshape(-1, *self.image_shape)
         others = (given != wanted).astype(images.dtype)
         number = jnp.sum(others)

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
-from sklearn.mixture import GaussianMixture
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_name, check_positive
@@ -140,6 +139,8 @@ def _coherent_weights(rows: np.ndarray, mean: np.ndarray, variance: np.ndarray) 
 
 def _two_groups(weights: np.ndarray, seed: int) -> tuple[np.ndarray, float, float]:
     """Scores, the score at which both groups are equally likely, and the log-likelihood of two over that of one."""
+    from sklearn.mixture import GaussianMixture
+
     column = weights[:, None]
     one, two = (
         GaussianMixture(groups, n_init=_STARTS if groups > 1 else 1, max_iter=1000, random_state=seed).fit(column)

@@ -2,13 +2,12 @@
 
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
-from sklearn.neighbors import NearestNeighbors
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integer, check_name, check_positive
 from kpoison.defences.detection import (
@@ -65,6 +64,8 @@ def neighbour_disagreement(
     >>> neighbour_disagreement(features, np.array([0, 0, 1, 1, 1, 1]), neighbours=2).scores.tolist()
     [0.5, 0.5, 1.0, 0.0, 0.0, 0.0]
     """
+    from sklearn.neighbors import NearestNeighbors
+
     points, labels = np.asarray(features), np.asarray(labels)
     distances, places = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors()
     others = labels[places] != labels[:, None]
@@ -89,8 +90,7 @@ def _check_distance(arguments: dict[str, Any]) -> None:
     check_fraction("fraction", arguments["fraction"])
 
 
-@boundary(_check_distance)
-@eqx.filter_jit
+@program(_check_distance)
 def centroid_distance(
     features: Float[ArrayLike, "n k"], labels: Int[ArrayLike, " n"], *, fraction: Scalar = 0.05
 ) -> Detection:
@@ -143,8 +143,7 @@ def _check_residuals(arguments: dict[str, Any]) -> None:
     check_conditioning(posterior, jnp.asarray(len(posterior.X) * arguments["ridge"], posterior.X.dtype))
 
 
-@boundary(_check_residuals)
-@eqx.filter_jit
+@program(_check_residuals)
 def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array, "n *C"]:
     """y_i less the prediction at x_i of the predictor that was fitted without i: (A⁻¹y)_i/(A⁻¹)_ii, no refit.
 
@@ -171,8 +170,7 @@ def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array,
     return (at.mean_coefficients() / jnp.diagonal(inverse)[:, None]).reshape(posterior.y.shape)
 
 
-@boundary(_check_residuals)
-@eqx.filter_jit
+@program(_check_residuals)
 def leave_one_out(posterior: Posterior, ridge: Scalar, *, fraction: Scalar = 0.05) -> Detection:
     """Size of the leave-one-out residual, Euclidean over outputs: what the others say of a point's label.
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_positive
+from kpoison._validation import check_finite, check_floating, check_integer, check_positive
 from kpoison.curvature.visibility import (
     marchenko_pastur_edge,
     outlier_eigenvalue,
@@ -164,8 +165,7 @@ def _displaced(
     return clean - mean[None], poisons - centre[None], centre - mean
 
 
-@boundary(_check_class)
-@eqx.filter_jit
+@program(_check_class)
 def predicted_visibility(
     clean: Float[ArrayLike, "n k"],
     poisons: Float[ArrayLike, "p k"],
@@ -266,8 +266,7 @@ def _no_derivative(primals, tangents):
     )
 
 
-@boundary(_check_class)
-@eqx.filter_jit
+@program(_check_class)
 def visible_count(clean: Float[ArrayLike, "n k"], poisons: Float[ArrayLike, "p k"]) -> Float[Array, ""]:
     """How many clones at one place a class can hide from spectral signatures: m = n_c τ/(‖δ‖² − τ), real.
 
@@ -322,8 +321,7 @@ def _check_isotropic(arguments: dict[str, Any]) -> None:
         raise TypeError(f"scattered must be True or False, got {type(arguments['scattered']).__name__}")
 
 
-@boundary(_check_isotropic)
-@eqx.filter_jit
+@program(_check_isotropic)
 def isotropic_visibility(
     number: int,
     dimension: int,

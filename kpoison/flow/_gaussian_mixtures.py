@@ -9,11 +9,11 @@ import functools
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._failures import checked_result
 from kpoison.kernels.base import Kernel, Scaled, Sum
 from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic, Stationary
 
@@ -268,7 +268,7 @@ def _flat_jvp(derivatives, primals, tangents):
     omega, refused = primals
     d_omega = tangents[0]
     if derivatives == 0:
-        omega = eqx.error_if(omega, refused, _NO_MOMENT)
+        omega = checked_result(omega, [(refused, _NO_MOMENT)])
     value, slope = _flat(omega, refused, derivatives), _flat(omega, refused, max(derivatives - 1, 0))
     return value, slope * d_omega
 

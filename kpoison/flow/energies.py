@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import boundary
 from kpoison.laws import Predictor, predictor
 from kpoison.laws.effect import check_law_arguments
 from kpoison.poison import Poison
@@ -41,8 +41,7 @@ def _check(arguments: dict[str, Any]) -> None:
     arguments["metric"] = checked_metric(arguments["metric"], clean.X[0].size, clean.X.dtype)
 
 
-@boundary(_check)
-@eqx.filter_jit
+@program(_check)
 def energies(
     clean: Posterior,
     ridge: Scalar,

@@ -3,7 +3,6 @@
 import functools
 from typing import Any, Literal, TypeAlias, get_args
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -169,6 +168,8 @@ def _integrate(
     max_steps: int,
     implicit: bool,
 ) -> LossGradientFlow:
+    import diffrax
+
     if isinstance(clean.factor, IterativeFactor):
         see = gram_operator(clean.kernel, observations).product
     else:

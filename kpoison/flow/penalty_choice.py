@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
@@ -141,6 +140,8 @@ def smallest_gradient_penalty(
 
 def _close_in(function: Callable[[float], float], low: float, high: float, rtol: float, *, continuous: bool) -> None:
     """Evaluate a function, positive at `low` and not at `high`, ever closer to where it ceases to be positive."""
+    import scipy.optimize
+
     if continuous and function(high) < 0:
         # An error of rtol in the logarithm is one of rtol, relatively, in the penalty.
         scipy.optimize.brentq(lambda log: function(math.exp(log)), math.log(low), math.log(high), xtol=rtol)

@@ -1,13 +1,12 @@
 """Safety against efficacy: what a gradient penalty and early stopping do to the poison, and what they cost (T3, T4)."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Numbers, Scalar
@@ -28,6 +27,9 @@ from kpoison.poison import Poison, attack_success_rate, clean_accuracy
 from kpoison.ridge import Posterior, fit
 from kpoison.ridge.metric import checked_metric
 from kpoison.ridge.solvers import Solver
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["check_probes", "refitted", "target_class", "tradeoff"]
 
@@ -114,7 +116,7 @@ def tradeoff(
     held_out: tuple[ArrayLike, ArrayLike] | None = None,
     direction: Float[ArrayLike, "..."] | None = None,
     modes: int = 3,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """The frontier of safety and efficacy over penalties γ and training times t, of the poisoned predictor.
 
     Args:
@@ -237,7 +239,9 @@ _DESCRIPTIONS = {
 }  # fmt: skip
 
 
-def _dataset(arrays: dict[str, np.ndarray], penalties: np.ndarray, times: Array) -> xr.Dataset:
+def _dataset(arrays: dict[str, np.ndarray], penalties: np.ndarray, times: Array) -> "xr.Dataset":
+    import xarray as xr
+
     variables = {}
     for name, array in arrays.items():
         dims, description, units = _DESCRIPTIONS[name]
@@ -254,7 +258,7 @@ def _dataset(arrays: dict[str, np.ndarray], penalties: np.ndarray, times: Array)
     )  # fmt: skip
 
 
-def _assert_monotone(result: xr.Dataset, rounding: float) -> None:
+def _assert_monotone(result: "xr.Dataset", rounding: float) -> None:
     """T4, where it is proved: at the solution."""
     ended = result.isel(time=~np.isfinite(result.time.values))
     for name, sign in (("objective", 1), ("penalty_energy", -1)):

@@ -10,10 +10,11 @@ import itertools
 import math
 from fractions import Fraction
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from kpoison._failures import checked_result
 
 __all__ = ["angle", "angle_excess", "arc_excess", "arc_excess_of_versine", "cusp_sqrt", "versine_angle"]
 
@@ -41,7 +42,7 @@ def _half_power_jvp(below, derivatives, primals, tangents):
     value = _half_power(u, below, derivatives)
     if derivatives == 0:
         # The derivative exists wherever u > 0; at u = 0 it is infinite, and any number would be a silent lie.
-        u = eqx.error_if(u, u == 0, _NO_FURTHER_DERIVATIVE)
+        u = checked_result(u, [(u == 0, _NO_FURTHER_DERIVATIVE)])
     return value, (0.5 - below) * _half_power(u, below + 1, max(derivatives - 1, 0)) * du
 
 

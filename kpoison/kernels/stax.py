@@ -14,7 +14,6 @@ from kpoison._memory import peak_bytes
 from kpoison._validation import check_name
 from kpoison.kernels._batched import COPIES, BudgetedKernel, at_once, checked_options
 from kpoison.kernels._blocks import block_sizes, by_blocks, check_result, in_parts
-from kpoison.kernels._neural_tangents import load_neural_tangents
 
 __all__ = ["StaxKernel", "from_stax"]
 
@@ -144,6 +143,8 @@ def from_stax(
         TypeError, ValueError: for arguments that do not fit; by the kernel, where the architecture has no such kernel,
             or not one number for two points of this shape, or where one pair or the matrix does not fit in memory.
     """
+    from kpoison.kernels._neural_tangents import load_neural_tangents
+
     if not callable(kernel_fn):
         raise TypeError(f"kernel_fn must be callable, as stax.serial returns it, got {type(kernel_fn).__name__}")
     check_name("get", get, ("ntk", "nngp"))

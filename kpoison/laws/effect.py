@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._typing import Law, Scalar
-from kpoison._validation import check_floating, check_name, check_points, check_positive, checked_result
+from kpoison._validation import check_name, check_points, check_positive, checked_result, in_dtype
 from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
@@ -28,6 +28,7 @@ __all__ = [
     "like_targets",
     "linear_in_effect",
     "poison_effect",
+    "resolved_ridge",
 ]
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
             "of its columns would be a solve; ask for efficacy and spike instead"
         )
     weighted = _weighted(clean, poison)
-    return _condition(clean, weighted, weighted.n * checked_ridge(clean, ridge), law)
+    return _condition(clean, weighted, weighted.n * resolved_ridge(clean, ridge, weighted.n, law), law)
 
 
 def linear_in_effect(
@@ -201,7 +202,15 @@ def linear_in_effect(
         return function(_condition(clean, weighted, rho, law))
 
     one_by_one = clean.factor.iterative
-    return at_time(at, weighted.n, checked_ridge(clean, ridge), clean.time, one_by_one=one_by_one)
+    return at_time(at, weighted.n, resolved_ridge(clean, ridge, weighted.n, law), clean.time, one_by_one=one_by_one)
+
+
+def resolved_ridge(clean: Posterior, ridge: Scalar, n: Scalar, law: Law = "exact") -> Float[Array, ""]:
+    """λ, checked, with a warning where K + nλI is ill-conditioned; isolated laws solve with no such matrix."""
+    ridge = checked_ridge(clean, ridge)
+    if law == "exact":
+        check_conditioning(clean, n * stopped_ridge(ridge, clean.time))
+    return ridge
 
 
 def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> KernelExpansion:
@@ -222,27 +231,20 @@ def change_expansion(
 
 
 def check_law_arguments(arguments: dict[str, Any]) -> None:
-    """Boundary checks common to the laws; turns x into an array of the data's dtype."""
+    """Boundary checks common to the laws; turns x and ridge into arrays of the data's dtype."""
     clean, poison = arguments["clean"], arguments.get("poison")
     if not isinstance(clean, Posterior):
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
     if poison is not None or "law" in arguments:
         if not isinstance(poison, Poison):
             raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
-        counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)[2]
-    else:
-        counts = jnp.zeros(1)
+        poison.check_shapes(clean.X.shape[1:], clean.outputs)
     check_positive("ridge", arguments["ridge"], zero=clean.time is not None)
-    ridge = arguments["ridge"] = jnp.asarray(arguments["ridge"], clean.X.dtype)
-    if arguments.get("law") != "isolated":
-        check_conditioning(clean, (len(clean.X) + jnp.sum(counts)) * stopped_ridge(ridge, clean.time))
+    arguments["ridge"] = in_dtype(arguments["ridge"], clean.X.dtype)
     if "law" in arguments:
         check_name("law", arguments["law"], get_args(Law))
     if "x" in arguments:
-        x = check_floating("x", arguments["x"])
-        single = jnp.ndim(x) == clean.X.ndim - 1
-        points = check_points("x", x[None] if single else x, clean.kernel.point_ndim, like=clean.X)
-        arguments["x"] = points[0] if single else points
+        arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, single=True)
 
 
 def like_targets(clean: Posterior, x: Array, values: Array, trailing: int = 0) -> Array:

@@ -1,11 +1,10 @@
 """What the poison does to predictions: gain (L1) and efficacy (L2, L7)."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import program
 from kpoison._typing import Law, Scalar
-from kpoison._validation import boundary
 from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
@@ -13,8 +12,7 @@ from kpoison.ridge import Posterior
 __all__ = ["efficacy", "gain"]
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, "..."]:
     """Poison gain S(m; λ) = m / (ρ + m k̃(ζ, ζ)), ρ = (n_c + m)λ (L1).
 
@@ -48,8 +46,7 @@ def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") ->
     return matrix[:number, :number]
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def efficacy(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:

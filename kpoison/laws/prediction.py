@@ -4,8 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_floating
+from kpoison._validation import check_floating
 from kpoison.laws.effect import (
     PoisonEffect,
     as_points,
@@ -13,11 +14,11 @@ from kpoison.laws.effect import (
     check_law_arguments,
     like_targets,
     linear_in_effect,
+    resolved_ridge,
 )
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
 from kpoison.ridge.early_stopping import at_time
-from kpoison.ridge.posterior import checked_ridge
 
 __all__ = ["Predictor", "predict", "predictor"]
 
@@ -25,7 +26,7 @@ __all__ = ["Predictor", "predict", "predictor"]
 def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[KernelExpansion]:
     """Expansions whose sum is the predictor, the poison's before that of the clean data."""
     if poison is None:
-        ridge = checked_ridge(clean, ridge)
+        ridge = resolved_ridge(clean, ridge, len(clean.X))
         one_by_one = clean.factor.iterative
         mean = at_time(
             lambda rho: clean.at(rho).mean_coefficients(), len(clean.X), ridge, clean.time, one_by_one=one_by_one
@@ -39,8 +40,7 @@ def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[Kerne
     return [change_expansion(clean, poison, "exact", bent), clean.mean_expansion(mean)]
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def predict(
     clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
 ) -> Float[Array, "..."]:
@@ -87,8 +87,7 @@ class Predictor(eqx.Module):
         return values[0] if self.scalar else values
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def predictor(clean: Posterior, ridge: Scalar, poison: Poison | None = None) -> Predictor:
     """The ridge predictor as a function of one point, solved once: for `jax.hessian`, `kpoison.curvature`, plots.
 

@@ -1,11 +1,11 @@
 """What the poison does to input curvature: the rank-one spike (L3) and its law against efficacy (L4–L6)."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import program
 from kpoison._typing import Law, Scalar
-from kpoison._validation import boundary, checked_result, is_concrete
+from kpoison._validation import checked_result
 from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
@@ -20,8 +20,7 @@ __all__ = [
 ]
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def efficacy_gradient(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -38,8 +37,7 @@ def efficacy_gradient(
     return like_targets(clean, x, gradients, trailing=gradients.ndim - 2)
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def spike(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -57,27 +55,17 @@ def spike(
     return like_targets(clean, x, delta.squared_gradient_norms(as_points(clean, x)))
 
 
-_NO_RAY = "x must not be 0: no ray passes through the origin"
-
-
 def _check_components(arguments: dict) -> None:
     check_law_arguments(arguments)
-    clean, x = arguments["clean"], arguments["x"]
+    clean = arguments["clean"]
     if not clean.kernel.rotation_invariant:
         raise ValueError(
             f"kernel must be rotation-invariant to split the spike, got {type(clean.kernel).__name__} "
             "(for a Custom kernel say rotation_invariant=True)"
         )
-    if is_concrete(x) and bool(jnp.any(_at_origin(clean, x))):
-        raise ValueError(_NO_RAY)
 
 
-def _at_origin(clean: Posterior, x: Array) -> Array:
-    return jnp.all(as_points(clean, x) == 0, axis=1)
-
-
-@boundary(_check_components)
-@eqx.filter_jit
+@program(_check_components)
 def spike_components(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -93,7 +81,9 @@ def spike_components(
         ValueError: also for a kernel that is not rotation-invariant, and at x = 0.
     """
     x = jnp.asarray(x)
-    x = checked_result(x, [(jnp.any(_at_origin(clean, x)), _NO_RAY)])
+    x = checked_result(
+        x, [(jnp.any(jnp.all(as_points(clean, x) == 0, axis=1)), "x must not be 0: no ray passes through the origin")]
+    )
     delta = change(clean, poison, ridge, law)
     radial, tangential = delta.radial_and_tangential_gradients(as_points(clean, x))
     return like_targets(clean, x, radial**2), like_targets(clean, x, jnp.sum(tangential**2, axis=2))
@@ -117,8 +107,7 @@ def _only_location(clean: Posterior, poison: Poison) -> None:
         )
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def spike_efficacy_ratio(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -137,8 +126,7 @@ def spike_efficacy_ratio(
     return ratio[0] if x.ndim == clean.X.ndim - 1 else ratio
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def coupling_floor(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, ""]:
     """q(ζ, ζ) = ‖∇_x k̃(x, ζ)|_{x=ζ}‖²/k̃(ζ, ζ)²: the value that q does not fall below as x → ζ (L6).
 
@@ -148,8 +136,7 @@ def coupling_floor(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "
     return spike_efficacy_ratio(clean, poison, poison.location, ridge, law)
 
 
-@boundary(check_law_arguments)
-@eqx.filter_jit
+@program(check_law_arguments)
 def coupling_ratio(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
     """q_exact(x, ζ)/q_isolated(x, ζ): how far coupling to the clean data lifts the spike at fixed efficacy (L6).
 

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import Failure, checked_result, collect, mapped, program, scan, silently
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_positive, checked_result
+from kpoison._validation import check_positive
 from kpoison.laws.effect import PoisonEffect, as_points, change, check_law_arguments, linear_in_effect
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
@@ -54,41 +57,68 @@ def _check_visible(arguments: dict) -> None:
     check_positive("threshold", arguments["threshold"])
 
 
+class _Search(NamedTuple):
+    """Where the margin changes its side.
+
+    Attributes:
+        low, high: logarithms of a count before the first one that is known to be over, and of that one.
+        found: whether there is one.
+        already: whether the margin is over at m = 0.
+    """
+
+    low: Array
+    high: Array
+    found: Array
+    already: Array
+
+
 def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[Array, ""]:
     """The smallest count m at which `margin(m)` is positive: 0 if it is at m = 0, ∞ if it is nowhere up to 10⁶ n_c.
 
     Looked for at eight counts per decade from 10⁻⁶ n_c, then bisected; its derivatives are those of the implicit
     function.
     """
-    logs = math.log(n_c) + math.log(10) * jnp.linspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1, dtype=dtype)
-    fixed = jax.lax.stop_gradient
-    reached = jax.lax.map(lambda log: margin(jnp.exp(log)) > 0, logs)
-    first = jnp.argmax(reached)
+    grid = math.log(n_c) + math.log(10) * np.linspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
+    # m = 0, the grid, then steps that halve the bracket: one loop, in which the margin is compiled once.
+    logs = jnp.asarray(np.concatenate([[-np.inf], grid, np.zeros(_BISECTIONS)]), dtype)
+    halving = np.arange(len(logs)) > len(grid)
 
-    def bisect(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        over = margin(jnp.exp(middle)) > 0
-        return jnp.where(over, low, middle), jnp.where(over, middle, high)
+    def step(search: _Search, now: tuple[Array, Array]) -> tuple[_Search, None]:
+        log, halving = now
+        at = jnp.where(halving, 0.5 * (search.low + search.high), log)
+        over = margin(jnp.exp(at)) > 0
+        none = log == -jnp.inf
+        first = over & ~halving & ~none & ~search.found
+        # Below the smallest count of the grid the margin has its side at m = 0.
+        before = jnp.maximum(at - math.log(10) / _PER_DECADE, logs[1])
+        low = jnp.where(first, before, jnp.where(halving & ~over, at, search.low))
+        high = jnp.where(first | (halving & over), at, search.high)
+        return _Search(low, high, search.found | first, search.already | (over & none)), None
 
-    # Below the smallest count of the scan the margin has its side at m = 0.
-    bracket = fixed((logs[jnp.maximum(first - 1, 0)], logs[first]))
-    root = fixed(jnp.exp(jax.lax.fori_loop(0, _BISECTIONS, bisect, bracket)[1]))
-    slope = fixed(jax.grad(margin)(root))
-    there = margin(root)
-    # Its value is the root's; its derivative that of the implicit function.
-    root = root - (there - fixed(there)) / jnp.where(slope == 0, 1, slope)
-    already = margin(jnp.zeros((), dtype)) > 0
-    return jnp.where(already, 0, jnp.where(jnp.any(reached), root, jnp.inf))
+    def solve(_: Any, start: Array) -> tuple[Array, tuple[_Search, tuple[Failure, ...]]]:
+        no = jnp.zeros_like(start, bool)
+        search, failures = collect(lambda: scan(step, _Search(start, start, no, no), (logs, jnp.asarray(halving)))[0])
+        return jnp.exp(search.high), (search, failures)
+
+    def unheard(count: Array) -> Array:
+        with silently():
+            return margin(count)
+
+    def tangent(linear: Callable[[Array], Array], y: Array) -> Array:
+        slope = linear(jnp.ones_like(y))
+        return y / jnp.where(slope == 0, 1, slope)
+
+    root, (search, failures) = jax.lax.custom_root(unheard, logs[len(grid)], solve, tangent, has_aux=True)
+    root = checked_result(root, failures)
+    return jnp.where(search.already, 0, jnp.where(search.found, root, jnp.inf))
 
 
 def _at_probes(function: Callable[[Array], Array], clean: Posterior, x: Array) -> Array:
-    values = jax.vmap(function)(as_points(clean, x))
+    values = mapped(jax.vmap, function)(as_points(clean, x))
     return values[0] if x.ndim == clean.X.ndim - 1 else values
 
 
-@boundary(_check)
-@eqx.filter_jit
+@program(_check)
 def m_success(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
     """The smallest multiplicity at which the prediction at x is the poison's label (L8), by the exact law.
 
@@ -121,8 +151,7 @@ def m_success(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridg
     return _at_probes(at, clean, x)
 
 
-@boundary(_check_visible)
-@eqx.filter_jit
+@program(_check_visible)
 def m_visible(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
 ) -> Float[Array, "..."]:
@@ -163,8 +192,7 @@ def m_visible(
     return _at_probes(at, clean, x)
 
 
-@boundary(_check_visible)
-@eqx.filter_jit
+@program(_check_visible)
 def lag(
     clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
 ) -> Float[Array, "..."]:

@@ -6,16 +6,19 @@ All that add points add as many, so that arrays have the same shapes for every a
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from kpoison.attacks import PoisonedData, backdoor, bilevel, feature_collision, flip_labels, greedy_bases
 from kpoison.attacks.poisoned import poisoned_data
 from kpoison.matrix.problem import CLONED, Problem
 from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["ATTACKS", "ATTACK_OPTIONS", "Attack"]
 
@@ -145,8 +148,10 @@ def label_flip(problem: Problem) -> Attack:
 
 
 @functools.lru_cache(maxsize=1)
-def _adam() -> optax.GradientTransformation:
+def _adam() -> "optax.GradientTransformation":
     """One object: compiled programs are kept by it."""
+    import optax
+
     return optax.adam(_RATE)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from threadpoolctl import threadpool_limits
 
 from kpoison import defences
 from kpoison.curvature import input_gradients
@@ -131,6 +130,8 @@ def spectral_signatures(case: Case, _: Defended) -> Outcome:
 
 def activation_clustering(case: Case, _: Defended) -> Outcome:
     """Remove the smaller of two clusters of a class, if the split is real."""
+    from threadpoolctl import threadpool_limits
+
     # Threads that wait for each other cost more than so few points.
     with threadpool_limits(1):
         found = defences.activation_clustering(case.features, case.labels, seed=case.problem.seed)

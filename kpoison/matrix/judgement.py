@@ -3,12 +3,15 @@
 import dataclasses
 import enum
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
+from kpoison._statistics import over_seeds
 from kpoison._validation import check_positive
-from kpoison.plotting.matrix import over_seeds
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["CHANCE", "QUANTITIES", "Agreement", "Judgement", "judge", "measured_text", "seed_values", "worst"]
 
@@ -46,7 +49,7 @@ class Judgement:
     statement: str
 
 
-def judge(result: xr.Dataset, attack: str, defence: str, *, tolerance: float = 0.1) -> list[Judgement]:
+def judge(result: "xr.Dataset", attack: str, defence: str, *, tolerance: float = 0.1) -> list[Judgement]:
     """Every prediction for one attack against one defence, held against its measurement.
 
     A predicted success or AUROC agrees where the whole 95 % t-interval of measured − predicted (paired by seed) lies
@@ -77,7 +80,7 @@ def judge(result: xr.Dataset, attack: str, defence: str, *, tolerance: float = 0
     return [judgement for judgement in found if judgement is not None]
 
 
-def seed_values(cell: xr.Dataset, name: str) -> np.ndarray:
+def seed_values(cell: "xr.Dataset", name: str) -> np.ndarray:
     """A variable of one cell, shape (seed,); NaN where the result has none."""
     if name not in cell:
         return np.full(cell.sizes["seed"], np.nan)

@@ -8,19 +8,18 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
-import matplotlib
 import numpy as np
-import xarray as xr
-from matplotlib.figure import Figure
 
 import kpoison
 from kpoison._validation import check_positive
 from kpoison.matrix.judgement import CHANCE, QUANTITIES, Agreement, Judgement, judge, measured_text, seed_values, worst
-from kpoison.plotting.matrix import attack_defence_matrix
-from kpoison.plotting.spectra import draw_image
-from kpoison.plotting.style import style
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 __all__ = ["write_page"]
 
@@ -51,7 +50,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; 
 """
 
 
-def write_page(result: xr.Dataset, path: str | Path, *, tolerance: float = 0.1) -> Path:
+def write_page(result: "xr.Dataset", path: str | Path, *, tolerance: float = 0.1) -> Path:
     """Write the matrix as one self-contained HTML file, which appears as a whole or not at all.
 
     Args:
@@ -84,7 +83,7 @@ def write_page(result: xr.Dataset, path: str | Path, *, tolerance: float = 0.1) 
     return path
 
 
-def _check(result: xr.Dataset) -> None:
+def _check(result: "xr.Dataset") -> None:
     missing = [dim for dim in ("attack", "defence", "seed") if dim not in result.coords]
     if missing:
         raise ValueError(f"result must have coordinates attack, defence and seed, got none of {', '.join(missing)}")
@@ -100,7 +99,7 @@ def _check(result: xr.Dataset) -> None:
     _assumptions(result)
 
 
-def _assumptions(result: xr.Dataset) -> dict[str, str]:
+def _assumptions(result: "xr.Dataset") -> dict[str, str]:
     text = result.attrs.get("assumes", "{}")
     try:
         assumes = json.loads(text)
@@ -111,11 +110,11 @@ def _assumptions(result: xr.Dataset) -> dict[str, str]:
     return {str(name): str(words) for name, words in assumes.items()}
 
 
-def _names(result: xr.Dataset, dim: str) -> list[str]:
+def _names(result: "xr.Dataset", dim: str) -> list[str]:
     return [str(name) for name in result[dim].values]
 
 
-def _page(result: xr.Dataset, tolerance: float) -> str:
+def _page(result: "xr.Dataset", tolerance: float) -> str:
     judged = {
         (attack, defence): judge(result, attack, defence, tolerance=tolerance)
         for attack in _names(result, "attack")
@@ -131,7 +130,7 @@ def _page(result: xr.Dataset, tolerance: float) -> str:
     )
 
 
-def _lead(result: xr.Dataset) -> str:
+def _lead(result: "xr.Dataset") -> str:
     """What was attacked, in a line; nothing where the result does not say."""
     try:
         told = json.loads(result.attrs["arguments"])
@@ -144,7 +143,10 @@ def _lead(result: xr.Dataset) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def _what_was_run(result: xr.Dataset) -> str:
+def _what_was_run(result: "xr.Dataset") -> str:
+    import matplotlib
+    import xarray as xr
+
     rows = [
         ("attacks", ", ".join(_names(result, "attack"))),
         ("defences", ", ".join(_names(result, "defence"))),
@@ -176,7 +178,10 @@ def _attribute(name: str, value: object) -> list[tuple[str, str]]:
     return [(name, str(value))]
 
 
-def _heat_maps(result: xr.Dataset) -> str:
+def _heat_maps(result: "xr.Dataset") -> str:
+    from kpoison.plotting.matrix import attack_defence_matrix
+    from kpoison.plotting.style import style
+
     captions = {
         "success": "How often the attack reaches its goal with the defence in place: low is a good defence.",
         "auroc": "The probability that the defence finds a poison more suspicious than a clean point: 0.5 is "
@@ -197,7 +202,7 @@ def _heat_maps(result: xr.Dataset) -> str:
     return f"<section><h2>Success, detection and accuracy</h2>{''.join(parts)}</section>"
 
 
-def _png(figure: Figure, dpi: int) -> str:
+def _png(figure: "Figure", dpi: int) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -213,7 +218,7 @@ def _figure(picture: str, alt: str, caption: str) -> str:
 Judged = Mapping[tuple[str, str], Sequence[Judgement]]
 
 
-def _agreement(result: xr.Dataset, judged: Judged, tolerance: float) -> str:
+def _agreement(result: "xr.Dataset", judged: Judged, tolerance: float) -> str:
     """Which predictions hold: in one sentence, one for each attack, and a table of verdicts."""
     attacks, defences = _names(result, "attack"), _names(result, "defence")
     verdicts = {pair: worst(judgements) for pair, judgements in judged.items()}
@@ -268,7 +273,7 @@ def _sentence(verdicts: Mapping[str, Agreement | None]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def _defences(result: xr.Dataset, judged: Judged) -> str:
+def _defences(result: "xr.Dataset", judged: Judged) -> str:
     """A table for each defence: what it assumes, what was measured, and the statements on its predictions."""
     assumes = _assumptions(result)
     shown = [name for name in QUANTITIES if name in result]
@@ -291,7 +296,7 @@ def _defences(result: xr.Dataset, judged: Judged) -> str:
     )
 
 
-def _numbers(cell: xr.Dataset, names: Sequence[str]) -> str:
+def _numbers(cell: "xr.Dataset", names: Sequence[str]) -> str:
     return "".join(f"<td class='number'>{html.escape(measured_text(seed_values(cell, name)))}</td>" for name in names)
 
 
@@ -306,7 +311,7 @@ def _statements(judgements: Sequence[Judgement]) -> str:
     )
 
 
-def _gallery(result: xr.Dataset) -> str:
+def _gallery(result: "xr.Dataset") -> str:
     if "picture" not in result:
         return ""
     parts = []
@@ -333,6 +338,11 @@ def _gallery(result: xr.Dataset) -> str:
 
 def _pictures(shown: Mapping[str, np.ndarray]) -> str:
     """Images of one attack side by side, as a PNG."""
+    from matplotlib.figure import Figure
+
+    from kpoison.plotting.spectra import draw_image
+    from kpoison.plotting.style import style
+
     images = {kind: image if image.ndim == 3 else image[..., None] for kind, image in shown.items()}
     plain = [image for kind, image in images.items() if kind not in _SIGNED]
     low, high = (min(map(np.min, plain)), max(map(np.max, plain))) if plain else (0.0, 1.0)

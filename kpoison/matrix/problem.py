@@ -7,32 +7,27 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kpoison import datasets, kernels
+from kpoison import datasets
 from kpoison._validation import check_integer, check_name, check_positive
 from kpoison.datasets import ImageDataset
 from kpoison.kernels import Kernel
 from kpoison.kernels.base import with_array_parameters
+from kpoison.problems import MATRIX_KERNELS, MatrixImages
 from kpoison.ridge import Posterior, fit
 
 __all__ = ["KERNELS", "Problem", "Settings", "make_problem"]
 
-KERNELS: dict[str, Callable[[float], Kernel]] = {
-    "rbf": kernels.RBF,
-    "laplace": kernels.Laplace,
-    "matern32": kernels.Matern32,
-    "matern52": kernels.Matern52,
-    "ntk-relu": lambda _: kernels.NTK(2, activation="relu", weight_std=2**0.5, bias_std=0.1),
-    "ntk-erf": lambda _: kernels.NTK(2, activation="erf", weight_std=1.5, bias_std=0.1),
-}
+KERNELS = MATRIX_KERNELS
 """Kernels by name, as functions of a length scale, which neural kernels do not have."""
 
-DATA = ("digits", "mnist", "cifar10")
+DATA = get_args(MatrixImages)
 CLONED = 5
 """Places at which the near-clone attack puts its clones."""
 

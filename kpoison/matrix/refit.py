@@ -11,7 +11,6 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Bool, Float, Int
 
 from kpoison.defences import DefendedTraining, kernel_features
@@ -55,6 +54,8 @@ def classes_of_outputs(outputs: Float[np.ndarray, "q C"]) -> Int[np.ndarray, " q
 
 def solve(gram: Float[np.ndarray, "n n"], rho: float, targets: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
     """(K + ρI)⁻¹y."""
+    import scipy.linalg
+
     system = gram.copy()
     system[np.diag_indices(len(system))] += rho
     factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)

@@ -7,15 +7,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import scipy
-import sklearn
-import xarray as xr
 from jaxtyping import Float
-from tqdm import tqdm
 
 from kpoison._validation import check_integer, check_name
 from kpoison.matrix.attacks import ATTACK_OPTIONS, ATTACKS
@@ -25,6 +21,9 @@ from kpoison.matrix.problem import Problem, Settings, make_problem
 from kpoison.matrix.refit import Case
 from kpoison.sweep.chunked import ChunkedWork
 from kpoison.sweep.storage import Pieces, Variable, hash_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["KINDS", "attack_defence_matrix"]
 
@@ -59,7 +58,7 @@ def attack_defence_matrix(
     out: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Run every attack against every defence, over seeds that draw images, attacks and defences anew.
 
     Measured numbers are those of predictors fitted by brute force to what a defence leaves; predicted ones come from
@@ -95,6 +94,8 @@ def attack_defence_matrix(
 
     Calculations are in double precision, which must be switched on.
     """
+    from tqdm import tqdm
+
     chosen_attacks, chosen_defences = _names("attacks", attacks, ATTACKS), _names("defences", defences, DEFENCES)
     if "none" in chosen_defences:
         chosen_defences.remove("none")
@@ -157,6 +158,9 @@ class _Job(ChunkedWork):
 
     def manifest(self) -> dict[str, Any]:
         """Everything that determines the numbers."""
+        import scipy
+        import sklearn
+
         import kpoison
 
         problem, settings = self.problem(0)[0], self.settings
@@ -185,8 +189,10 @@ class _Job(ChunkedWork):
             },
         }
 
-    def coordinates(self) -> xr.Dataset:
+    def coordinates(self) -> "xr.Dataset":
         """The axes."""
+        import xarray as xr
+
         height, width, channels = self.problem(0)[0].image_shape
         axes = {
             "attack": np.array(self.attacks),

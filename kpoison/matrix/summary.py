@@ -1,9 +1,13 @@
 """What a matrix says, over its seeds."""
 
-import numpy as np
-import xarray as xr
+from typing import TYPE_CHECKING
 
-from kpoison.plotting.matrix import over_seeds
+import numpy as np
+
+from kpoison._statistics import over_seeds
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["as_table", "summarise"]
 
@@ -11,7 +15,7 @@ _SHOWN = ("success", "predicted_success", "clean_accuracy", "true_positive", "fa
           "predicted_auroc", "predicted_visible")  # fmt: skip
 
 
-def summarise(result: xr.Dataset) -> xr.Dataset:
+def summarise(result: "xr.Dataset") -> "xr.Dataset":
     """Mean over seeds and half the width of its 95 % interval from Student's t, along a new first axis `statistic`.
 
     Args:
@@ -21,6 +25,8 @@ def summarise(result: xr.Dataset) -> xr.Dataset:
         The same variables over statistic ("mean", "half_width"), attack and defence; seeds without a number are left
         out, and the half width is NaN for fewer than two.
     """
+    import xarray as xr
+
     found = {}
     for name, variable in result.data_vars.items():
         if "seed" in variable.dims:
@@ -30,7 +36,7 @@ def summarise(result: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(found, coordinates, result.attrs)
 
 
-def as_table(summary: xr.Dataset) -> str:
+def as_table(summary: "xr.Dataset") -> str:
     """A block of lines for each attack, one for each defence: means, ± half widths, – where there is no number."""
     width = max(len(str(name)) for name in summary.defence.values)
     header = "".join(f"{name.replace('_', ' '):>19}" for name in _SHOWN)

@@ -6,16 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import xarray as xr
 from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
-from tqdm import tqdm
 
 from kpoison._validation import check_integer, check_points, check_positive, check_real
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
@@ -23,9 +20,13 @@ from kpoison.networks.measurements import Measure, Measurements
 from kpoison.networks.steps import Setup, State, advance, epoch_order, program_hash
 from kpoison.sweep.storage import hash_of, identity_of, source_hash
 
+if TYPE_CHECKING:
+    import optax
+    import xarray as xr
+
 __all__ = ["SGD", "ClassifierEnsemble", "DivergedError", "TrainedClassifier", "train_classifier", "train_classifiers"]
 
-Optimiser = optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
+Optimiser: TypeAlias = "optax.GradientTransformation | Callable[[int], optax.GradientTransformation]"
 
 
 class DivergedError(RuntimeError):
@@ -55,7 +56,7 @@ class SGD(eqx.Module):
         if self.momentum >= 1:
             raise ValueError(f"momentum must be < 1, got {self.momentum}")
 
-    def __call__(self, steps: int) -> optax.GradientTransformation:
+    def __call__(self, steps: int) -> "optax.GradientTransformation":
         """The transformation for a training of so many steps."""
         return _sgd(self.learning_rate, self.momentum, self.weight_decay, steps)
 
@@ -63,8 +64,10 @@ class SGD(eqx.Module):
 @functools.cache
 def _sgd(
     learning_rate: int | float, momentum: int | float, weight_decay: int | float, steps: int
-) -> optax.GradientTransformation:
+) -> "optax.GradientTransformation":
     """Cached, so that equal ones share what is compiled."""
+    import optax
+
     schedule = optax.schedules.cosine_decay_schedule(learning_rate, steps)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
 
@@ -84,7 +87,7 @@ class TrainedClassifier:
     model: Any
     loss: np.ndarray
     penalty: np.ndarray
-    history: xr.Dataset
+    history: "xr.Dataset"
     manifest: dict[str, Any]
 
 
@@ -98,7 +101,7 @@ class ClassifierEnsemble:
     """
 
     runs: tuple[TrainedClassifier, ...]
-    history: xr.Dataset
+    history: "xr.Dataset"
 
 
 def train_classifier(
@@ -161,6 +164,8 @@ def train_classifier(
     >>> result.loss.shape, bool(result.loss[-1] < 0.5 * result.loss[0])
     ((140,), True)
     """
+    from tqdm import tqdm
+
     images, labels = _checked_data(model, images, labels)
     check_integer("epochs", epochs, 1)
     check_integer("batch_size", batch_size, 1)
@@ -249,6 +254,9 @@ def train_classifiers(
         TypeError, ValueError: naming the argument that does not fit.
         Others as `train_classifier`.
     """
+    import optax
+    import xarray as xr
+
     chosen = list(range(check_integer("seeds", seeds, 1))) if isinstance(seeds, int | np.integer) else list(seeds)
     for seed in chosen:
         check_integer("seeds", seed, 0)
@@ -314,7 +322,9 @@ def _check_augmentation(augmentation: Any, image: Array) -> None:
         )
 
 
-def _as_transformation(optimiser: Any, steps: int) -> optax.GradientTransformation:
+def _as_transformation(optimiser: Any, steps: int) -> "optax.GradientTransformation":
+    import optax
+
     made = optimiser
     if not isinstance(optimiser, optax.GradientTransformation) and callable(optimiser):
         made = optimiser(steps)
@@ -346,6 +356,8 @@ def _check_finite(state: State, steps_per_epoch: int) -> None:
 
 
 def _versions() -> dict[str, str]:
+    import optax
+
     import kpoison
 
     return {

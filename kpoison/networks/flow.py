@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, PyTree, Real
 
 from kpoison._typing import Scalar
@@ -160,6 +158,9 @@ def integrate(
 
     Every argument an array of the network's dtype, limits from `Integration`.
     """
+    import diffrax
+    import optax
+
     objective = centred_objective(network, X, y, weights, total, ridge, penalty)
     start = jax.tree.map(jnp.zeros_like, network.parameters)
     value, gradient = jax.lax.stop_gradient(jax.value_and_grad(objective)(start))

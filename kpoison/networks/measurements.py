@@ -1,13 +1,15 @@
 """What a user's function measures along training."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-import xarray as xr
 from jaxtyping import ArrayLike, Num
 
 from kpoison._validation import check_integer, check_real
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Measure", "Measurements"]
 
@@ -81,8 +83,10 @@ class Measurements:
             name.removeprefix(prefix): list(column) for name, column in arrays.items() if name.startswith(prefix)
         }
 
-    def dataset(self) -> xr.Dataset:
+    def dataset(self) -> "xr.Dataset":
         """Over the dimension `step`; further axes of NAME are NAME_axis0, and so on."""
+        import xarray as xr
+
         variables = {}
         for name, column in self.values.items():
             array = np.stack(column)

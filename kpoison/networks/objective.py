@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
@@ -71,6 +70,8 @@ def centred_objective(
     network: Network, X: Array, y: Array, weights: Array, total: Array, ridge: Array, penalty: Penalty | None
 ) -> Callable[[Parameters], Float[Array, ""]]:
     """(1/2n) Σ_i w_i (‖g(x_i) − y_i‖² + γ Σ_c ‖∇g_c(x_i)‖²_M) + (λ/2)‖shift‖² of g = f(θ0 + shift) − f(θ0)."""
+    import optax
+
     share = (weights / total).reshape(-1, *[1] * (y.ndim - 1))
     target = network.outputs(X) + y
 

@@ -6,7 +6,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-import scipy.stats
 from jaxtyping import ArrayLike, Num, PRNGKeyArray
 
 from kpoison._validation import check_finite, check_integer, check_name, check_positive
@@ -153,6 +152,8 @@ def fit_power_law(
         standard_error: their standard errors, > 0, shape (W,).
         confidence: coverage of the interval, between 0 and 1.
     """
+    import scipy.stats
+
     for name, value in (("widths", widths), ("rmse", rmse), ("standard_error", standard_error)):
         check_positive(name, value, scalar=False)
         check_shape(name, value, (np.size(widths),), "one number per width")

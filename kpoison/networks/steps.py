@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from kpoison.curvature.losses import loss_value
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["Setup", "State", "advance", "batch_objective", "epoch_order", "program_hash"]
 
@@ -32,7 +34,7 @@ class Setup(eqx.Module):
     """
 
     rest: PyTree
-    optimiser: optax.GradientTransformation
+    optimiser: "optax.GradientTransformation"
     augmentation: Callable[[Array, PRNGKeyArray], Array] | None
     penalty: Float[Array, ""] | None
     key: PRNGKeyArray
@@ -59,7 +61,7 @@ class State(NamedTuple):
     failed: Int[Array, ""]
 
     @classmethod
-    def initial(cls, trained: PyTree, optimiser: optax.GradientTransformation, steps: int, dtype) -> "State":
+    def initial(cls, trained: PyTree, optimiser: "optax.GradientTransformation", steps: int, dtype) -> "State":
         """Before the first step."""
         zero, record = jnp.zeros((), jnp.int32), jnp.zeros(steps, dtype)
         state = cls(trained, optimiser.init(trained), zero, record, record, zero)
@@ -90,6 +92,8 @@ def batch_objective(
 
 def _step(setup: Setup, state: State, order: Int[Array, " n"], images: Array, labels: Array) -> State:
     """One step on the next batch of the epoch's order."""
+    import optax
+
     place = state.step % setup.steps_per_epoch * setup.batch_size
     chosen = lax.dynamic_slice(order, (place,), (setup.batch_size,))
     batch = images[chosen]

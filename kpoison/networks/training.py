@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
@@ -174,6 +173,8 @@ def minimise(
     penalty: Penalty | None = None,
 ) -> Trained:
     """`train` without its checks: every argument an array of the network's dtype, limits from `Training`."""
+    import optax
+
     objective = centred_objective(network, X, y, weights, total, ridge, penalty)
     tolerance, max_steps = limits
     optimiser = optax.lbfgs(memory_size=memory)

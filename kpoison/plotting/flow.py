@@ -1,18 +1,22 @@
 """Gradient flow and trade-off, drawn from the dataset of `kpoison.flow.tradeoff`."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kpoison.plotting.style import COLOURS, style
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["against_penalty", "along_time", "draw_flow", "draw_tradeoff", "frontier"]
 
 _DASHES = ("-", "--", "-.", ":")
 
 
-def _variable(dataset: xr.Dataset, name: str) -> xr.DataArray:
+def _variable(dataset: "xr.Dataset", name: str) -> "xr.DataArray":
     """A variable, averaged over probes, outputs and, for Fisher eigenvalues, without all but the largest."""
     if name not in dataset:
         raise ValueError(f"dataset must hold {name}, got {', '.join(map(str, dataset.data_vars))}")
@@ -26,7 +30,7 @@ def _penalty(value: float, unit: float) -> str:
     return "no penalty" if value == 0 else f"γ = {value / unit:.2g}{'' if unit == 1 else ' ℓ²'}"
 
 
-def along_time(ax: Axes, dataset: xr.Dataset, name: str, *, unit: float = 1.0) -> Axes:
+def along_time(ax: Axes, dataset: "xr.Dataset", name: str, *, unit: float = 1.0) -> Axes:
     """A variable along training, one line for each penalty; of several probes the mean magnitude.
 
     Args:
@@ -52,7 +56,7 @@ def along_time(ax: Axes, dataset: xr.Dataset, name: str, *, unit: float = 1.0) -
     return ax
 
 
-def against_penalty(ax: Axes, dataset: xr.Dataset, names: tuple[str, ...], *, unit: float = 1.0) -> Axes:
+def against_penalty(ax: Axes, dataset: "xr.Dataset", names: tuple[str, ...], *, unit: float = 1.0) -> Axes:
     """Variables against γ at the last time, one line each.
 
     Args:
@@ -77,7 +81,7 @@ def against_penalty(ax: Axes, dataset: xr.Dataset, names: tuple[str, ...], *, un
     return ax
 
 
-def frontier(ax: Axes, dataset: xr.Dataset, *, safety: str = "efficacy") -> Axes:
+def frontier(ax: Axes, dataset: "xr.Dataset", *, safety: str = "efficacy") -> Axes:
     """What is left of the attack against what its prevention costs in fit: a curve over γ for each time.
 
     Args:
@@ -101,7 +105,7 @@ def frontier(ax: Axes, dataset: xr.Dataset, *, safety: str = "efficacy") -> Axes
     return ax
 
 
-def _label(dataset: xr.Dataset, name: str) -> str:
+def _label(dataset: "xr.Dataset", name: str) -> str:
     short = {
         "efficacy": "mean |Δf| at the triggered inputs",
         "spike": "mean spike Λ at the triggered inputs",
@@ -113,7 +117,7 @@ def _label(dataset: xr.Dataset, name: str) -> str:
     return short.get(name, str(dataset[name].attrs.get("long_name", name)))
 
 
-def draw_flow(dataset: xr.Dataset, *, unit: float = 1.0) -> Figure:
+def draw_flow(dataset: "xr.Dataset", *, unit: float = 1.0) -> Figure:
     """Efficacy, spike, largest Fisher eigenvalue and the poison's component along training, for each penalty."""
     with style():
         figure = Figure(figsize=(9.6, 7.2), layout="constrained")
@@ -123,7 +127,7 @@ def draw_flow(dataset: xr.Dataset, *, unit: float = 1.0) -> Figure:
     return figure
 
 
-def draw_tradeoff(dataset: xr.Dataset, *, unit: float = 1.0) -> Figure:
+def draw_tradeoff(dataset: "xr.Dataset", *, unit: float = 1.0) -> Figure:
     """The frontier of efficacy and fit; energies against γ; success and accuracy where they were asked for."""
     rates = tuple(name for name in ("attack_success_rate", "clean_accuracy") if name in dataset)
     with style():

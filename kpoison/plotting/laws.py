@@ -1,7 +1,8 @@
 """What the laws look like, drawn from the dataset of a sweep."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
 from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -11,10 +12,13 @@ from matplotlib.patches import Patch
 from kpoison._validation import check_positive
 from kpoison.plotting.style import COLOURS, dashed, dots, line
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 __all__ = ["against_count", "near_clone", "phase_diagram", "phase_handles", "spike_against_efficacy"]
 
 
-def _grid(dataset: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...]) -> list[np.ndarray]:
+def _grid(dataset: "xr.Dataset", names: tuple[str, ...], dims: tuple[str, ...]) -> list[np.ndarray]:
     """Variables over these dimensions; every other dimension must have one value.
 
     Raises:
@@ -46,7 +50,7 @@ def phase_handles(success: float, visible: float) -> list[Artist]:
     ]
 
 
-def phase_diagram(ax: Axes, dataset: xr.Dataset, *, success: float, visible: float, legend: bool = True) -> Axes:
+def phase_diagram(ax: Axes, dataset: "xr.Dataset", *, success: float, visible: float, legend: bool = True) -> Axes:
     """Where the poison succeeds and where it is seen, over (r/ℓ, m): the wedge between is the attack unseen.
 
     Args:
@@ -100,7 +104,7 @@ def phase_diagram(ax: Axes, dataset: xr.Dataset, *, success: float, visible: flo
     return ax
 
 
-def against_count(ax: Axes, exact: xr.Dataset, isolated: xr.Dataset, quantity: str) -> Axes:
+def against_count(ax: Axes, exact: "xr.Dataset", isolated: "xr.Dataset", quantity: str) -> Axes:
     """A law against the multiplicity: exact as a line, isolated dashed.
 
     Args:
@@ -121,7 +125,7 @@ def against_count(ax: Axes, exact: xr.Dataset, isolated: xr.Dataset, quantity: s
     return ax
 
 
-def spike_against_efficacy(ax: Axes, dataset: xr.Dataset) -> Axes:
+def spike_against_efficacy(ax: Axes, dataset: "xr.Dataset") -> Axes:
     """Spike against efficacy over all multiplicities, one line of dots for each distance, with the slope 2 of L4.
 
     Args:
@@ -147,7 +151,7 @@ def spike_against_efficacy(ax: Axes, dataset: xr.Dataset) -> Axes:
     return ax
 
 
-def near_clone(ax: Axes, dataset: xr.Dataset) -> Axes:
+def near_clone(ax: Axes, dataset: "xr.Dataset") -> Axes:
     """q(r) ℓ² = ℓ² Λ/Δf² against r/ℓ for several kernels: which of them have a near-clone regime (L5).
 
     Args:

@@ -1,12 +1,9 @@
 """Every attack against every defence, drawn from the dataset of the matrix."""
 
 import textwrap
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import scipy.stats
-import xarray as xr
-from jaxtyping import ArrayLike, Float
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -15,10 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from kpoison._statistics import over_seeds
 from kpoison._validation import check_name
 from kpoison.plotting.style import style
 
-__all__ = ["attack_defence_figure", "attack_defence_matrix", "over_seeds"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["attack_defence_figure", "attack_defence_matrix"]
 
 _CELL = (0.66, 0.58)  # width and height in inches, in which three lines of numbers are read without a glass
 _MISSING = "#e4e4e4"
@@ -32,31 +33,7 @@ _TITLES = {
 }
 
 
-def over_seeds(values: Float[ArrayLike, "*cells seeds"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over seeds, and how well it is known.
-
-    Args:
-        values: one number for each seed along the last axis; what is not finite is left out.
-
-    Returns:
-        The mean, NaN where no seed has a number; half the width of its 95 % interval from Student's t, NaN where
-        fewer than two have one; how many have one.  Each of shape (*cells,).
-
-    >>> mean, half_width, count = over_seeds(np.array([[0.25, 0.75], [0.5, np.nan]]))
-    >>> mean.tolist(), half_width.round(2).tolist(), count.tolist()
-    ([0.5, 0.5], [3.18, nan], [2, 1])
-    """
-    numbers = np.asarray(values, float)
-    there = np.isfinite(numbers)
-    count = there.sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(there, numbers, 0).sum(axis=-1) / count
-        variance = np.where(there, (numbers - mean[..., None]) ** 2, 0).sum(axis=-1) / (count - 1)
-        half_width = scipy.stats.t.ppf(0.975, count - 1) * np.sqrt(variance / count)
-    return np.asarray(mean), np.where(count > 1, half_width, np.nan), np.asarray(count)
-
-
-def _variable(result: xr.Dataset, name: str) -> np.ndarray:
+def _variable(result: "xr.Dataset", name: str) -> np.ndarray:
     """A variable as (attack, defence, seed).
 
     Raises:
@@ -79,7 +56,7 @@ def _shades(means: np.ndarray, quantity: str) -> Normalize:
 
 
 def attack_defence_matrix(
-    result: xr.Dataset, quantity: str = "success", ax: Axes | None = None, predicted: bool = True
+    result: "xr.Dataset", quantity: str = "success", ax: Axes | None = None, predicted: bool = True
 ) -> Axes:
     """A number for each attack (row) and defence (column): mean over seeds, its interval, and the law's prediction.
 
@@ -136,7 +113,10 @@ def attack_defence_matrix(
 
 
 def attack_defence_figure(
-    result: xr.Dataset, quantities: tuple[str, ...] = ("success", "auroc", "clean_accuracy"), *, predicted: bool = True
+    result: "xr.Dataset",
+    quantities: tuple[str, ...] = ("success", "auroc", "clean_accuracy"),
+    *,
+    predicted: bool = True,
 ) -> Figure:
     """Several matrices in one figure: side by side, or one above the other where there are many defences.
 
@@ -179,7 +159,7 @@ def _cell_width(ax: Axes, columns: int) -> float:
     return min(72 * ax.get_window_extent().width / figure.dpi / columns, 72 * _CELL[0])
 
 
-def _law(result: xr.Dataset, name: str, wanted: bool, shape: tuple[int, ...]) -> np.ndarray:
+def _law(result: "xr.Dataset", name: str, wanted: bool, shape: tuple[int, ...]) -> np.ndarray:
     """The mean of a prediction over seeds, NaN where there is none."""
     if not wanted or name not in result:
         return np.full(shape, np.nan)

@@ -1,16 +1,20 @@
 """Whole figures of a sweep, for the command line and for a first look."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
 from matplotlib.figure import Figure
 
 from kpoison.plotting.laws import phase_diagram, phase_handles
 from kpoison.plotting.style import style
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 __all__ = ["draw_sweep"]
 
 
-def draw_sweep(dataset: xr.Dataset, *, success: float = 0.5, visible: float = 1e-3) -> Figure:
+def draw_sweep(dataset: "xr.Dataset", *, success: float = 0.5, visible: float = 1e-3) -> Figure:
     """The phase diagram of every kernel, side by side, at the middle one of the ridges.
 
     Args:

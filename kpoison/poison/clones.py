@@ -42,13 +42,11 @@ class Poison(eqx.Module):
         self.label = jnp.asarray(label, self.location.dtype)
         self.count = jnp.asarray(count, self.location.dtype)
 
-    def observations(
-        self, point_shape: tuple[int, ...], outputs: int, dtype
-    ) -> tuple[Float[Array, "p ..."], Float[Array, "p C"], Float[Array, " p"]]:
-        """Locations (p, ...), labels (p, C) and counts (p,), checked against the clean data's shapes.
+    def check_shapes(self, point_shape: tuple[int, ...], outputs: int) -> None:
+        """Refuse what does not fit clean data of these shapes.
 
         Raises:
-            ValueError: where location, label or count do not fit them.
+            ValueError: where location, label or count do not.
         """
         shape = self.location.shape
         cluster = len(shape) == len(point_shape) + 1
@@ -57,32 +55,36 @@ class Poison(eqx.Module):
                 f"poison.location must have shape {point_shape} or (p, {', '.join(map(str, point_shape))}) to match "
                 f"the clean inputs, got {shape}"
             )
-        locations = jnp.asarray(self.location, dtype).reshape(-1, *point_shape)
-        number = len(locations)
+        number = shape[0] if cluster else 1
         if number == 0:
             raise ValueError(f"poison.location must hold at least one point, got shape {shape}")
-        return locations, self._labels(cluster, number, outputs, dtype), self._counts(cluster, number, dtype)
-
-    def _labels(self, cluster: bool, number: int, outputs: int, dtype) -> Array:
-        label = jnp.asarray(self.label, dtype)
-        allowed: list[tuple[int, ...]] = [(outputs,)] if outputs > 1 else [(), (1,)]
+        labels: list[tuple[int, ...]] = [(outputs,)] if outputs > 1 else [(), (1,)]
         if cluster:
-            allowed += [(number, outputs)] + ([(number,)] if outputs == 1 else [])
-        if label.shape not in allowed:
-            raise ValueError(
-                f"poison.label must have shape {' or '.join(map(str, allowed))} for {number} location(s) and "
-                f"{outputs} output(s), got {label.shape}"
-            )
-        if cluster and label.shape in ((number,), (number, outputs)) and (outputs == 1 or label.ndim == 2):
-            return label.reshape(number, outputs)
-        return jnp.broadcast_to(label.reshape(1, outputs), (number, outputs))
+            labels += [(number, outputs)] + ([(number,)] if outputs == 1 else [])
+        counts = [(), (number,)] if cluster else [()]
+        for name, found, allowed, beside in (
+            ("label", self.label, labels, f" for {number} location(s) and {outputs} output(s)"),
+            ("count", self.count, counts, f" for {number} location(s)"),
+        ):
+            if found.shape not in allowed:
+                raise ValueError(
+                    f"poison.{name} must have shape {' or '.join(map(str, allowed))}{beside}, got {found.shape}"
+                )
 
-    def _counts(self, cluster: bool, number: int, dtype) -> Array:
+    def observations(
+        self, point_shape: tuple[int, ...], outputs: int, dtype
+    ) -> tuple[Float[Array, "p ..."], Float[Array, "p C"], Float[Array, " p"]]:
+        """Locations (p, ...), labels (p, C) and counts (p,), checked against the clean data's shapes.
+
+        Raises:
+            ValueError: where location, label or count do not fit them.
+        """
+        self.check_shapes(point_shape, outputs)
+        locations = jnp.asarray(self.location, dtype).reshape(-1, *point_shape)
+        number = len(locations)
+        label = jnp.asarray(self.label, dtype)
+        # One label for all locations, or one for each.
+        each = label.shape in ((number,), (number, outputs)) and (outputs == 1 or label.ndim == 2)
+        labels = label.reshape(number if each else 1, outputs)
         count = jnp.asarray(self.count, dtype)
-        allowed = [(), (number,)] if cluster else [()]
-        if count.shape not in allowed:
-            raise ValueError(
-                f"poison.count must have shape {' or '.join(map(str, allowed))} for {number} location(s), "
-                f"got {count.shape}"
-            )
-        return jnp.broadcast_to(count, (number,))
+        return locations, jnp.broadcast_to(labels, (number, outputs)), jnp.broadcast_to(count, (number,))

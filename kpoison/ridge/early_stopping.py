@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from kpoison._failures import mapped
 from kpoison._typing import Scalar
 
 __all__ = ["at_time", "stopped_ridge"]
@@ -45,6 +46,10 @@ def stopped_ridge(ridge: Float[Array, ""], time: Scalar | None) -> Float[Array, 
     return ridge if time is None else ridge + 1 / _after_start(jnp.asarray(time, ridge.dtype))
 
 
+def _one_by_one(function: Callable[[Array], T]) -> Callable[[Array], T]:
+    return lambda nodes: jax.lax.map(function, nodes)
+
+
 def at_time(
     function: Callable[[Array], T],
     n: Scalar,
@@ -69,6 +74,6 @@ def at_time(
     time = jnp.asarray(time, ridge.dtype)
     later = _after_start(time)
     nodes = jnp.asarray(n * (ridge + jnp.asarray(z, dtype) / later))
-    results = jax.lax.map(function, nodes) if one_by_one else jax.vmap(function)(nodes)
+    results = mapped(_one_by_one if one_by_one else jax.vmap, function)(nodes)
     scale = jnp.asarray(weights, dtype) * jnp.where(time < later, time / later, 1)
     return jax.tree.map(lambda leaf: jnp.tensordot(scale, leaf, axes=1, precision="highest").real, results)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from kpoison._failures import checked_result, program
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -14,7 +15,6 @@ from kpoison._validation import (
     check_points,
     check_positive,
     check_real,
-    checked_result,
 )
 from kpoison.kernels.base import Kernel, made_by_halves, symmetric_gram, with_array_parameters
 from kpoison.ridge.choice import DENSE_UP_TO, check_dense_memory, choose_solver
@@ -120,28 +120,29 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
     dtype = observed.points.dtype
     if observed.root is not None:
         _check_derivatives(kernel, observed, solver)
+    kernel, X = with_array_parameters(kernel, dtype), observed.points
     if isinstance(solver, ConjugateGradients):
-        return _unformed(kernel, observed, y, solver)
+        return Posterior(kernel, X, y, None, _unformed(kernel, observed, solver), observed.root)
     if isinstance(solver, Krylov):
         return _by_tiles(kernel, observed, y, solver)
     assert isinstance(solver, DenseSolver)
     check_dense_memory(solver, observed.number, dtype)
-    kernel, name = with_array_parameters(kernel, dtype), type(kernel).__name__
-    X = observed.points
     if observed.root is None and made_by_halves(kernel, X) and not _by_differences(kernel, X):
         # Symmetric as it is made, so that a kernel that is not shows on a sample only.  Not in one program, whose
         # results would be copies.
         gram = symmetric_gram(kernel, _checked_on_sample(kernel, X))
         factor, rounding = solver.factorise(gram), _rounding(gram)
-        asymmetry = jnp.zeros_like(rounding)
+        gram = checked_result(gram, _failures(kernel, *factor.extreme_eigenvalues(), rounding))
     else:
-        gram, factor, rounding, asymmetry = _factorise(kernel, observed, solver)
-    gram = checked_result(gram, _failures(name, *factor.extreme_eigenvalues(), rounding, asymmetry))
-    return Posterior(kernel, observed.points, y, gram, factor, observed.root)
+        gram, factor = _factorised(kernel, observed, solver)
+    return Posterior(kernel, X, y, gram, factor, observed.root)
 
 
-def _failures(name: str, lowest: Array, highest: Array, rounding: Array, asymmetry: Array) -> list[tuple[Array, str]]:
+def _failures(
+    kernel: Kernel, lowest: Array, highest: Array, rounding: Array, asymmetry: Array | float = 0.0
+) -> list[tuple[Array, str]]:
     """Why a matrix with these extreme eigenvalues and this asymmetry is none of a kernel."""
+    name = type(kernel).__name__
     return [
         (~jnp.isfinite(rounding + highest), f"kernel {name} has non-finite values on X"),
         (asymmetry > rounding, f"kernel {name} is not symmetric on X: k(x, z) and k(z, x) differ"),
@@ -155,42 +156,32 @@ def _rounding(gram: Array) -> Array:
     return 10 * len(gram) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(gram))
 
 
-def _unformed(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: ConjugateGradients) -> Posterior:
-    kernel = with_array_parameters(kernel, observed.points.dtype)
-    factor = _prepare(kernel, observed, solver)
-    largest = checked_result(
-        factor.system.trace,
-        [(~jnp.isfinite(factor.system.trace), f"kernel {type(kernel).__name__} has non-finite values on X")],
-    )
-    factor = eqx.tree_at(lambda f: f.system.trace, factor, largest)
-    return Posterior(kernel, observed.points, y, None, factor, observed.root)
-
-
-@eqx.filter_jit
-def _prepare(kernel: Kernel, observed: Observations, solver: ConjugateGradients) -> IterativeFactor:
-    return solver.prepare(kernel, observed)
+@program()
+def _unformed(kernel: Kernel, observed: Observations, solver: ConjugateGradients) -> IterativeFactor:
+    factor = solver.prepare(kernel, observed)
+    trace = factor.system.trace
+    failures = [(~jnp.isfinite(trace), f"kernel {type(kernel).__name__} has non-finite values on X")]
+    return eqx.tree_at(lambda f: f.system.trace, factor, checked_result(trace, failures))
 
 
 def _by_tiles(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Krylov) -> Posterior:
     if observed.root is not None:
         raise ValueError("solver=Krylov() takes no gradient_penalty: use solver=kpoison.ConjugateGradients()")
-    kernel = with_array_parameters(kernel, observed.points.dtype)
     X = _checked_on_sample(kernel, observed.points)
     return Posterior(kernel, X, y, None, solver.prepare(kernel, X))
 
 
+@program()
 def _checked_on_sample(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """The points; refused, before anything dear is made, where the kernel is none on some of them."""
-    return checked_result(X, _failures(type(kernel).__name__, *_sample(*jax.lax.stop_gradient((kernel, X)))))
+    """The points; refused, before anything dear is made, where the kernel is none on some of them.
 
-
-@eqx.filter_jit
-def _sample(kernel: Kernel, X: Float[Array, "n ..."]) -> tuple[Array, Array, Array, Array]:
-    """What `_failures` looks at, of points here and there: an indefinite kernel is likely to show on them."""
-    points = X[sample_places(len(X))]
-    gram, other = kernel.gram(points, points), kernel.gram(points, jnp.array(points, copy=True))
+    An indefinite kernel is likely to show on points here and there.
+    """
+    constant, points = jax.lax.stop_gradient((kernel, X[sample_places(len(X))]))
+    gram, other = constant.gram(points, points), constant.gram(points, jnp.array(points, copy=True))
     eigenvalues = eigh(0.5 * (gram + gram.T))[0]
-    return eigenvalues[0], eigenvalues[-1], _rounding(gram), jnp.max(jnp.abs(other - other.T))
+    asymmetry = jnp.max(jnp.abs(other - other.T))
+    return checked_result(X, _failures(kernel, eigenvalues[0], eigenvalues[-1], _rounding(gram), asymmetry))
 
 
 def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
@@ -206,10 +197,13 @@ def _by_differences(kernel: Kernel, X: Float[Array, "n ..."]) -> bool:
     return kernel.smoothness != math.inf and len(X) * X.size <= _DIFFERENCES_UP_TO
 
 
-@eqx.filter_jit
-def _factorise(kernel: Kernel, observed: Observations, solver: DenseSolver) -> tuple[Array, Factor, Array, Array]:
-    """The Gram matrix, its factorisation, how far rounding may have moved its eigenvalues, and its asymmetry."""
+@program()
+def _factorised(kernel: Kernel, observed: Observations, solver: DenseSolver) -> tuple[Array, Factor]:
+    """The Gram matrix and its factorisation."""
     gram = observations_gram(kernel, observed, gram_matrix(kernel, observed.points))
     constant = jax.lax.stop_gradient(gram)
     asymmetry = jnp.max(jnp.abs(constant - constant.T))
-    return gram, solver.factorise(constant), _rounding(constant), asymmetry
+    factor = solver.factorise(constant)
+    return checked_result(
+        gram, _failures(kernel, *factor.extreme_eigenvalues(), _rounding(constant), asymmetry)
+    ), factor

@@ -1,17 +1,12 @@
 """The kernel ridge posterior: fitted once, then its mean and covariance at any ridge."""
 
-import warnings
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._failures import Failure, checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    checked_result,
-    is_concrete,
-)
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.expansion import KernelExpansion
 from kpoison.ridge.observations import Observations, covariance, observing
@@ -119,30 +114,26 @@ def _no_digits(dtype) -> str:
     )
 
 
-def check_conditioning(clean: Posterior, rho: Array) -> None:
-    """Refuse, or warn of, a ridge too small for the dtype, where the numbers are known.
+def check_conditioning(clean: Posterior, rho: Array) -> Array:
+    """ρ, refused, or with a warning, where it is too small for the dtype.
 
     Raises:
         ValueError: where eps · condition number >= 1.
 
     Warns:
-        IllConditionedWarning: where eps · condition number > 1e-3.
+        IllConditionedWarning: where eps · condition number > 1e-3, and the numbers are known.
     """
-    error = clean.rounding(rho)
-    if not is_concrete(error):
-        return
-    worst = float(jnp.max(error))
-    dtype = clean.X.dtype
-    if not worst < 1:
-        raise ValueError(_no_digits(dtype))
-    if worst > 1e-3:
-        warnings.warn(
-            f"at ρ = {float(jnp.min(rho)):.3g} the matrix K + ρI has a condition number of about "
-            f"{worst / float(jnp.finfo(dtype).eps):.1e}; in {dtype} results may be wrong by {worst:.1e} of their "
-            "size. Use a larger ridge or float64.",
-            IllConditionedWarning,
-            stacklevel=4,
-        )
+    fixed = jax.lax.stop_gradient(rho)
+    error, dtype = jax.lax.stop_gradient(clean.rounding(fixed)), clean.X.dtype
+    condition = error / float(jnp.finfo(dtype).eps)
+    warning = Failure(
+        (error > 1e-3) & (error < 1),
+        "at ρ = {:.3g} the matrix K + ρI has a condition number of about {:.1e}; in " + str(dtype) + " results may be "
+        "wrong by {:.1e} of their size. Use a larger ridge or float64.",
+        (fixed, condition, error),
+        IllConditionedWarning,
+    )
+    return checked_result(rho, [Failure(~(error < 1), _no_digits(dtype)), warning])
 
 
 class PosteriorAtRidge(eqx.Module):

@@ -110,7 +110,14 @@ class Tridiagonal(DenseSolver):
     """
 
     def factorise(self, gram: Float[Array, "n n"]) -> TridiagonalFactor:
-        """Householder reflections from both sides, 4n³/3 flops."""
+        """Householder reflections from both sides, 4n³/3 flops.
+
+        Raises:
+            ValueError: on a TPU.
+        """
+        if jax.default_backend() == "tpu":
+            raise ValueError("solver=Tridiagonal() does not run on a TPU, for which JAX has no tridiagonal reduction: "
+                             "use solver=kpoison.Spectral()")  # fmt: skip
         reflections, diagonal, off_diagonal, scales = tridiagonal(gram)
         lowest, highest = _extreme_eigenvalues(diagonal, off_diagonal)
         return TridiagonalFactor(reflections, scales, diagonal, off_diagonal, lowest, highest)

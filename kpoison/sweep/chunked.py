@@ -6,15 +6,16 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
-import xarray as xr
-from jax.experimental import multihost_utils
 
 from kpoison.sweep.processes import together
 from kpoison.sweep.storage import Parts, Pieces, Variable, identity_of, in_memory, open_result, still_to_make, to_file
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["ChunkedWork", "ProgressBar"]
 
@@ -38,7 +39,7 @@ class ChunkedWork(abc.ABC):
         """Everything that determines the numbers; JSON-able."""
 
     @abc.abstractmethod
-    def coordinates(self) -> xr.Dataset:
+    def coordinates(self) -> "xr.Dataset":
         """The axes of the result."""
 
     @abc.abstractmethod
@@ -61,7 +62,7 @@ class ChunkedWork(abc.ABC):
         """Attributes of the result that only a finished chunk tells."""
         return {}
 
-    def in_memory(self, bar: ProgressBar) -> xr.Dataset:
+    def in_memory(self, bar: ProgressBar) -> "xr.Dataset":
         """The result as arrays."""
         processes, process = jax.process_count(), jax.process_index()
         coordinates, variables = self._described(), self.variables()
@@ -76,13 +77,15 @@ class ChunkedWork(abc.ABC):
         with together(self.title):
             dataset = in_memory(coordinates, variables, pieces())
         if processes > 1:
-            for name in variables:
-                # Each process has its own chunks; elsewhere NaN.
+            from jax.experimental import multihost_utils
+
+            for name, variable in variables.items():
+                # Each process has its own chunks; elsewhere what is missing.
                 gathered = np.asarray(multihost_utils.process_allgather(dataset[name].values))
-                dataset[name].values = functools.reduce(lambda a, b: np.where(np.isnan(a), b, a), gathered)
+                dataset[name].values = functools.reduce(variable.filled, gathered)
         return dataset.assign_attrs(findings)
 
-    def to_disk(self, out: Path, bar: ProgressBar) -> xr.Dataset:
+    def to_disk(self, out: Path, bar: ProgressBar) -> "xr.Dataset":
         """The result in a file, by way of a folder of finished chunks.
 
         Raises:
@@ -116,7 +119,7 @@ class ChunkedWork(abc.ABC):
                 parts.remove()
         return open_result(out)
 
-    def _described(self) -> xr.Dataset:
+    def _described(self) -> "xr.Dataset":
         """The coordinates with the manifest, its identity and the machine as attributes."""
         manifest, device = self.manifest(), jax.local_devices()[0]
         return self.coordinates().assign_attrs(
@@ -131,7 +134,7 @@ class ChunkedWork(abc.ABC):
         )
 
 
-def _check_disk(out: Path, folder: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable]) -> None:
+def _check_disk(out: Path, folder: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable]) -> None:
     needed = sum(
         variable.dtype.itemsize * int(np.prod([coordinates.sizes[dim] for dim in variable.dims]))
         for variable in variables.values()

@@ -2,15 +2,15 @@
 
 import itertools
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax.sharding import Mesh
 
+from kpoison._failures import Failure
 from kpoison._memory import available_memory
 from kpoison._typing import Law
 from kpoison.poison import Poison
@@ -20,12 +20,16 @@ from kpoison.sweep.axes import Grid, kernel_text
 from kpoison.sweep.chunked import ChunkedWork
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
-from kpoison.sweep.quantities import Quantity
+from kpoison.sweep.quantities import INNER_AXES, Quantity
 from kpoison.sweep.storage import Pieces, Variable, hash_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Job"]
 
 _RESIDUAL = "relative_residual"  # a variable of sweeps whose solves are searched
+_STATUS = "status"
 _LARGEST_CHUNK = 2**28  # bytes of results at once: enough to fill the machine, small beside its memory
 _COPIES = 4  # of a chunk's results that are alive at once, counting transposes and transfers
 _COORDINATES = 64  # numbers per multiplicity and ridge, or of a gradient per probe: those of a compressed posterior
@@ -97,10 +101,14 @@ class Job(ChunkedWork):
             attributes = {"long_name": "largest relative residual of the solves", "units": "1"}
             dims = (*leading, "m", "ridge")
             found[_RESIDUAL] = Variable(dims, np.dtype(self.clean.X.dtype), attributes)
+        attributes = {"long_name": "0 where every quantity was evaluated, 1 where one failed and is NaN"}
+        found[_STATUS] = Variable((*leading, *INNER_AXES), np.dtype(np.int8), attributes)
         return found
 
-    def coordinates(self) -> xr.Dataset:
+    def coordinates(self) -> "xr.Dataset":
         """The coordinates with their units."""
+        import xarray as xr
+
         coordinates: dict[str, Any] = {}
         for axis in self.grid.axes:
             attributes = {"long_name": axis.description, "units": axis.units}
@@ -148,7 +156,7 @@ class Job(ChunkedWork):
         available = memory if memory is not None else min(available_memory() // 4, _COPIES * _LARGEST_CHUNK)
         labels = len(self.grid.labels)
         outputs = max([shape[0] for shape in self.outputs.values()], default=1)
-        per_point = self.clean.X.dtype.itemsize * labels * outputs * len(self.quantities) * _COPIES
+        per_point = (self.clean.X.dtype.itemsize * outputs * len(self.quantities) * _COPIES + 1) * labels
         coordinates = _COORDINATES * self.clean.X.dtype.itemsize * labels * outputs
         gradients = _COORDINATES * self.clean.X.dtype.itemsize * int(np.prod(self.clean.X.shape[1:]))
         m_chunk = int(np.clip(available / (ridges * (coordinates + per_point)), 1, m))
@@ -188,6 +196,8 @@ class Job(ChunkedWork):
             array = arrays[_RESIDUAL]
             labels_too = np.broadcast_to(array, (len(self.grid.labels), *array.shape)) if labels else array
             yield _RESIDUAL, (*leading, *labels, m, slice(None)), labels_too
+        array = arrays[_STATUS]
+        yield _STATUS, (*leading, *labels, r, m, slice(None)), array if labels else array[0]
 
     # --- One chunk --------------------------------------------------------------------------------------------
 
@@ -219,13 +229,19 @@ class Job(ChunkedWork):
             self.law,
             self.mesh,
         )
-        found = {}
-        for quantity, result in zip(quantities, results, strict=True):
+        sizes = len(grid.labels), len(distances), m.stop - m.start, self.sizes[2]
+        found, status = {}, np.zeros(sizes, np.int8)
+        for quantity, (result, failures) in zip(quantities, results, strict=True):
             array = np.asarray(result)
-            found[quantity.name] = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
+            array = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
+            failed = self._failed(quantity, failures, m)
+            if failed.any():
+                array = np.where(_along(failed, quantity, array.ndim), np.nan, array)
+            found[quantity.name] = array
+            status |= np.expand_dims(failed, [1] if "m" in quantity.axes else [1, 2])
         if self.searched and r.start == 0 and self.posteriors.status:
             found[_RESIDUAL] = np.max([self._status(name, m)[0] for name in self.posteriors.status], axis=0)
-        return {name: self._marked(name, array, m) for name, array in found.items()}
+        return found | {_STATUS: status}
 
     def _status(self, name: str, m: slice) -> tuple[np.ndarray, np.ndarray]:
         """Residual and convergence of a search at every multiplicity and ridge, shape (m, ridge)."""
@@ -234,24 +250,31 @@ class Job(ChunkedWork):
         residual, converged = jax.vmap(jax.vmap(self.posteriors.status[name].at))(rho)
         return np.asarray(residual), np.asarray(converged)
 
-    def _marked(self, name: str, array: np.ndarray, m: slice) -> np.ndarray:
-        """NaN where the solves behind a quantity have not converged."""
-        quantity = next((q for q in self.quantities if q.name == name), None)
-        if quantity is None or quantity.solves not in self.posteriors.status:
-            return array
-        converged = self._status(quantity.solves, m)[1]
-        if "m" not in quantity.axes:
-            converged = converged[:1]
-        if not np.all(converged):
-            warnings.warn(
-                f"{name}: solves have not converged for {np.sum(~converged)} of {converged.size} pairs of multiplicity "
-                "and ridge, which are NaN; see relative_residual",
-                stacklevel=2,
-            )
-        shape = [1] * array.ndim
-        after = 1 + ("r_over_l" in quantity.axes)  # label, then probes
-        if "m" in quantity.axes:
-            shape[after : after + 2] = converged.shape
-        else:
-            shape[after] = converged.shape[1]
-        return np.where(converged.reshape(shape), array, np.nan)
+    def _failed(self, quantity: Quantity, failures: Sequence[Failure], m: slice) -> np.ndarray:
+        """Where a quantity has failed, over labels and its axes among m and ridge; with a warning that says why."""
+        sizes = [len(self.grid.labels), *([m.stop - m.start] if "m" in quantity.axes else []), self.sizes[2]]
+        failed = np.zeros(sizes, bool)
+        reasons = {}
+        for failure in failures:
+            if not issubclass(failure.kind, Warning):
+                reasons[failure.message] = np.asarray(failure.failed)
+        if quantity.solves in self.posteriors.status:
+            converged = self._status(quantity.solves, m)[1]
+            reasons["solves have not converged"] = ~(converged if "m" in quantity.axes else converged[0])
+        for reason, where in reasons.items():
+            if where.any():
+                failed |= where
+                pairs = np.broadcast_to(where, failed.shape).any(axis=0)  # for one label or more
+                warnings.warn(
+                    f"{quantity.name}: {reason} for {pairs.sum()} of {pairs.size} pairs of multiplicity and ridge, "
+                    f"which are NaN; see {_RESIDUAL if self.searched else _STATUS}",
+                    stacklevel=2,
+                )
+        return failed
+
+
+def _along(failed: np.ndarray, quantity: Quantity, ndim: int) -> np.ndarray:
+    """Flags over (label, the quantity's axes among m and ridge) along its values, which have probes and outputs too."""
+    if "r_over_l" in quantity.axes:
+        failed = failed[:, None]
+    return failed.reshape(*failed.shape, *[1] * (ndim - failed.ndim))

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 __all__ = ["together"]
 
@@ -22,6 +21,8 @@ def together(step: str) -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
+    from jax.experimental import multihost_utils
+
     error: Exception | None = None
     try:
         yield

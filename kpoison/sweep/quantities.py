@@ -7,8 +7,9 @@ from typing import Any
 
 from jaxtyping import Array
 
-from kpoison import laws
+from kpoison._failures import mapped
 from kpoison._validation import check_name
+from kpoison.laws import coupling_floor, coupling_ratio, efficacy, gain, m_success, predict, spike, spike_efficacy_ratio
 from kpoison.sweep.storage import source_hash
 
 __all__ = ["Quantity", "as_quantities", "quantity_names"]
@@ -54,20 +55,20 @@ def _law(function: Callable[..., Array], axes: tuple[str, ...], description: str
 _KNOWN = {
     quantity.name: quantity
     for quantity in (
-        _law(laws.gain, ("m", "ridge"), "poison gain S (L1)", "1/k", per_output=False),
-        _law(laws.efficacy, INNER_AXES, "efficacy Δf (L2)", "y"),
-        _law(laws.spike, INNER_AXES, "spike Λ = ‖∇Δf‖² (L3)", "y²/input²"),
+        _law(gain, ("m", "ridge"), "poison gain S (L1)", "1/k", per_output=False),
+        _law(efficacy, INNER_AXES, "efficacy Δf (L2)", "y"),
+        _law(spike, INNER_AXES, "spike Λ = ‖∇Δf‖² (L3)", "y²/input²"),
         _law(
-            laws.spike_efficacy_ratio,
+            spike_efficacy_ratio,
             INNER_AXES,
             "q = ‖∇k̃‖²/k̃² of the spike–efficacy law (L4)",
             "1/input²",
             per_output=False,
         ),
-        _law(laws.coupling_floor, ("m", "ridge"), "coupling floor q(ζ, ζ) (L6)", "1/input²", per_output=False),
+        _law(coupling_floor, ("m", "ridge"), "coupling floor q(ζ, ζ) (L6)", "1/input²", per_output=False),
         Quantity(
             "coupling_ratio",
-            lambda clean, poison, x, ridge, law: laws.coupling_ratio(clean, poison, x, ridge),
+            lambda clean, poison, x, ridge, law: coupling_ratio(clean, poison, x, ridge),
             INNER_AXES,
             "exact over isolated q (L6)",
             "1",
@@ -75,7 +76,7 @@ _KNOWN = {
         ),
         Quantity(
             "prediction",
-            lambda clean, poison, x, ridge, law: laws.predict(clean, x, ridge, poison),
+            lambda clean, poison, x, ridge, law: predict(clean, x, ridge, poison),
             INNER_AXES,
             "poisoned prediction f",
             "y",
@@ -83,7 +84,7 @@ _KNOWN = {
         ),
         Quantity(
             "m_success",
-            lambda clean, poison, x, ridge, law: laws.m_success(clean, poison, x, ridge),
+            lambda clean, poison, x, ridge, law: m_success(clean, poison, x, ridge),
             ("r_over_l", "ridge"),
             "smallest multiplicity at which the prediction flips (L8)",
             "1",
@@ -126,7 +127,7 @@ def _of_user(function: Callable[..., Array]) -> Quantity:
     def at_every_probe(clean, poison, x, ridge, law):
         import jax
 
-        return jax.vmap(lambda probe: function(clean, poison, probe, ridge))(x)
+        return mapped(jax.vmap, lambda probe: function(clean, poison, probe, ridge))(x)
 
     return Quantity(
         name,

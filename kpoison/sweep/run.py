@@ -5,14 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import jax
 import numpy as np
-import xarray as xr
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
-from tqdm import tqdm
 
 from kpoison._typing import Law, Numbers, Scalar
 from kpoison._validation import check_name, check_positive, check_real
@@ -24,6 +22,9 @@ from kpoison.sweep.axes import make_grid
 from kpoison.sweep.evaluate import MESH_AXIS
 from kpoison.sweep.job import Job
 from kpoison.sweep.quantities import as_quantities
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["sweep"]
 
@@ -51,7 +52,7 @@ def sweep(
     mesh: Mesh | None = None,
     memory: int | None = None,
     progress: bool | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Any law over a grid of distances, multiplicities, ridges, and of what else an axis is given for.
 
     The probes are x0 = ζ + r u.  Every kernel costs one factorisation; all multiplicities and ridges together cost one
@@ -105,6 +106,8 @@ def sweep(
     >>> dict(result.efficacy.sizes)
     {'r_over_l': 2, 'm': 2, 'ridge': 1}
     """
+    from tqdm import tqdm
+
     if not isinstance(clean, Posterior):
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
     if not isinstance(poison, Poison):

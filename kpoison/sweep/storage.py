@@ -14,12 +14,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import h5netcdf
-import h5py
 import numpy as np
-import xarray as xr
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Parts",
@@ -92,8 +92,10 @@ def _identity_in(out: Path) -> str | None:
         return None
 
 
-def open_result(out: Path) -> xr.Dataset:
+def open_result(out: Path) -> "xr.Dataset":
     """The result of a finished sweep, read from disk where it is used."""
+    import xarray as xr
+
     if out.suffix == ".nc":
         return xr.open_dataset(out, engine="h5netcdf")
     return xr.open_zarr(out, consolidated=False, chunks=None)
@@ -216,16 +218,25 @@ class Variable:
     dtype: Any
     attributes: Mapping[str, str]
 
+    @property
+    def missing(self) -> float | int:
+        """What stands where nothing was computed."""
+        return np.nan if np.issubdtype(self.dtype, np.floating) else -1
+
+    def filled(self, array: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """`array` with `other`'s values where its own are missing."""
+        return np.where(np.isnan(array) if np.isnan(self.missing) else array == self.missing, other, array)
+
 
 Pieces = Iterable[tuple[str, tuple[slice | int, ...], np.ndarray]]
 """Name of a variable, where a piece of it goes, and the piece."""
 
 
-def in_memory(coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> xr.Dataset:
+def in_memory(coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> "xr.Dataset":
     """The whole result as one dataset."""
     sizes = coordinates.sizes
     arrays = {
-        name: np.full([sizes[dim] for dim in variable.dims], np.nan, variable.dtype)
+        name: np.full([sizes[dim] for dim in variable.dims], variable.missing, variable.dtype)
         for name, variable in variables.items()
     }
     for name, where, piece in pieces:
@@ -235,7 +246,7 @@ def in_memory(coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces
     )
 
 
-def to_file(out: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> None:
+def to_file(out: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> None:
     """The whole result as a netCDF-4 file or a Zarr store, which appears at once when it is complete."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
     try:
@@ -247,12 +258,16 @@ def to_file(out: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable
         temporary.unlink(missing_ok=True)
 
 
-def _to_netcdf(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> None:
+def _to_netcdf(path: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> None:
+    import h5netcdf
+
     _empty_hdf5(path)
     coordinates.to_netcdf(path, mode="a", engine="h5netcdf")
     with h5netcdf.File(path, "a") as file:
         for name, variable in variables.items():
-            stored = file.create_variable(name, variable.dims, variable.dtype, fillvalue=np.nan)
+            # A fill value would make floats of integers where the file is read.
+            fill = np.nan if np.issubdtype(variable.dtype, np.floating) else None
+            stored = file.create_variable(name, variable.dims, variable.dtype, fillvalue=fill)
             stored.attrs.update(variable.attributes)
         for name, where, piece in pieces:
             file.variables[name][where] = piece
@@ -260,6 +275,8 @@ def _to_netcdf(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Vari
 
 def _empty_hdf5(path: Path) -> None:
     """A file that keeps no time of its making, so that equal sweeps are equal files; in the order netCDF asks for."""
+    import h5py
+
     settings = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     settings.set_obj_track_times(False)
     order = h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED
@@ -268,7 +285,7 @@ def _empty_hdf5(path: Path) -> None:
     h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, fcpl=settings).close()
 
 
-def _to_zarr(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Variable], pieces: Pieces) -> None:
+def _to_zarr(path: Path, coordinates: "xr.Dataset", variables: Mapping[str, Variable], pieces: Pieces) -> None:
     import zarr
 
     # Format 3 has no settled way to store text, such as the names of kernels.
@@ -280,7 +297,7 @@ def _to_zarr(path: Path, coordinates: xr.Dataset, variables: Mapping[str, Variab
             name,
             shape=shape,
             dtype=variable.dtype,
-            fill_value=np.nan,
+            fill_value=np.nan if np.issubdtype(variable.dtype, np.floating) else 0,
             attributes={**variable.attributes, "_ARRAY_DIMENSIONS": list(variable.dims)},
         )
     for name, where, piece in pieces:

@@ -50,7 +50,6 @@ def test_images_are_penalised_in_their_span(tmp_path, capsys):
     ("arguments", "message"),
     [
         pytest.param(["flow", "--kernel", "laplace"], "twice continuously differentiable", marks=pytest.mark.slow),
-        (["flow", "--kernel", "none"], "--kernel must be of"),
         (["flow", "--out", "flow.txt"], "--out must be FILE.nc"),
         (["flow", "--plot", "flow.pdf"], "--plot must be FILE.png"),
         (["flow", "--points", "1"], "--points must be >= 2"),

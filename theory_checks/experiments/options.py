@@ -3,11 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-import jax.numpy as jnp
-import numpy as np
-
-from kpoison._validation import check_integer, check_positive
-from theory_checks.backdoor import ClassLabels, Images
+from kpoison.problems import ClassLabels, Images
 
 __all__ = ["ArchitectureName", "Arguments", "Options", "Scale", "geometric_steps"]
 
@@ -106,6 +102,8 @@ class Options(Arguments):
     """
 
     def __post_init__(self):
+        from kpoison._validation import check_integer, check_positive
+
         check_integer("seeds", self.seeds, 2)
         check_integer("seed", self.seed, 0)
         if self.data not in _QUICK:
@@ -139,6 +137,8 @@ class Options(Arguments):
     @property
     def dtype(self) -> Any:
         """Of networks and images."""
+        import jax.numpy as jnp
+
         return jnp.dtype(self.precision)
 
     def arguments(self) -> dict[str, Any]:
@@ -148,5 +148,7 @@ class Options(Arguments):
 
 def geometric_steps(last: int, octaves: int, per_octave: int) -> list[int]:
     """Steps up to the last one, so many to each factor of 2, and step 0."""
+    import numpy as np
+
     steps = np.round(last * 2.0 ** (-np.arange(octaves * per_octave + 1) / per_octave)).astype(int)
     return sorted({0, *(int(step) for step in steps if step > 0)})

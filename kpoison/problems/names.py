@@ -1,0 +1,80 @@
+"""The names that the command line takes, for its help and for type checkers.
+
+`tests/test_startup.py` holds each against what it names.
+"""
+
+from typing import Literal, TypeAlias
+
+__all__ = [
+    "AttackName",
+    "ClassLabels",
+    "DataName",
+    "DefenceName",
+    "Downloadable",
+    "Images",
+    "KernelName",
+    "LawName",
+    "MatrixImages",
+    "MatrixKernelName",
+    "QuantityName",
+]
+
+KernelName: TypeAlias = Literal[
+    "rbf", "laplace", "matern32", "matern52", "rational-quadratic", "linear", "ntk-relu", "ntk-erf", "nngp-relu"
+]
+"""Of `problems.KERNELS`."""
+
+MatrixKernelName: TypeAlias = Literal["rbf", "laplace", "matern32", "matern52", "ntk-relu", "ntk-erf"]
+"""Kernels of the matrix of attacks and defences."""
+
+DataName: TypeAlias = Literal["synthetic", "digits", "mnist"]
+"""Clean data of one problem of regression."""
+
+Images: TypeAlias = Literal["digits", "mnist", "cifar10", "cifar100"]
+"""Data sets of images."""
+
+MatrixImages: TypeAlias = Literal["digits", "mnist", "cifar10"]
+"""Data sets of images with ten classes."""
+
+Downloadable: TypeAlias = Literal["mnist", "cifar10", "cifar100"]
+"""Data sets that `datasets.download` fetches; digits come with scikit-learn."""
+
+ClassLabels: TypeAlias = Literal["coarse", "fine"]
+"""Labels of CIFAR-100."""
+
+AttackName: TypeAlias = Literal[
+    "near-clone", "patch", "blend", "sinusoid", "label-flip", "feature-collision", "bilevel"
+]
+"""Of `matrix.ATTACKS`."""
+
+DefenceName: TypeAlias = Literal[
+    "none",
+    "nearest-neighbours",
+    "centroid",
+    "leave-one-out",
+    "spectral-signatures",
+    "activation-clustering",
+    "pidan",
+    "strip",
+    "neural-cleanse",
+    "input-spectrum",
+    "partition-aggregation",
+    "gradient-penalty",
+    "augmentation",
+]
+"""Of `matrix.DEFENCES`."""
+
+LawName: TypeAlias = Literal["exact", "isolated"]
+"""`"exact"` conditions on the clean data; `"isolated"` is the paper's assumption k(ζ, X) = 0, f_c = 0."""
+
+QuantityName: TypeAlias = Literal[
+    "gain",
+    "efficacy",
+    "spike",
+    "spike_efficacy_ratio",
+    "coupling_floor",
+    "coupling_ratio",
+    "prediction",
+    "m_success",
+]
+"""Of `sweep.quantity_names`."""

@@ -1,0 +1,90 @@
+"""Programs without host callbacks: every law with every solver lowers for accelerators, and returns its failures."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kpoison as kp
+
+SOLVERS = {
+    "spectral": kp.Spectral(),
+    "tridiagonal": kp.Tridiagonal(),
+    "cholesky": kp.Cholesky(),
+    "krylov": kp.Krylov(rank=4),
+    "conjugate-gradients": kp.ConjugateGradients(),
+}
+LAWS = {
+    name: getattr(kp, name)
+    for name in kp.__all__
+    if inspect.isfunction(getattr(kp, name))
+    and {"clean", "ridge"} <= set(inspect.signature(getattr(kp, name)).parameters)
+    and name not in ("prepare", "sweep")  # which take known numbers, from Python
+}
+
+
+def test_the_laws_are_found():
+    assert {"gain", "efficacy", "spike", "predict", "predictor", "m_success", "lag", "coupling_floor"} <= set(LAWS)
+
+
+def arguments(law, clean, dtype) -> dict:
+    values = {
+        "clean": clean,
+        "poison": kp.Poison(jnp.full(3, 0.5, dtype), jnp.asarray(-1.0, dtype), jnp.asarray(2.0, dtype)),
+        "x": jnp.full((2, 3), 0.25, dtype),
+        "ridge": jnp.asarray(1e-2, dtype),
+        "threshold": jnp.asarray(1e-3, dtype),
+    }
+    return {name: values[name] for name in inspect.signature(law).parameters if name in values}
+
+
+def posterior(solver: str, dtype) -> kp.Posterior:
+    X = np.random.default_rng(0).standard_normal((6, 3)).astype(dtype)
+    return kp.fit(kp.kernels.RBF(1.5), X, np.sign(X[:, 0]), solver=SOLVERS[solver])
+
+
+def export(laws: dict, clean: kp.Posterior, dtype, platforms: list[str]) -> str:
+    """The lowered text of some laws in one program."""
+
+    def together(given):
+        return {name: kp.with_failures(laws[name])(**given[name]) for name in laws}
+
+    given = {name: arguments(law, clean, dtype) for name, law in laws.items()}
+    # JAX promises no compatibility of stored programs with this call, of which `Tridiagonal` is made; it lowers.
+    unstored = [
+        jax.export.DisabledSafetyCheck.custom_call(f"{library}_ormqr_ffi") for library in ("cusolver", "hipsolver")
+    ]
+    lowered = jax.export.export(jax.jit(together), platforms=platforms, disabled_checks=unstored)(given)
+    return lowered.mlir_module()
+
+
+CHEAP = {("spectral", "float64"), ("cholesky", "float32")}
+
+
+@pytest.mark.parametrize(
+    ("solver", "dtype"),
+    [
+        pytest.param(solver, dtype, marks=() if (solver, dtype) in CHEAP else pytest.mark.slow)
+        for solver in SOLVERS
+        for dtype in ("float32", "float64")
+    ],
+)
+def test_every_law_lowers_for_accelerators(solver, dtype):
+    text = export(LAWS, posterior(solver, dtype), dtype, ["cuda", "rocm", "tpu"])
+    assert "callback" not in text
+
+
+def test_no_tridiagonal_reduction_on_a_tpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(ValueError, match=r"Tridiagonal\(\) does not run on a TPU.*Spectral"):
+        posterior("tridiagonal", "float64")
+    assert isinstance(kp.choose_solver(100, jnp.float32), kp.Spectral)
+
+
+def test_errors_at_run_time_are_callbacks():
+    """What the tests above look for is there where a law is inside of a user's program."""
+    clean = posterior("spectral", "float64")
+    given = arguments(kp.gain, clean, "float64")
+    assert "callback" in jax.jit(kp.gain).lower(**given).as_text()
