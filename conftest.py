@@ -1,15 +1,25 @@
-"""Tests and doctests run in double precision, in programs that compile fast rather than run fast."""
+"""Tests and doctests run in double precision, in programs that compile fast rather than run fast, and are kept."""
 
 import os
+import shutil
 from importlib.metadata import version
+from pathlib import Path
 
-# Before jax is imported; the user's own flags come last and win. Processes that tests start inherit them.
+# All this before jax is imported, and for the processes that tests start. What the user has set wins.
 fast_to_compile = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):
     # The older generator of loops takes a third of the time. Newer versions don't have it, and end at unknown flags.
     fast_to_compile.append("--xla_cpu_use_fusion_emitters=false")
 given = os.environ.get("XLA_FLAGS", "").split()
 os.environ["XLA_FLAGS"] = " ".join([flag for flag in fast_to_compile if flag not in given] + given)
+
+# Compiled programs are shared by the workers and kept for the next run; a full folder is begun anew.
+programs = Path(__file__).parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+first = "PYTEST_XDIST_WORKER" not in os.environ
+if first and programs.is_dir() and sum(program.stat().st_size for program in programs.iterdir()) > 10**9:
+    shutil.rmtree(programs)
 
 import jax  # noqa: E402
 

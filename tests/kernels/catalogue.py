@@ -3,6 +3,7 @@
 import itertools
 
 import jax.numpy as jnp
+from covering import pairwise
 
 from kpoison import kernels as kk
 from kpoison.kernels.neural import NeuralKernel
@@ -35,13 +36,14 @@ COMPOSITE: dict[str, kk.Kernel] = {
 }
 
 
-def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2,), biases=(0.0, 0.3)):
-    """Kernels of fully connected networks: every combination, by name."""
+def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2,), biases=(0.0, 0.3), every=True):
+    """Kernels of fully connected networks by name: every combination, or enough for every pair of two of its parts."""
+    design = itertools.product if every else pairwise
     return {
         f"{kind}-{activation}-{depth}-{'bias' if bias else 'free'}": getattr(kk, kind)(
             depth, ACTIVATIONS[activation], 1.4, bias
         )
-        for kind, activation, depth, bias in itertools.product(kinds, activations, depths, biases)
+        for kind, activation, depth, bias in design(kinds, activations, depths, biases)
     }
 
 

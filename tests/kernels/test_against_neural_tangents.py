@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from catalogue import ACTIVATIONS
+from covering import pairwise
 
 from kpoison import kernels as kk
 from kpoison.kernels._neural_tangents import load_neural_tangents
@@ -35,10 +36,9 @@ def peer(stax, activation, depth, weight_std, bias_std):
     return stax.serial(*hidden, stax.Dense(1, weight_std, bias_std))[2]
 
 
-@pytest.mark.parametrize(("weight_std", "bias_std"), STDS)
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gram_matrices(stax, activation, depth, weight_std, bias_std):
+@pytest.mark.parametrize(("activation", "depth", "stds"), pairwise(ACTIVATIONS, (1, 2, 3), STDS))
+def test_gram_matrices(stax, activation, depth, stds):
+    weight_std, bias_std = stds
     kernel_fn = peer(stax, activation, depth, weight_std, bias_std)
     theirs = kernel_fn(X1, X2, ("nngp", "ntk")), kernel_fn(X1, None, ("nngp", "ntk"))
     for kind, get in ((kk.NNGP, "nngp"), (kk.NTK, "ntk")):

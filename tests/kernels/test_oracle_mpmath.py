@@ -30,7 +30,7 @@ PROBES = {
     "radial": np.stack([ZETA * (1 + 2.0**-k) for k in (0, 7, 13, 20, 30)]),
 }
 
-ALL = CLASSICAL | COMPOSITE | networks(depths=(1, 2, 3))
+ALL = CLASSICAL | COMPOSITE | networks(depths=(1, 2, 3), every=False)
 COMPILED = CLASSICAL | networks(kinds=("NTK",), activations=("relu", "leaky_relu", "erf", "gelu"), depths=(1,))
 
 
@@ -80,14 +80,14 @@ def test_compiled(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("name", networks(every=False))
 def test_compiled_deeper(name):
     kernel = networks()[name]
     errors = worst_errors(kernel, np.concatenate([PROBES[key] for key in directions(kernel)]), compiled=True)
     assert max(errors.values()) < PROMISE, errors
 
 
-@pytest.mark.parametrize("name", networks(activations=KINKED))
+@pytest.mark.parametrize("name", networks(activations=KINKED, every=False))
 def test_antiparallel_points(name):
     """A ReLU network's kernel has its second cusp at x = −z."""
     kernel = networks(activations=KINKED)[name]
@@ -102,7 +102,7 @@ def test_unusual_slopes(slope):
     assert max(errors.values()) < PROMISE, errors
 
 
-@pytest.mark.parametrize("name", networks(activations=KINKED))
+@pytest.mark.parametrize("name", networks(activations=KINKED, every=False))
 def test_points_of_unequal_norm(name):
     """A dim image beside a bright one: far apart, at a wide angle, nothing is ill-conditioned."""
     kernel, ratios = networks(activations=KINKED)[name], (1e-8, 1e-4, 1e-2, 1e4, 1e8)
@@ -115,7 +115,7 @@ def test_points_of_unequal_norm(name):
     assert max(errors.values()) < PROMISE, errors
 
 
-@pytest.mark.parametrize("name", networks(activations=SMOOTH, depths=(1,)))
+@pytest.mark.parametrize("name", networks(activations=SMOOTH, depths=(1,), every=False))
 def test_smooth_networks_at_a_dim_point(name):
     """Upwards they saturate, and their derivatives underflow."""
     errors = worst_errors(
