@@ -9,15 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_floating,
-    check_name,
-    check_real,
-    checked_result,
-    is_concrete,
-)
+from kpoison._failures import checked_result
+from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
 from kpoison.curvature.operators import Operator, ProbeGaussNewton, ProbeHessian, Rows, outputs_at

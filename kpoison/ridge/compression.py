@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.krylov import KrylovFactor
@@ -112,16 +112,16 @@ def _status(factor: DenseFactor, small: ReducedFactor, rhos: Array, rotated: Arr
 
 
 @eqx.filter_jit
-def _rotated_solutions(factor: DenseFactor, rhos: Array, b: Array) -> tuple[Array, Float[Array, "n m"]]:
+def _rotated_solutions(factor: DenseFactor, rhos: ArrayLike, b: Array) -> tuple[Array, Float[Array, "n m"]]:
     """The right-hand sides in the factor's basis, and `_solutions` for them."""
     rotated = factor.rotate(b)
     return rotated, _solutions(factor, rhos, rotated)
 
 
 @eqx.filter_jit
-def _solutions(factor: DenseFactor, rhos: Array, rotated: Array) -> Float[Array, "n m"]:
+def _solutions(factor: DenseFactor, rhos: ArrayLike, rotated: Array) -> Float[Array, "n m"]:
     """(K + ρI)⁻¹b of unit norm, for every ρ and b."""
-    solutions = _at_each(rhos, factor, lambda rho: factor.rotated_solve(rho, rotated))
+    solutions = _at_each(jnp.asarray(rhos), factor, lambda rho: factor.rotated_solve(rho, rotated))
     columns = jnp.moveaxis(solutions, 1, 0).reshape(len(rotated), -1)
     norms = jnp.linalg.norm(columns, axis=0)
     return columns / jnp.where(norms > 0, norms, 1)[None]
@@ -138,9 +138,10 @@ def _orthonormal_basis(columns: np.ndarray) -> tuple[np.ndarray, int]:
 
 @eqx.filter_jit
 def _project(
-    clean: Posterior, factor: DenseFactor, basis: Array, rhos: Array, rotated: Array, *, compare: bool
+    clean: Posterior, factor: DenseFactor, basis: ArrayLike, rhos: ArrayLike, rotated: Array, *, compare: bool
 ) -> tuple[ReducedFactor, Bool[Array, ""]]:
     """The matrix projected onto a basis, with its status at some ρ, and whether it solves there as the factor does."""
+    basis, rhos = jnp.asarray(basis), jnp.asarray(rhos)
     values, vectors = jnp.linalg.eigh(matrix_product(basis.T, factor.rotated_product(basis)))
     values, vectors = jnp.maximum(values, 0), matrix_product(basis, vectors)
     extreme = factor.extreme_eigenvalues()
