@@ -24,6 +24,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import get_opaque_trace_state

@@ -1,7 +1,7 @@
 """Checks at the public boundary: which argument, what came, what was expected.
 
-Shapes and dtypes are always known and always checked.  Values are checked where they are concrete; under a
-trace `checked_result` carries the same conditions into the compiled program.
+Shapes and dtypes are always known and always checked.  Values are checked where they are concrete; under a trace
+`_failures.checked_result` carries the same conditions into the compiled program.
 """
 
 import functools
@@ -13,8 +13,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-
-from kpoison._failures import checked_result
 
 __all__ = [
     "between_points",
@@ -28,7 +26,6 @@ __all__ = [
     "check_positive",
     "check_range",
     "check_real",
-    "checked_result",
     "in_dtype",
     "is_concrete",
 ]

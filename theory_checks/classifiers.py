@@ -7,6 +7,7 @@ from typing import cast, get_args
 import numpy as np
 
 from theory_checks.backdoor import Images
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.experiments.catalogue import EXPERIMENTS
 from theory_checks.experiments.options import ArchitectureName, Options
 from theory_checks.experiments.result import Claim, Experiment
@@ -18,15 +19,7 @@ __all__ = ["check_collapse", "check_joint_defence", "check_lag"]
 _KERNEL = "ntk-relu"
 """The checks train networks of ReLUs, once, whatever the kernels asked for; they are reported under their kernel."""
 
-_STATEMENTS = {
-    "lag": ("L8-classifiers", "Lag of visibility in classifiers", "A classifier shows a backdoor after obeying it."),
-    "joint-defence": (
-        "T6",
-        "Joint defence",
-        "Augmentation alone leaves Δp of order one, with the gradient penalty it does not; longer training helps.",
-    ),
-    "collapse": ("collapse", "Feature collapse", "Learning draws the poisons together in feature space."),
-}  # fmt: skip
+_NUMBERS = {"lag": "L8-classifiers", "joint-defence": "T6", "collapse": "collapse"}
 
 
 def check_lag(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
@@ -54,11 +47,8 @@ def _check(name: str, architectures: Sequence[ArchitectureName], setting: Settin
         options = dataclasses.replace(options, epochs=12 if data == "digits" else 8)
     run: Callable[..., Experiment] = EXPERIMENTS[name]
     found = run(options, architectures)
-    statement, title, claim = _STATEMENTS[name]
     return Record(
-        statement,
-        title,
-        claim,
+        STATEMENTS[_NUMBERS[name]],
         setting.kernel_name,
         options.data,
         [_compared(claim) for claim in found.claims if claim.measured is not None],

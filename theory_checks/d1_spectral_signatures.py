@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 import kpoison as kp
 from kpoison.defences import isotropic_visibility, kernel_features, spectral_signatures
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 
@@ -51,10 +52,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         comparisons += more[0]
         panels += more[1]
     return Record(
-        "D1",
-        "Spectral signatures",
-        "m clones at δ from the mean of n_c points are the spike ε(1 − ε)‖δ‖² on the class's own bulk; unless it "
-        "exceeds (1 − ε)τ, so for m < n_c τ/(‖δ‖² − τ), at least half of the leading direction is the clean class's.",
+        STATEMENTS["D1"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -64,7 +64,7 @@ def draw(record: Record) -> bytes:
             draw_panel(ax, panel)
         for ax in axes[len(record.panels) :]:
             ax.remove()
-        figure.suptitle(f"{record.statement} · {record.title} · {record.kernel} on {record.data}")
+        figure.suptitle(f"{record.statement.number} · {record.statement.title} · {record.kernel} on {record.data}")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=mpl.rcParams["figure.dpi"])
     return buffer.getvalue()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax import Array
 
 import kpoison as kp
@@ -88,7 +87,7 @@ class FiniteWidth:
         # The quick tolerance leaves errors of about 1e-5, a hundredth of the standard errors.
         # Three past steps need no more iterations than ten here, and less memory traffic.
         self.training = networks.Training(tolerance=1e-6 if quick else None, memory=3)
-        self.widths = np.array([1024, 4096, 16384] if quick else [256, 1024, 4096, 16384])
+        self.widths = np.array([256, 1024, 4096] if quick else [256, 1024, 4096, 16384])
         self.seeds = 32 if quick else 64
         # Each statement about a penalty or a flow trains its own networks, and a flow takes ten times the gradients.
         self.penalised_widths = np.array([512, 2048, 8192]) if quick else self.widths
@@ -232,6 +231,8 @@ def compare_with_networks(
     trained across its kink.  There the law is compared with the mean at the largest width, and the bias left at it is
     bounded by the change from the width before: for a bias ∝ width^−p with p >= 1/2 and a step of 4 it is no larger.
     """
+    import scipy.stats
+
     law = np.atleast_1d(law)
     seeds = samples.shape[1]
     quantile = scipy.stats.t.ppf(1 - _FALSE_ALARM / (2 * law.size), df=seeds - 1)

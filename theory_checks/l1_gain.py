@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, error_bars
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
@@ -69,9 +70,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         comparisons.append(comparison)
         panels.append(panel)
     return Record(
-        "L1",
-        "Gain of the clone poison",
-        "m clones act as one observation with noise ρ/m; their dual coefficients sum to S(m; λ)(y_t − f_c(ζ)).",
+        STATEMENTS["L1"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
@@ -83,9 +84,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     return Record(
-        "L2",
-        "Efficacy of the clone poison",
-        "Δf(x) = S(m; λ)(y_t − f_c(ζ)) k̃(x, ζ) at every x, from linear response to saturation.",
+        STATEMENTS["L2"],
         setting.kernel_name,
         setting.data,
         comparisons,

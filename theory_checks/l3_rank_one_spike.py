@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING, Change
@@ -72,9 +73,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     return Record(
-        "L3",
-        "Rank-one spike",
-        "The poison's part of the Gauss–Newton input Hessian is rank one, with eigenvalue Λ = ‖s ∇_x k̃(x0, ζ)‖².",
+        STATEMENTS["L3"],
         setting.kernel_name,
         setting.data,
         comparisons,

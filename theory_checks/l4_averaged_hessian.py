@@ -12,6 +12,7 @@ from kpoison import Poison, Posterior, curvature
 from kpoison.curvature import Operator
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.refit import Predictor as Refit
 from theory_checks.setting import Laws, Setting
@@ -138,10 +139,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         )
     )
     return Record(
-        "L4-Hessian",
-        "Averaged input Hessian",
-        "The first eigenvector of the full Hessian, averaged over attacked probes, turns to ∇Δf; the poison lifts its "
-        "eigenvalue out of the others by a square of the efficacy.",
+        STATEMENTS["L4-Hessian"],
         setting.kernel_name,
         setting.data,
         comparisons,

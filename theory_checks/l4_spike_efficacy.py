@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
@@ -93,9 +94,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     return Record(
-        "L4",
-        "Spike–efficacy law",
-        "Λ(x0) = q(x0, ζ) Δf(x0)², q = ‖∇_x k̃(x0, ζ)‖²/k̃(x0, ζ)²: quadratic in efficacy.",
+        STATEMENTS["L4"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -3,6 +3,7 @@
 import numpy as np
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
@@ -105,10 +106,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     return Record(
-        "L5",
-        "Near-clone regime",
-        "Without coupling q(r) → 0 like r² for smooth stationary kernels (across the sphere for smooth networks), and "
-        "stays constant for Laplace, linear and ReLU-NTK kernels.",
+        STATEMENTS["L5"],
         name,
         setting.data,
         comparisons,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
@@ -65,9 +66,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
                 "of the one-sided ones"
             )
     return Record(
-        "L6",
-        "Coupling floor",
-        "With clean data near ζ the exact q does not vanish as r → 0: it ends at ‖∇_x k̃(x, ζ)|_{x=ζ}‖²/k̃(ζ, ζ)².",
+        STATEMENTS["L6"],
         setting.kernel_name,
         setting.data,
         comparisons,

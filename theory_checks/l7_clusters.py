@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import CLUSTER, compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.refit import ROUNDING
@@ -99,9 +100,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     return Record(
-        "L7",
-        "Clusters",
-        "Δf(x) = k̃(x, Z)(k̃(Z, Z) + diag(ρ/m_j))⁻¹(y_t − f_c(Z)); the clone law errs by O(ε), O(ε²) when centred.",
+        STATEMENTS["L7"],
         setting.kernel_name,
         setting.data,
         comparisons,

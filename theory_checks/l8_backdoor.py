@@ -13,6 +13,7 @@ import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
 from theory_checks.backdoor import Backdoor, Outcome, make_backdoor
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import KERNELS, Laws, Setting
 
@@ -201,9 +202,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         if len(lags) > 1:
             panels.append(_lag_panel(lags))
     return Record(
-        "L8-images",
-        "Backdoor on images",
-        "A backdoor succeeds and shows at the multiplicities that the cluster law predicts on other images.",
+        STATEMENTS["L8-images"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -17,6 +17,7 @@ from kpoison import curvature
 from kpoison.curvature.operators import Rows
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 
@@ -99,7 +100,7 @@ class _Attack:
         threshold = float(curvature.spike_threshold(gradients, jnp.asarray(attacked), direction, self.edge(0)))
         if threshold == 0:
             return 0.0
-        return float(laws.m_visible(setting.clean, setting.poison(1.0), self.probe, self.ridge, threshold))
+        return float(laws.m_visible(setting.clean, setting.poison(1.0), self.probe, self.ridge, np.float64(threshold)))
 
     def leading(self, f: Predictor, half: int, k: int = 1) -> np.ndarray:
         """Leading eigenvalues of a predictor's input Fisher matrix over one half of the probes."""
@@ -114,11 +115,11 @@ class _Attack:
         """The same of a refit, over the second half."""
         return float(self.leading(self.refit(count), 1)[0]) / self.edge(1) - 1
 
-    def spike(self, count: float) -> float:
+    def spike(self, count: float) -> np.float64:
         """‖∇Δf(x0)‖² by two refits at the same ρ."""
         pair = (self.refit(count), self.refit(0.0, len(self.setting.X) + count))
         poisoned, clean = (np.asarray(curvature.input_gradients(f, self.probe[None])) for f in pair)
-        return float(np.sum((poisoned - clean) ** 2))
+        return np.sum((poisoned - clean) ** 2)
 
     def prediction(self, count: float) -> float:
         """y_t f(x0) of the refit: the attack succeeds where it is positive."""
@@ -242,7 +243,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             unlike[i].append(alone / visible)
             variance = float(curvature.trace(attack.clean_bulk(0))[0]) / drawn.X.shape[1]
             aspect = drawn.X.shape[1] / (len(drawn.held_out) // 2)
-            flat = float(curvature.visibility_threshold(variance, aspect)) / _FRACTION
+            flat = np.float64(curvature.visibility_threshold(variance, aspect)) / _FRACTION
             isotropic.append(float(laws.m_visible(drawn.clean, poison, probe, ridge, flat)) / visible)
             ratios[i].append(shown / visible)
             if 0 < success < math.inf:
@@ -277,9 +278,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         )
     comparisons += _planted_spikes(setting.seed)
     return Record(
-        "L8",
-        "Thresholds and lag",
-        "The attack succeeds from m_success and leaves the bulk of the input Fisher spectrum from m_visible on.",
+        STATEMENTS["L8"],
         setting.kernel_name,
         setting.data,
         comparisons,

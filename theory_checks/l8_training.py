@@ -13,6 +13,7 @@ from kpoison.laws import Predictor
 from kpoison.networks import Architecture, Network
 from kpoison.ridge import KernelExpansion
 from theory_checks.backdoor import Backdoor, Outcome, make_backdoor, outputs
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series
 from theory_checks.setting import KERNELS, Laws, Setting
@@ -222,9 +223,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             f"{', '.join(f'{v:.2f}' for v in measured)} in networks"
         )
     return Record(
-        "L8-training",
-        "Backdoor during training",
-        "Networks come to obey a backdoor, and to show it, at the steps of gradient descent where their kernel does.",
+        STATEMENTS["L8-training"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import rmse_slope, without_next_order
 from theory_checks.record import Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
@@ -66,10 +67,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             "reported"
         )
     return Record(
-        "N1",
-        "Finite width",
-        "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), that of "
-        "a ReLU network's input gradient like width^(−1/4).",
+        STATEMENTS["N1"],
         setting.kernel_name,
         small.data,
         comparisons,

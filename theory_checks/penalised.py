@@ -24,7 +24,7 @@ ODE_TOLERANCE = 1e-8
 def few_points(setting: Setting, number: int) -> Setting:
     """The setting on its first points; images in coordinates of the space they span, which changes no number."""
     X, location, direction = in_their_span(setting.X[:number], setting.location, setting.direction)
-    scale = float(jnp.linalg.norm(location) / jnp.linalg.norm(setting.location))
+    scale = np.linalg.norm(location) / np.linalg.norm(setting.location)
     kernel, length_scale = setting.kernel, scale * setting.length_scale
     if hasattr(kernel, "length_scale"):
         kernel = eqx.tree_at(lambda k: k.length_scale, kernel, length_scale)
@@ -110,10 +110,13 @@ class Penalised:
 
     def flow(self, penalty: float, times: np.ndarray) -> list[Solved]:
         """Along training: ċ = −(1/n) W(K̄c − ȳ) − λc, W = diag(I, γ), integrated from 0 (T2)."""
-        targets = np.append(self.targets, np.zeros(len(self.gram) - self.number))
-        gram, weights, goal = (jnp.asarray(a) for a in (self.gram, self._scale(penalty) ** 2, targets))
-        found = _integrate(gram, weights, goal, self.total, self.ridge, jnp.asarray(times))
-        return [self._seen(np.asarray(c), 0.0) for c in found]
+        # Coefficients that do not move fill up to the size of the poisoned problem: one compiled program for both.
+        own, size = len(self.gram), self.total * (1 + self.shape[1])
+        gram, weights, targets = np.zeros((size, size)), np.zeros(size), np.zeros(size)
+        gram[:own, :own], weights[:own] = self.gram, self._scale(penalty) ** 2
+        targets[: self.number] = self.targets
+        found = _integrate(gram, weights, targets, np.int64(self.total), self.ridge, times)
+        return [self._seen(np.asarray(c)[:own], 0.0) for c in found]
 
     def weighted_gram(self, penalty: float) -> np.ndarray:
         """R K̄ R with R = W^{1/2}, whose eigenvalues over n, plus λ, are the rates of contraction (T2)."""
@@ -136,7 +139,7 @@ class Penalised:
 
 
 @eqx.filter_jit
-def _integrate(gram: Array, weights: Array, targets: Array, total: int, ridge: float, times: Array) -> Array:
+def _integrate(gram: Array, weights: Array, targets: Array, total: Array, ridge: Array, times: Array) -> Array:
     def velocity(t, c, arguments):
         return -weights * (gram @ c - targets) / total - ridge * c
 

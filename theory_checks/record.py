@@ -2,15 +2,14 @@
 
 import dataclasses
 import enum
+import math
 import platform
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import kpoison
+from theory_checks.catalogue import Statement
 
 __all__ = ["Comparison", "Panel", "Record", "Series", "Verdict", "compare", "environment"]
 
@@ -102,20 +101,18 @@ class Record:
     """The outcome of one statement's check on one kernel and data set.
 
     Attributes:
-        statement: number in the theory, such as "L1".
-        title: its name.
-        claim: what it says, in one sentence.
+        statement: what was checked.
         kernel, data: on what it was checked.
         comparisons: every number that was compared.
         findings: truths that are results rather than failures, and what was not compared and why.
         panels: the figure.
         arguments: what is needed to repeat the check.
         seconds: wall time.
+        error: the exception that ended the check, with its message; empty where it came to its end.
+        traceback: where that exception came from.
     """
 
-    statement: str
-    title: str
-    claim: str
+    statement: Statement
     kernel: str
     data: str
     comparisons: list[Comparison]
@@ -123,15 +120,34 @@ class Record:
     panels: list[Panel]
     arguments: dict[str, Any]
     seconds: float = 0.0
+    error: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of_failure(cls, statement: Statement, kernel: str, data: str, error: str, traceback: str = "") -> "Record":
+        """The record of a check that did not come to its end."""
+        return cls(statement, kernel, data, [], [], [], {}, error=error, traceback=traceback)
+
+    @property
+    def worst_ratio(self) -> float:
+        """Largest error over tolerance of all comparisons; infinite without any."""
+        return max((comparison.worst_ratio for comparison in self.comparisons), default=math.inf)
 
     @property
     def verdict(self) -> Verdict:
         """The statement holds where something was compared and every comparison passed."""
         return Verdict.HOLDS if self.comparisons and all(c.passed for c in self.comparisons) else Verdict.FAILS
 
+    @property
+    def failed(self) -> bool:
+        """Whether the verdict is that it fails."""
+        return self.verdict is Verdict.FAILS
+
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain JSON values."""
         plain = dataclasses.asdict(self)
+        number, title, claim = self.statement[:3]
+        plain |= {"statement": number, "title": title, "claim": claim}
         for comparison, written in zip(self.comparisons, plain["comparisons"], strict=True):
             written.update(
                 worst_ratio=comparison.worst_ratio,
@@ -143,6 +159,11 @@ class Record:
 
 def environment() -> dict[str, str]:
     """Versions, device and precision, for the report."""
+    import jax  # records are also read where nothing is computed
+    import jax.numpy as jnp
+
+    import kpoison
+
     return {
         "kpoison": kpoison.__version__,
         "jax": jax.__version__,

@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax import Array
 
 import kpoison as kp
@@ -15,6 +14,9 @@ from kpoison import datasets, defences
 from kpoison.problems import KERNELS, DataName
 from theory_checks.finite_width import FiniteWidth
 from theory_checks.refit import Refitter
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["KERNELS", "Data", "Laws", "Scale", "Setting", "make_setting"]
 
@@ -36,7 +38,7 @@ class Laws:
     m_success: Callable[..., Array] = kp.m_success
     m_visible: Callable[..., Array] = kp.m_visible
     early_stopped: Callable[..., kp.Posterior] = kp.flow.early_stopped
-    tradeoff: Callable[..., xr.Dataset] = kp.flow.tradeoff
+    tradeoff: "Callable[..., xr.Dataset]" = kp.flow.tradeoff
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
     multiplier: Callable[..., Array] = kp.flow.multiplier
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
@@ -120,9 +122,9 @@ class Setting:
             "data": self.data,
             "n_c": self.X.shape[0],
             "d": self.X.shape[1],
-            "ridge": self.ridge,
+            "ridge": float(self.ridge),
             "label": self.label,
-            "length_scale": self.length_scale,
+            "length_scale": float(self.length_scale),
             "counts": list(self.counts),
             "scale": self.scale,
             "seed": self.seed,
@@ -157,7 +159,8 @@ def make_setting(
     sample = inputs[generator.permutation(len(inputs))[:200]]
     distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
     median = float(np.median(distances[np.triu_indices(len(sample), 1)]))
-    made = KERNELS[kernel](median)
+    # NumPy's scalars, unlike Python's, are data to a compiled program: none is compiled anew for another seed or ridge.
+    made = KERNELS[kernel](np.float64(median))
     return Setting(
         kernel_name=kernel,
         kernel=made,
@@ -167,9 +170,9 @@ def make_setting(
         location=location,
         label=-1.0 if targets[-1] > 0 else 1.0,
         direction=jnp.asarray(direction),
-        length_scale=float(getattr(made, "length_scale", np.linalg.norm(inputs[-1]))),
+        length_scale=np.float64(getattr(made, "length_scale", np.linalg.norm(inputs[-1]))),
         held_out=jnp.asarray(others),
-        ridge=1e-3,
+        ridge=np.float64(1e-3),
         counts=(1, 3, 10, 30, 100) if scale == "quick" else (1, 2, 4, 8, 16, 32, 64, 128, 256),
         scale=scale,
         seed=seed,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import (
     FiniteWidth,
     compare_with_networks,
@@ -75,9 +76,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         findings.append(finding)
         panels.append(panel)
     return Record(
-        "T1",
-        "Gradient penalty",
-        "The penalised predictor is the posterior given flat slopes; a clone contributes its value and its slopes.",
+        STATEMENTS["T1"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import (
     FiniteWidth,
     compare_with_networks,
@@ -89,9 +90,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         findings.append(finding)
         panels.append(panel)
     return Record(
-        "T2",
-        "Gradient flow",
-        "Every mode of the observations contracts at the rate μ/n + λ; predictions and laws hold at every time.",
+        STATEMENTS["T2"],
         setting.kernel_name,
         setting.data,
         comparisons,

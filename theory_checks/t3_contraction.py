@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import ODE_TOLERANCE, Solved, few_points, penalised_pair
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
@@ -65,9 +66,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     )
     component = found.poison_component.sel(time=np.inf).values
     return Record(
-        "T3",
-        "Contraction",
-        "The penalty contracts the input Fisher matrix: its energy never rises with γ, at the end of training.",
+        STATEMENTS["T3"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import Penalised, few_points, penalised_pair
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
@@ -67,9 +68,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     smallest, finding = _smallest(small, poison, probes[0], problems, laws)
     comparisons += smallest
     return Record(
-        "T4",
-        "Safety–efficacy trade-off",
-        "With γ the penalty's energy B never rises and fit plus ridge A never falls: safety is paid for with fit.",
+        STATEMENTS["T4"],
         setting.kernel_name,
         setting.data,
         comparisons,

@@ -8,6 +8,7 @@ import scipy.linalg
 from jax import Array
 
 import kpoison as kp
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 
@@ -45,10 +46,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             findings += more[1]
             panels += more[2]
     return Record(
-        "T5",
-        "Effective length scale",
-        "On a uniform grid of a torus the penalised fit is the multiplier 1/(1 + λV/k̂ + γ ωᵀMω), aliases taken "
-        "together; the kernel given flat slopes is wider: ℓ_eff² = ℓ_0² + 2γ vᵀMv k̂(0)/(λV).",
+        STATEMENTS["T5"],
         setting.kernel_name,
         "uniform grids",
         comparisons,

@@ -10,16 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_floating,
-    check_integer,
-    check_positive,
-    checked_result,
-    is_concrete,
-)
+from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_positive, is_concrete
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.lapack import eigh
 

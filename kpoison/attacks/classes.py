@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kpoison._validation import checked_result, is_concrete
+from kpoison._failures import checked_result
+from kpoison._validation import is_concrete
 from kpoison.ridge import Posterior
 
 __all__ = ["class_indices", "common_class", "target_column"]

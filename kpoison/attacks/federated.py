@@ -10,16 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_floating,
-    check_integer,
-    check_points,
-    check_positive,
-    checked_result,
-)
+from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_points, check_positive
 from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.byzantine import UpdateAttack
 from kpoison.attacks.clients import Clients

@@ -1,15 +1,27 @@
 """`kpoison verify`."""
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, TypeAlias
+
+import tyro
+
+from kpoison.problems import DataName
+from theory_checks.catalogue import KERNEL_NAMES, STATEMENTS
+
+if TYPE_CHECKING:
+    from theory_checks.record import Record
 
 __all__ = ["Verify"]
 
-Statement = Literal[
-    "L1", "L2", "L3", "L4", "L4-Hessian", "L5", "L6", "L7", "L8", "L8-images", "L8-training", "N1", "T1", "T2", "T3",
-    "T4", "T5", "D1", "T6", "L8-classifiers", "collapse",
-]  # fmt: skip
+if TYPE_CHECKING:
+    Number: TypeAlias = str
+    Kernel: TypeAlias = str
+else:
+    Number = tyro.extras.literal_type_from_choices(STATEMENTS)
+    Kernel = tyro.extras.literal_type_from_choices(KERNEL_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +32,19 @@ class Verify:
     """
 
     quick: bool = False
-    """Small sizes, under three minutes on two cores; the default."""
+    """Small sizes; the default."""
 
     full: bool = False
     """All kernels for every statement, more data, wider networks, more seeds."""
 
-    only: tuple[Statement, ...] = ()
-    """Statements to check, such as L3 L5; by default all but T6, L8-classifiers and collapse, which are measured on
-    trained classifiers rather than proved, and take minutes."""
+    only: tuple[Number, ...] = ()
+    """Statements to check, such as L3 L5; by default all but those that are measured on trained classifiers rather
+    than proved, and take minutes: T6, L8-classifiers and collapse."""
 
-    kernel: tuple[str, ...] = ()
-    """Kernels to check on: rbf, laplace, matern32, matern52, rational-quadratic, linear, ntk-relu, ntk-erf, nngp-relu.
-    By default a representative choice; with --full all."""
+    kernel: tuple[Kernel, ...] = ()
+    """Kernels to check on. By default a representative choice; with --full all."""
 
-    data: Literal["synthetic", "digits", "mnist"] = "synthetic"
+    data: DataName = "synthetic"
     """Clean data; digits are embedded, MNIST is read from --data-dir."""
 
     data_dir: str | None = None
@@ -45,36 +56,71 @@ class Verify:
     seed: int = 0
     """Seed of everything random."""
 
+    jobs: int | None = None
+    """Processes that check side by side, each on one core; by default one per core, fewer where memory is short. The
+    numbers do not depend on it."""
+
+    list: bool = False
+    """Print each statement with its claim, and check nothing."""
+
     verbose: bool = False
     """Print every comparison and finding, not only the failed ones."""
 
     def run(self) -> int:
         """Run the checks; returns the exit status."""
-        import jax
-        from tqdm import tqdm
-
-        from theory_checks.record import Verdict
-        from theory_checks.report import as_text, write
-        from theory_checks.runner import run
-
+        if self.list:
+            for number, title, claim, *_ in STATEMENTS.values():
+                print(f"{number:<15} {title}: {claim}")
+            return 0
         if self.quick and self.full:
             raise ValueError("--quick and --full exclude each other")
-        jax.config.update("jax_enable_x64", True)
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
-        records = []
-        for record in run(
-            self.only,
-            self.kernel,
-            self.data,
-            scale="full" if self.full else "quick",
-            data_dir=self.data_dir,
-            seed=self.seed,
-        ):
-            tqdm.write(as_text(record, verbose=self.verbose))
-            records.append(record)
-        failed = [record for record in records if record.verdict is Verdict.FAILS]
+        records = self._check()
+
+        from theory_checks.report import ERROR_OVER_TOLERANCE, table
+
         if self.out is not None:
-            print(f"report: {write(records, self.out)}")
-        print(f"{len(records) - len(failed)} checks hold, {len(failed)} fail")
+            self._write(records, self.out)
+        failed = sum(record.failed for record in records)
+        print(f"\n{table(records)}\n\n{ERROR_OVER_TOLERANCE}")
+        print(f"{len(records) - failed} checks hold, {failed} fail")
         return 1 if failed else 0
+
+    def _check(self) -> "Sequence[Record]":
+        """Each record, printed when its turn comes."""
+        from tqdm import tqdm
+
+        from theory_checks.report import as_text
+        from theory_checks.runner import run
+
+        records = []
+        with tqdm(disable=not sys.stderr.isatty(), unit="check", leave=False) as bar:
+
+            def progress(finished: int, total: int) -> None:
+                bar.total = total
+                bar.update(finished - bar.n)
+
+            for record in run(
+                self.only,
+                self.kernel,
+                self.data,
+                scale="full" if self.full else "quick",
+                data_dir=self.data_dir,
+                seed=self.seed,
+                jobs=self.jobs,
+                progress=progress,
+            ):
+                tqdm.write(as_text(record, verbose=self.verbose))
+                records.append(record)
+        return records
+
+    @staticmethod
+    def _write(records: "Sequence[Record]", directory: Path) -> None:
+        """Files of the records; the page names the precision of the checks."""
+        import jax
+
+        from theory_checks.report import write
+
+        jax.config.update("jax_enable_x64", True)
+        print(f"report: {write(records, directory)}")

@@ -9,15 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_floating,
-    check_name,
-    check_real,
-    checked_result,
-    is_concrete,
-)
+from kpoison._failures import checked_result
+from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
 from kpoison.curvature.operators import Operator, ProbeGaussNewton, ProbeHessian, Rows, outputs_at
@@ -160,7 +153,7 @@ def gauss_newton(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, l
     """
     x = jnp.asarray(x)
     outputs = _finite("values", _outputs(f, x))
-    if outputs.size * x[0].size > _ROWS_AT_MOST:
+    if outputs.size * math.prod(x.shape[1:]) > _ROWS_AT_MOST:
         return ProbeGaussNewton(f, x, loss)
     gradients = _all_jacobians(f, x)
     rows = jax.vmap(lambda o, j: curvature_rows(loss, o, j))(outputs, gradients)
@@ -255,7 +248,7 @@ def input_hessian(
     x, targets = jnp.asarray(x), jnp.asarray(targets)
     outputs = _finite("values", _outputs(f, x))
     kernel = plane_kernel(f.expansion) if isinstance(f, Predictor) else None
-    fits = outputs.size * x[0].size <= _ROWS_AT_MOST
+    fits = outputs.size * math.prod(x.shape[1:]) <= _ROWS_AT_MOST
     if kernel is None or not isinstance(f, Predictor) or not fits:
         return ProbeHessian(f, x, loss, targets)
     residuals = jax.vmap(lambda o, t: residual(loss, o, t))(outputs, targets)

@@ -1,6 +1,7 @@
 """Symmetric matrices over input space that are known by their products with vectors, never formed."""
 
 import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -187,7 +188,7 @@ class _AtProbes(Operator):
     @property
     def dimension(self) -> int:
         """D."""
-        return self.x[0].size
+        return math.prod(self.x.shape[1:])
 
     @property
     def dtype(self) -> np.dtype:

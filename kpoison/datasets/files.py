@@ -6,6 +6,7 @@ whole number of records (`len` and `repr` of the dataset tell how many were read
 """
 
 import gzip
+import importlib.util
 import math
 import os
 import zlib
@@ -52,11 +53,13 @@ def load_digits(dtype: npt.DTypeLike = np.float64) -> ImageDataset:
     >>> load_digits()
     ImageDataset(digits: 1,797 images of 8x8x1, 10 classes)
     """
-    from sklearn.datasets import load_digits as embedded  # a slow import that the other loaders do without
-
-    pixels, labels = embedded(return_X_y=True)
-    images = np.asarray(pixels, dtype=floating_dtype(dtype)).reshape(-1, 8, 8, 1) / 16
-    return ImageDataset("digits", images, np.asarray(labels), tuple(DIGITS.split()))
+    # The file itself: importing scikit-learn takes seconds.
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    images = table[:, :-1].astype(floating_dtype(dtype)).reshape(-1, 8, 8, 1) / 16
+    return ImageDataset("digits", images, table[:, -1].astype(int), tuple(DIGITS.split()))
 
 
 def load_mnist(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -18,7 +19,6 @@ from kpoison._validation import (
     check_positive,
     check_range,
     check_real,
-    checked_result,
 )
 from kpoison.defences.strip import class_scores
 

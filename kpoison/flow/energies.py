@@ -1,5 +1,6 @@
 """What training trades off: fit and norm against the energy of the input gradients (T3, T4)."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -38,7 +39,7 @@ class Energies(eqx.Module):
 def _check(arguments: dict[str, Any]) -> None:
     check_law_arguments(arguments)
     clean = arguments["clean"]
-    arguments["metric"] = checked_metric(arguments["metric"], clean.X[0].size, clean.X.dtype)
+    arguments["metric"] = checked_metric(arguments["metric"], math.prod(clean.X.shape[1:]), clean.X.dtype)
 
 
 @program(_check)

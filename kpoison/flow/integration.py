@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kpoison._validation import check_real, checked_result, is_concrete
+from kpoison._failures import Failure, checked_result
+from kpoison._validation import check_real, is_concrete
 
 __all__ = ["IncompleteFlowError", "checked_times", "complete_only"]
 
@@ -45,7 +45,8 @@ def complete_only(result: Any, max_steps: int) -> Any:
     completed, steps = result.completed, result.steps
     advice = "Raise max_steps or tolerance, or look at earlier times."
     if not is_concrete(completed):
-        return eqx.error_if(result, ~jnp.all(completed), f"The flow has stopped before the last time. {advice}")
+        message = f"The flow has stopped before the last time. {advice}"
+        return checked_result(result, [Failure(~jnp.all(completed), message, kind=IncompleteFlowError)])
     if not bool(jnp.all(completed)):
         raise IncompleteFlowError(
             f"{int(jnp.sum(~completed))} of {completed.size} flows have stopped before the last time, after "

@@ -162,4 +162,4 @@ def _balanced_penalty(clean: Posterior, metric: Any) -> float:
 
     values, slopes = jax.vmap(variances)(clean.X)
     total = float(jnp.sum(slopes))
-    return float(jnp.sum(values)) * clean.X[0].size / total if total > 0 else 1.0
+    return float(jnp.sum(values)) * math.prod(clean.X.shape[1:]) / total if total > 0 else 1.0

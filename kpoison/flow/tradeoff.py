@@ -62,7 +62,7 @@ def check_probes(arguments: dict[str, Any]) -> None:
     if clean.time is not None:
         raise ValueError("clean must not be stopped early: times are given by time")
     arguments["x"] = x[None] if x.ndim == clean.X.ndim - 1 else x
-    arguments["metric"] = checked_metric(arguments["metric"], clean.X[0].size, clean.X.dtype)
+    arguments["metric"] = checked_metric(arguments["metric"], math.prod(clean.X.shape[1:]), clean.X.dtype)
     labels = arguments["labels"]
     if labels is not None:
         check_real("labels", labels)
@@ -147,11 +147,11 @@ def tradeoff(
     x, number, times = jnp.asarray(x), float(jnp.asarray(ridge)), jnp.asarray(time)
     if direction is None:
         plain = early_stopped(refitted(clean, 0.0, metric), times[-1])
-        gradients = efficacy_gradient(plain, poison, x, ridge).reshape(-1, x[0].size)
+        gradients = efficacy_gradient(plain, poison, x, ridge).reshape(-1, math.prod(x.shape[1:]))
         direction = jnp.linalg.svd(gradients, full_matrices=False)[2][0]
     given = _Probes(x, labels, held_out, jnp.asarray(direction))  # pyright: ignore[reportArgumentType]
     penalties = np.asarray(gradient_penalty)
-    count = min(modes, len(x) * clean.outputs, x[0].size)
+    count = min(modes, len(x) * clean.outputs, math.prod(x.shape[1:]))
     n = len(clean.X) + float(jnp.sum(poison.count))
     found, rounding = [], 0.0
     for penalty in penalties:
@@ -197,7 +197,7 @@ def _along(
     def at(time):
         stopped = early_stopped(clean, time)
         delta, f = change(stopped, poison, ridge, "exact"), predictor(stopped, ridge, poison)
-        rows = f.expansion.gradients(probes.x).reshape(-1, probes.x[0].size) / len(probes.x) ** 0.5
+        rows = f.expansion.gradients(probes.x).reshape(-1, math.prod(probes.x.shape[1:])) / len(probes.x) ** 0.5
         parts = energies_of(f, clean, poison, metric)
         found = {
             "efficacy": like_targets(clean, probes.x, delta.values(probes.x)),

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_real, checked_result, is_concrete
+from kpoison._validation import boundary, check_real, is_concrete
 from kpoison.flow.integration import checked_times
 from kpoison.ridge import Posterior
 

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._failures import checked_result
 from kpoison._typing import Law, Scalar
-from kpoison._validation import check_name, check_points, check_positive, checked_result, in_dtype
+from kpoison._validation import check_name, check_points, check_positive, in_dtype
 from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior

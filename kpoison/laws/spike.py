@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from kpoison._failures import program
+from kpoison._failures import checked_result, program
 from kpoison._typing import Law, Scalar
-from kpoison._validation import checked_result
 from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior

@@ -101,7 +101,7 @@ def _input_gradients(network: Network, X: Float[Array, "n ..."]) -> Float[Array,
 
     # A line search may try parameters of a higher precision.
     X = X.astype(network.dtype)
-    number, dimension = len(X), X[0].size
+    number, dimension = len(X), math.prod(X.shape[1:])
     count = 1 if network.scalar else network.output_shape[0]
     if count <= dimension:
         pullback = jax.vjp(outputs, X)[1]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
+from kpoison._failures import Failure, checked_result
 from kpoison._typing import Scalar
 from kpoison._validation import (
     check_finite,
@@ -145,7 +146,7 @@ def converged_only(result, training: Training):
     advice = "Raise max_steps or tolerance; an activation with a kink cannot converge unless the kink is rounded."
     if not is_concrete(converged):
         message = f"Training has not converged to a relative gradient norm of {tolerance:.1e}. {advice}"
-        return eqx.error_if(result, ~jnp.all(converged), message)
+        return checked_result(result, [Failure(~jnp.all(converged), message, kind=UnconvergedError)])
     if not bool(jnp.all(converged)):
         raise UnconvergedError(
             f"{int(jnp.sum(~converged))} of {converged.size} training runs have not converged: the largest relative "

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_finite_scalar, check_real, checked_result, is_concrete
+from kpoison._validation import check_finite, check_finite_scalar, check_real, is_concrete
 
 __all__ = ["attack_success_rate", "clean_accuracy"]
 

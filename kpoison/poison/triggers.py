@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import checked_result
 from kpoison._typing import Numbers, Scalar
 from kpoison._validation import (
     check_finite,
@@ -18,7 +19,6 @@ from kpoison._validation import (
     check_positive,
     check_range,
     check_real,
-    checked_result,
     is_concrete,
 )
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.krylov import KrylovFactor
@@ -59,17 +59,14 @@ def _factorised(clean: Posterior, b: Array, rho: tuple[float, float], largest_ra
     if poles.size * b.shape[1] > len(clean.X):
         return None
     # In the basis of the factorisation, where solves are cheapest; norms and ranks are the same in all.
-    rotated = _rotated(factor, b)
-    solutions = _solutions(factor, jnp.asarray(poles, dtype), rotated)
+    rotated, solutions = _rotated_solutions(factor, poles.astype(dtype), b)
     basis, rank = _orthonormal_basis(np.asarray(solutions))
     if rank > largest_rank * len(clean.X):
         return None
-    small, reduced = _project(factor, jnp.asarray(basis))
-    between = np.geomspace(*rho, 9) if len(poles) > 1 else poles
-    if len(poles) > 1 and not bool(_agrees(clean, factor, small, jnp.asarray(between, dtype), rotated)):
-        return None
-    reduced = _with_status(reduced, _status(factor, small, jnp.asarray(between, dtype), rotated))
-    return eqx.tree_at(lambda posterior: posterior.factor, clean, reduced)
+    several = len(poles) > 1
+    between = np.geomspace(*rho, 9) if several else poles
+    reduced, agrees = _project(clean, factor, basis, between.astype(dtype), rotated, compare=several)
+    return eqx.tree_at(lambda posterior: posterior.factor, clean, reduced) if agrees else None
 
 
 def _poles(rho: tuple[float, float]) -> np.ndarray:
@@ -86,12 +83,13 @@ def _searched(clean: Posterior, factor: KrylovFactor, b: Array, rho: tuple[float
     found = factor.project(b, rho)
     whole = ReducedFactor(found.eigenvalues, found.vectors, *factor.extreme_eigenvalues(), found.status)
     rotated = found.right_hand_sides
-    solutions = _solutions(whole, jnp.asarray(_poles(rho), b.dtype), rotated)
+    solutions = _solutions(whole, _poles(rho).astype(b.dtype), rotated)
     basis, rank = _orthonormal_basis(np.asarray(solutions))
     reduced = whole
     if rank < len(found.eigenvalues):
-        small, smaller = _project(whole, jnp.asarray(basis))
-        if bool(_agrees(clean, whole, small, jnp.asarray(np.geomspace(*rho, 9), b.dtype), rotated)):
+        between = np.geomspace(*rho, 9).astype(b.dtype)
+        smaller, agrees = _project(clean, whole, basis, between, rotated, compare=True)
+        if agrees:
             reduced = _with_status(smaller, found.status)
     return eqx.tree_at(lambda posterior: posterior.factor, clean, factor.on_one_device(reduced))
 
@@ -100,7 +98,6 @@ def _with_status(factor: ReducedFactor, status: RidgeStatus) -> ReducedFactor:
     return eqx.tree_at(lambda factor: factor.status, factor, status, is_leaf=lambda leaf: leaf is None)
 
 
-@eqx.filter_jit
 def _status(factor: DenseFactor, small: ReducedFactor, rhos: Array, rotated: Array) -> RidgeStatus:
     """Residuals of the reduced solves; what a factorisation gives counts as converged."""
     norms = jnp.linalg.norm(rotated, axis=0)
@@ -115,14 +112,16 @@ def _status(factor: DenseFactor, small: ReducedFactor, rhos: Array, rotated: Arr
 
 
 @eqx.filter_jit
-def _rotated(factor: DenseFactor, b: Array) -> Array:
-    return factor.rotate(b)
+def _rotated_solutions(factor: DenseFactor, rhos: ArrayLike, b: Array) -> tuple[Array, Float[Array, "n m"]]:
+    """The right-hand sides in the factor's basis, and `_solutions` for them."""
+    rotated = factor.rotate(b)
+    return rotated, _solutions(factor, rhos, rotated)
 
 
 @eqx.filter_jit
-def _solutions(factor: DenseFactor, rhos: Array, rotated: Array) -> Float[Array, "n m"]:
+def _solutions(factor: DenseFactor, rhos: ArrayLike, rotated: Array) -> Float[Array, "n m"]:
     """(K + ρI)⁻¹b of unit norm, for every ρ and b."""
-    solutions = _at_each(rhos, factor, lambda rho: factor.rotated_solve(rho, rotated))
+    solutions = _at_each(jnp.asarray(rhos), factor, lambda rho: factor.rotated_solve(rho, rotated))
     columns = jnp.moveaxis(solutions, 1, 0).reshape(len(rotated), -1)
     norms = jnp.linalg.norm(columns, axis=0)
     return columns / jnp.where(norms > 0, norms, 1)[None]
@@ -138,15 +137,20 @@ def _orthonormal_basis(columns: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 @eqx.filter_jit
-def _project(factor: DenseFactor, basis: Array) -> tuple[ReducedFactor, ReducedFactor]:
-    """The projected matrix in the basis of the factorisation, and in that of K."""
+def _project(
+    clean: Posterior, factor: DenseFactor, basis: ArrayLike, rhos: ArrayLike, rotated: Array, *, compare: bool
+) -> tuple[ReducedFactor, Bool[Array, ""]]:
+    """The matrix projected onto a basis, with its status at some ρ, and whether it solves there as the factor does."""
+    basis, rhos = jnp.asarray(basis), jnp.asarray(rhos)
     values, vectors = jnp.linalg.eigh(matrix_product(basis.T, factor.rotated_product(basis)))
     values, vectors = jnp.maximum(values, 0), matrix_product(basis, vectors)
     extreme = factor.extreme_eigenvalues()
-    return ReducedFactor(values, vectors, *extreme), ReducedFactor(values, factor.rotate_back(vectors), *extreme)
+    small = ReducedFactor(values, vectors, *extreme)
+    agrees = _agrees(clean, factor, small, rhos, rotated) if compare else jnp.ones((), bool)
+    status = _status(factor, small, rhos, rotated)
+    return ReducedFactor(values, factor.rotate_back(vectors), *extreme, status), agrees
 
 
-@eqx.filter_jit
 def _agrees(clean: Posterior, factor: DenseFactor, small: ReducedFactor, rhos: Array, rotated: Array) -> Array:
     """Whether both solve to rounding."""
 

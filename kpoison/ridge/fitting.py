@@ -45,7 +45,7 @@ def _check_fit(arguments: dict) -> None:
         raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
     check_finite("y", y)
     check_positive("gradient_penalty", arguments["gradient_penalty"], zero=True)
-    arguments.update(X=X, y=y, metric=checked_metric(arguments["metric"], X[0].size, X.dtype))
+    arguments.update(X=X, y=y, metric=checked_metric(arguments["metric"], math.prod(X.shape[1:]), X.dtype))
 
 
 def _check_derivatives(kernel: Kernel, observed: Observations, solver: Solver) -> None:
@@ -107,7 +107,7 @@ def fit(
     1.0
     """
     X, y = jnp.asarray(X), jnp.asarray(y)
-    observed = Observations(X, metric_root(gradient_penalty, metric, X[0].size, X.dtype))
+    observed = Observations(X, metric_root(gradient_penalty, metric, math.prod(X.shape[1:]), X.dtype))
     if solver is None:
         solver = Spectral() if observed.root is not None else choose_solver(len(X), X.dtype)
     if verbose:

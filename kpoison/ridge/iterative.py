@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from kpoison._validation import check_integer, check_positive, checked_result
+from kpoison._failures import checked_result
+from kpoison._validation import check_integer, check_positive
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations

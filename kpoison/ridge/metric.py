@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_real, checked_result, is_concrete
+from kpoison._validation import check_finite, check_real, is_concrete
 
 __all__ = ["checked_metric", "metric_root"]
 

@@ -1,6 +1,7 @@
 """The covariance of values and slopes as a linear map that is applied and never formed."""
 
 import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -303,7 +304,7 @@ class DerivativeOperator(CovarianceOperator):
         if slopes is not None:
             slopes = slopes.reshape(*values.shape, *second.points.shape[1:])
         # A pair holds about so many numbers for each coordinate and column.
-        at_once = max(1, _FLOATS_AT_ONCE // (8 * second.points[0].size * values.shape[1]))
+        at_once = max(1, _FLOATS_AT_ONCE // (8 * math.prod(second.points.shape[1:]) * values.shape[1]))
 
         @jax.checkpoint  # what a pair holds is not kept for derivatives
         def row(x):

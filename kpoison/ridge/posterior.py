@@ -3,9 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, ArrayLike, Float, Inexact, Num
 
-from kpoison._failures import Failure, checked_result
+from kpoison._failures import Failure, checked_result, program
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.expansion import KernelExpansion
@@ -114,7 +114,8 @@ def _no_digits(dtype) -> str:
     )
 
 
-def check_conditioning(clean: Posterior, rho: Array) -> Array:
+@program()
+def check_conditioning(clean: Posterior, rho: Num[ArrayLike, ""]) -> Array:
     """ρ, refused, or with a warning, where it is too small for the dtype.
 
     Raises:
@@ -123,6 +124,7 @@ def check_conditioning(clean: Posterior, rho: Array) -> Array:
     Warns:
         IllConditionedWarning: where eps · condition number > 1e-3, and the numbers are known.
     """
+    rho = jnp.asarray(rho)
     fixed = jax.lax.stop_gradient(rho)
     error, dtype = jax.lax.stop_gradient(clean.rounding(fixed)), clean.X.dtype
     condition = error / float(jnp.finfo(dtype).eps)

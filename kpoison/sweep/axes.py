@@ -1,6 +1,7 @@
 """The axes of a sweep: from what the user gives to checked values with names and units."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -223,7 +224,7 @@ def make_grid(
         times = outer[-1].values.tolist()
     if metric is not None and gradient_penalty is None:
         raise ValueError("metric is that of gradient_penalty, which is not given")
-    metric = checked_metric(metric, clean.X[0].size, clean.X.dtype)
+    metric = checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
     trained = [Trained(kernel, unit, penalty, t) for kernel, unit in cells for penalty in penalties for t in times]
     locations = _points("location", poison.location if location is None else location, shape)
     directions = _points("direction", direction, shape)

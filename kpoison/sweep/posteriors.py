@@ -79,7 +79,7 @@ class Posteriors:
         if self._fitted is None or self._fitted[0] != first:
             root = clean.root
             if cell.penalty is not None:
-                root = metric_root(cell.penalty, self._grid.metric, clean.X[0].size, clean.X.dtype)
+                root = metric_root(cell.penalty, self._grid.metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
             made = fit_observations(cell.kernel, Observations(clean.X, root), clean.y, clean.factor.solver)
             self._keep(first, made if clean.time is None else early_stopped(made, clean.time))
         assert self._fitted is not None

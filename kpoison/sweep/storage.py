@@ -223,6 +223,11 @@ class Variable:
         """What stands where nothing was computed."""
         return np.nan if np.issubdtype(self.dtype, np.floating) else -1
 
+    @property
+    def fill(self) -> float | None:
+        """The same in a file; with one for integers they would be read as floats."""
+        return np.nan if np.issubdtype(self.dtype, np.floating) else None
+
     def filled(self, array: np.ndarray, other: np.ndarray) -> np.ndarray:
         """`array` with `other`'s values where its own are missing."""
         return np.where(np.isnan(array) if np.isnan(self.missing) else array == self.missing, other, array)
@@ -265,9 +270,7 @@ def _to_netcdf(path: Path, coordinates: "xr.Dataset", variables: Mapping[str, Va
     coordinates.to_netcdf(path, mode="a", engine="h5netcdf")
     with h5netcdf.File(path, "a") as file:
         for name, variable in variables.items():
-            # A fill value would make floats of integers where the file is read.
-            fill = np.nan if np.issubdtype(variable.dtype, np.floating) else None
-            stored = file.create_variable(name, variable.dims, variable.dtype, fillvalue=fill)
+            stored = file.create_variable(name, variable.dims, variable.dtype, fillvalue=variable.fill)
             stored.attrs.update(variable.attributes)
         for name, where, piece in pieces:
             file.variables[name][where] = piece
@@ -297,7 +300,7 @@ def _to_zarr(path: Path, coordinates: "xr.Dataset", variables: Mapping[str, Vari
             name,
             shape=shape,
             dtype=variable.dtype,
-            fill_value=np.nan if np.issubdtype(variable.dtype, np.floating) else 0,
+            fill_value=variable.fill,
             attributes={**variable.attributes, "_ARRAY_DIMENSIONS": list(variable.dims)},
         )
     for name, where, piece in pieces:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from image_files import CIFAR_PIXELS, LABELS, PIXELS, RNG, cifar, idx, real_data, write_mnist
 
-from kpoison.datasets import binary_problem, files, load_cifar10, load_cifar100, load_mnist, read_idx
+from kpoison.datasets import binary_problem, files, load_cifar10, load_cifar100, load_digits, load_mnist, read_idx
 
 # Files
 
@@ -246,3 +246,13 @@ def test_real_cifar100(kind):
     assert len(test) * 3074 == (folder / "test.bin").stat().st_size
     assert test.class_names == tuple((folder / f"{kind}_label_names.txt").read_text().split())
     assert set(np.bincount(test.labels)) == {len(test) // len(test.class_names)}
+
+
+def test_digits_are_those_that_scikit_learn_gives():
+    from sklearn.datasets import load_digits as embedded
+
+    pixels, labels = embedded(return_X_y=True)
+    found = load_digits()
+    np.testing.assert_array_equal(found.inputs, np.asarray(pixels) / 16)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.labels.dtype == np.asarray(labels).dtype

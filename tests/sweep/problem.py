@@ -20,8 +20,11 @@ KERNEL = kp.kernels.RBF(1.5)
 
 
 def rounding_of(quantity):
-    """How far compiling for another shape may move a number; a root has a condition number of its own."""
-    return 1e-9 if quantity == "m_success" else 1e-13
+    """How far compiling for another shape may move a number at each ridge; a root has a condition number of its own."""
+    if quantity == "m_success":
+        return np.full(len(AXES["ridge"]), 1e-9)
+    solves = [float(clean().rounding(jnp.asarray(len(X) * ridge))) for ridge in AXES["ridge"]]  # eps · condition number
+    return np.maximum(solves, 1e-13)
 
 
 def clean(kernel=KERNEL, y=Y, **options):

@@ -8,6 +8,7 @@ import xarray as xr
 from problem import AXES, DIRECTION, KERNEL, Y2, ZETA, X, Y, clean, points, poison, probe, rounding_of
 
 import kpoison as kp
+from kpoison._failures import checked_result
 
 KERNELS = {
     "rbf": KERNEL,
@@ -202,3 +203,19 @@ def test_chunks_change_nothing():
     cut = swept(clean(), quantities=("gain", "efficacy", "spike", "m_success"), memory=8_000)
     for name in whole:
         np.testing.assert_allclose(cut[name], whole[name], rtol=rounding_of(name))
+
+
+def test_what_fails_is_nan_with_status_and_the_rest_is_kept():
+    """A user's law that refuses one multiplicity: no error, and every other cell as it is."""
+
+    def picky(clean, poison, x, ridge):
+        return checked_result(kp.efficacy(clean, poison, x, ridge), [(poison.count == 3, "three is refused")])
+
+    with pytest.warns(UserWarning, match="picky: three is refused for 3 of 12 pairs"):
+        found = swept(clean(), quantities=("efficacy", picky))
+    refused = np.asarray(AXES["m"]) == 3
+    assert np.isnan(found.picky.values[:, refused]).all()
+    np.testing.assert_array_equal(found.status.values[:, refused], 1)
+    np.testing.assert_array_equal(found.status.values[:, ~refused], 0)
+    assert np.isfinite(found.efficacy.values).all()
+    np.testing.assert_allclose(found.picky.values[:, ~refused], found.efficacy.values[:, ~refused], rtol=1e-10)

@@ -9,8 +9,8 @@ import pytest
 
 import kpoison as kp
 from kpoison import defences
+from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Verdict
-from theory_checks.runner import CHECKS
 from theory_checks.setting import Laws, Setting, make_setting
 
 QUICK = ["L1", "L2", "L3", "L4", "L5", "L6", "L7"]
@@ -61,7 +61,7 @@ def wrong_exponent_across_the_sphere(clean, poison, x, ridge, law="exact"):
 @pytest.mark.parametrize("statement", QUICK)
 @pytest.mark.parametrize("kernel", [pytest.param("rbf", marks=pytest.mark.slow), "laplace"])
 def test_holds_for_the_right_law(settings, statement, kernel):
-    record = CHECKS[statement](settings[kernel], Laws())
+    record = STATEMENTS[statement].load()(settings[kernel], Laws())
     assert record is not None
     failed = [c for c in record.comparisons if not c.passed]
     assert record.verdict is Verdict.HOLDS, failed
@@ -145,37 +145,37 @@ TRADE_OFF = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("statement", "laws", "holds"), TRADE_OFF)
 def test_penalty_and_flow_hold_and_can_fail(settings, statement, laws, holds):
-    record = CHECKS[statement](settings["rbf"], laws)
+    record = STATEMENTS[statement].load()(settings["rbf"], laws)
     assert record is not None
     assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
 
 
 @pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5"])
 def test_penalties_do_not_apply_to_kernels_with_a_cusp(settings, statement):
-    assert CHECKS[statement](settings["laplace"], Laws()) is None
+    assert STATEMENTS[statement].load()(settings["laplace"], Laws()) is None
 
 
 @pytest.mark.parametrize(("statement", "kernel", "laws"), WRONG)
 def test_fails_for_a_wrong_law(settings, statement, kernel, laws):
-    record = CHECKS[statement](settings[kernel], laws)
+    record = STATEMENTS[statement].load()(settings[kernel], laws)
     assert record is not None
     assert record.verdict is Verdict.FAILS
 
 
 def test_finite_width_does_not_apply_to_kernels_without_a_network(settings):
-    assert CHECKS["N1"](settings["rbf"], Laws()) is None
+    assert STATEMENTS["N1"].load()(settings["rbf"], Laws()) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["ntk-erf", "ntk-relu"])
 def test_finite_width_holds_and_can_fail(kernel):
     setting = small(kernel, networks=True)
-    right = CHECKS["N1"](setting, Laws())
+    right = STATEMENTS["N1"].load()(setting, Laws())
     assert right is not None
     assert right.verdict is Verdict.HOLDS, right.findings
     # An input gradient of ReLU networks is known to several percent only: it converges like width^(−1/4).
     for name, factor in (("efficacy", 1.05), ("efficacy_gradient", 1.5 if kernel == "ntk-relu" else 1.05)):
-        wrong = CHECKS["N1"](setting, scaled(name, factor))
+        wrong = STATEMENTS["N1"].load()(setting, scaled(name, factor))
         assert wrong is not None
         assert wrong.verdict is Verdict.FAILS, (name, wrong.findings)
 
@@ -184,7 +184,7 @@ def test_finite_width_holds_and_can_fail(kernel):
 @pytest.mark.parametrize("statement", QUICK)
 def test_finite_networks_agree(statement):
     setting = make_setting("ntk-erf")
-    record = CHECKS[statement](setting, Laws())
+    record = STATEMENTS[statement].load()(setting, Laws())
     assert record is not None
     compared = [c for c in record.comparisons if c.against == "finite width"]
     assert compared
@@ -205,7 +205,7 @@ def test_finite_networks_agree(statement):
     ],
 )
 def test_averaged_hessian(settings, kernel, laws, holds):
-    record = CHECKS["L4-Hessian"](settings[kernel], laws)
+    record = STATEMENTS["L4-Hessian"].load()(settings[kernel], laws)
     assert record is not None
     assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
 
@@ -215,6 +215,6 @@ def test_averaged_hessian(settings, kernel, laws, holds):
     ("laws", "holds"), [(Laws(), True), (scaled("m_success"), False), (scaled("m_visible"), False)]
 )
 def test_lag(settings, laws, holds):
-    record = CHECKS["L8"](settings["rbf"], laws)
+    record = STATEMENTS["L8"].load()(settings["rbf"], laws)
     assert record is not None
     assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]

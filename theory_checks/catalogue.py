@@ -1,0 +1,178 @@
+"""Every statement of the theory by its number: what it claims, and where it is checked.
+
+A light module, for help and lists: it imports neither JAX nor a check.  A new statement is one file and one line here.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple, get_args
+
+from kpoison.problems import KernelName
+
+__all__ = ["KERNEL_NAMES", "STATEMENTS", "Statement"]
+
+_REPRESENTATIVE = ("rbf", "laplace", "ntk-relu", "ntk-erf")
+
+KERNEL_NAMES = (*_REPRESENTATIVE, *(name for name in get_args(KernelName) if name not in _REPRESENTATIVE))
+"""What `--kernel` takes; those on which a quick run checks every statement come first."""
+
+
+class Statement(NamedTuple):
+    """A statement and its check.
+
+    Attributes:
+        number: in the theory, such as "L1".
+        title: its name.
+        claim: what it says, in one sentence.
+        module: where its check is.
+        quick: kernels of a quick run, fewer where a check is dear.
+        cost: roughly the processor seconds of a quick check on its dearest kernel; what takes longest starts first.
+        shares: statements with the same word here share trained networks and compiled programs; one process checks
+            them all on a kernel.
+        measured: whether it is measured on trained classifiers rather than proved; checked only when named.
+        function: name of the check in its module: (setting, laws) → `Record`, or None for kernels it is not about.
+    """
+
+    number: str
+    title: str
+    claim: str
+    module: str
+    quick: tuple[str, ...] = _REPRESENTATIVE
+    cost: float = 5.0
+    shares: str = ""
+    measured: bool = False
+    function: str = "check"
+
+    def load(self) -> Callable:
+        """The check, by importing its module."""
+        return getattr(importlib.import_module(self.module), self.function)
+
+
+def _checked_in(module: str, number: str, title: str, claim: str, **more) -> Statement:
+    return Statement(number, title, claim, f"theory_checks.{module}", **more)
+
+
+STATEMENTS: dict[str, Statement] = {
+    statement.number: statement
+    for statement in (
+        _checked_in(
+            "l1_gain", "L1", "Gain of the clone poison",
+            "m clones act as one observation with noise ρ/m; their dual coefficients sum to S(m; λ)(y_t − f_c(ζ)).",
+            shares="clones",
+        ),
+        _checked_in(
+            "l2_efficacy", "L2", "Efficacy of the clone poison",
+            "Δf(x) = S(m; λ)(y_t − f_c(ζ)) k̃(x, ζ) at every x, from linear response to saturation.",
+            shares="clones",
+        ),
+        _checked_in(
+            "l3_rank_one_spike", "L3", "Rank-one spike",
+            "The poison's part of the Gauss–Newton input Hessian is rank one, with eigenvalue Λ = ‖s ∇_x k̃(x0, "
+            "ζ)‖².",
+            shares="clones",
+        ),
+        _checked_in(
+            "l4_spike_efficacy", "L4", "Spike–efficacy law",
+            "Λ(x0) = q(x0, ζ) Δf(x0)², q = ‖∇_x k̃(x0, ζ)‖²/k̃(x0, ζ)²: quadratic in efficacy.",
+            shares="clones",
+        ),
+        _checked_in(
+            "l4_averaged_hessian", "L4-Hessian", "Averaged input Hessian",
+            "The first eigenvector of the full Hessian, averaged over attacked probes, turns to ∇Δf; the poison "
+            "lifts its eigenvalue out of the others by a square of the efficacy.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "l5_near_clone", "L5", "Near-clone regime",
+            "Without coupling q(r) → 0 like r² for smooth stationary kernels (across the sphere for smooth "
+            "networks), and stays constant for Laplace, linear and ReLU-NTK kernels.",
+            quick=KERNEL_NAMES, shares="clones",
+        ),
+        _checked_in(
+            "l6_coupling_floor", "L6", "Coupling floor",
+            "With clean data near ζ the exact q does not vanish as r → 0: it ends at ‖∇_x k̃(x, ζ)|_{x=ζ}‖²/k̃(ζ, "
+            "ζ)².",
+            shares="clones",
+        ),
+        _checked_in(
+            "l7_clusters", "L7", "Clusters",
+            "Δf(x) = k̃(x, Z)(k̃(Z, Z) + diag(ρ/m_j))⁻¹(y_t − f_c(Z)); the clone law errs by O(ε), O(ε²) when "
+            "centred.",
+            shares="clones",
+        ),
+        _checked_in(
+            "l8_lag", "L8", "Thresholds and lag",
+            "The attack succeeds from m_success and leaves the bulk of the input Fisher spectrum from m_visible on.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "l8_backdoor", "L8-images", "Backdoor on images",
+            "A backdoor succeeds and shows at the multiplicities that the cluster law predicts on other images.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "l8_training", "L8-training", "Backdoor during training",
+            "Networks come to obey a backdoor, and to show it, at the steps of gradient descent where their kernel "
+            "does.",
+            quick=("ntk-erf",),
+        ),
+        _checked_in(
+            "n1_finite_width", "N1", "Finite width",
+            "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), "
+            "that of a ReLU network's input gradient like width^(−1/4).",
+            quick=("ntk-relu", "ntk-erf"), shares="clones",
+        ),
+        _checked_in(
+            "t1_gradient_penalty", "T1", "Gradient penalty",
+            "The penalised predictor is the posterior given flat slopes; a clone contributes its value and its "
+            "slopes.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "t2_flow", "T2", "Gradient flow",
+            "Every mode of the observations contracts at the rate μ/n + λ; predictions and laws hold at every time.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "t3_contraction", "T3", "Contraction",
+            "The penalty contracts the input Fisher matrix: its energy never rises with γ, at the end of training.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "t4_tradeoff", "T4", "Safety–efficacy trade-off",
+            "With γ the penalty's energy B never rises and fit plus ridge A never falls: safety is paid for with "
+            "fit.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "t5_length_scale", "T5", "Effective length scale",
+            "On a uniform grid of a torus the penalised fit is the multiplier 1/(1 + λV/k̂ + γ ωᵀMω), aliases "
+            "taken together; the kernel given flat slopes is wider: ℓ_eff² = ℓ_0² + 2γ vᵀMv k̂(0)/(λV).",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "d1_spectral_signatures", "D1", "Spectral signatures",
+            "m clones at δ from the mean of n_c points are the spike ε(1 − ε)‖δ‖² on the class's own bulk; unless "
+            "it exceeds (1 − ε)τ, so for m < n_c τ/(‖δ‖² − τ), at least half of the leading direction is the clean "
+            "class's.",
+            quick=("rbf",),
+        ),
+        _checked_in(
+            "classifiers", "T6", "Joint defence",
+            "Augmentation alone leaves Δp of order one, with the gradient penalty it does not; longer training "
+            "helps.",
+            quick=("ntk-relu",), measured=True, function="check_joint_defence",
+        ),
+        _checked_in(
+            "classifiers", "L8-classifiers", "Lag of visibility in classifiers",
+            "A classifier shows a backdoor after obeying it.",
+            quick=("ntk-relu",), measured=True, function="check_lag",
+        ),
+        _checked_in(
+            "classifiers", "collapse", "Feature collapse",
+            "Learning draws the poisons together in feature space.",
+            quick=("ntk-relu",), measured=True, function="check_collapse",
+        ),
+    )
+}  # fmt: skip
+"""Every statement, in the order in which they are checked."""
