@@ -5,13 +5,14 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-# All this before jax is imported, and for the processes that tests start. What the user has set wins.
-fast_to_compile = ["--xla_backend_optimization_level=0"]
-if version("jaxlib").startswith("0.10."):
-    # The older generator of loops takes a third of the time. Newer versions don't have it, and end at unknown flags.
-    fast_to_compile.append("--xla_cpu_use_fusion_emitters=false")
-given = os.environ.get("XLA_FLAGS", "").split()
-os.environ["XLA_FLAGS"] = " ".join([flag for flag in fast_to_compile if flag not in given] + given)
+# All this before jax is imported, and for the processes that tests start. Who sets a level has programs as they are.
+flags = os.environ.get("XLA_FLAGS", "").split()
+if not any(flag.startswith("--xla_backend_optimization_level") for flag in flags):
+    flags.append("--xla_backend_optimization_level=0")
+    if version("jaxlib").startswith("0.10."):
+        # The older generator of loops takes a third of the time; newer versions have none, and end at unknown flags.
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(flags)
 
 # Compiled programs are shared by the workers and kept for the next run; a full folder is begun anew.
 programs = Path(__file__).parent / ".pytest_cache" / "jax"

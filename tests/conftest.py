@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+import psutil
 import pytest
 
 # Shapes that broadcast by accident are errors here.
@@ -21,8 +22,10 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Drop what is compiled once it takes half of the memory maps that Linux grants a process (65,530)."""
+    """Drop what is compiled when it fills the memory, or half of the maps that Linux grants a process (65,530)."""
     yield
+    process = psutil.Process()
     maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 30_000:
+    many = maps.exists() and maps.read_bytes().count(b"\n") > 30_000
+    if many or process.memory_info().rss > 2 * 10**9:
         jax.clear_caches()
