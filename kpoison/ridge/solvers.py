@@ -262,7 +262,7 @@ def implicit_solve(factor: Factor, gram: Array, rho: Array, b: Array) -> Array:
 
 @jax.custom_jvp
 def implicit_inverse_product(factor: Factor, gram: Array, rho: Array, b: Array, c: Array) -> Array:
-    """bᵀA⁻¹c with derivatives of every order in K (through `gram`), ρ, b and c; those of the first order by two solves."""
+    """bᵀA⁻¹c with derivatives of every order in K (through `gram`), ρ, b and c; the first by two solves."""
     return factor.inverse_product(rho, b, c)
 
 
