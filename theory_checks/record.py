@@ -51,9 +51,11 @@ class Comparison:
         return float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
 
     @property
-    def worst_relative_error(self) -> float:
-        """Largest |law − reference| over the largest |reference|."""
+    def worst_relative_error(self) -> float | None:
+        """Largest |law − reference| over the largest |reference|; None where the law is 0 and has no size."""
         scale = np.max(np.abs(self.reference))
+        if not np.any(self.law):
+            return None
         return float(np.max(np.abs(np.subtract(self.law, self.reference))) / (scale if scale > 0 else 1.0))
 
     @property

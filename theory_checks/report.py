@@ -82,7 +82,7 @@ def _comparison_text(comparison: Comparison) -> str:
     state = "ok" if comparison.passed else "FAILED"
     return (
         f"{state}: {comparison.quantity}, law against {comparison.against}: relative error "
-        f"{comparison.worst_relative_error:.2e}, error/tolerance {comparison.worst_ratio:.2g} ({comparison.reason})"
+        f"{_relative(comparison)}, error/tolerance {comparison.worst_ratio:.2g} ({comparison.reason})"
     )
 
 
@@ -120,7 +120,7 @@ def _page(records: Sequence[Record], figures: Sequence[bytes | None]) -> str:
         "brute-force refit and, for neural tangent kernels, with trained networks of finite width. "
         f"{html.escape(ERROR_OVER_TOLERANCE)}.</p>"
         f"<p class='small'>{html.escape(versions)}</p>"
-        "<table><tr><th>statement</th><th></th><th>kernel</th><th>data</th><th>error/tolerance</th><th>verdict</th></tr>"
+        "<table><tr><th>statement</th><th>name</th><th>kernel</th><th>data</th><th>error/tolerance</th><th>verdict</th></tr>"
         f"{rows}</table>{sections}</html>\n"
     )
 
@@ -131,6 +131,11 @@ def _anchor(record: Record) -> str:
 
 def _number(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < math.inf else "–"
+
+
+def _relative(comparison: Comparison) -> str:
+    error = comparison.worst_relative_error
+    return "–" if error is None else f"{error:.1e}"
 
 
 def _section(record: Record, figure: bytes | None) -> str:
@@ -163,7 +168,7 @@ def _comparisons(record: Record) -> str:
         return "<p>Nothing was compared.</p>"
     rows = "".join(
         f"<tr><td>{html.escape(c.quantity)}</td><td>{c.against}</td><td class='number'>{len(c.law)}</td>"
-        f"<td class='number'>{c.worst_relative_error:.1e}</td><td class='number'>{_number(c.worst_ratio)}</td>"
+        f"<td class='number'>{_relative(c)}</td><td class='number'>{_number(c.worst_ratio)}</td>"
         f"<td class='small'>{html.escape(c.reason)}</td>"
         f"<td class='{'holds' if c.passed else 'FAILS'}'>{'ok' if c.passed else 'FAILS'}</td></tr>"
         for c in record.comparisons

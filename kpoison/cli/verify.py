@@ -32,7 +32,8 @@ class Verify:
     """
 
     quick: bool = False
-    """Small sizes; the default."""
+    """Small sizes, the dearer statements on one kernel; the default. About three minutes on two idle cores, most of
+    them for compiling."""
 
     full: bool = False
     """All kernels for every statement, more data, wider networks, more seeds."""
