@@ -26,7 +26,7 @@ class Statement(NamedTuple):
         claim: what it says, in one sentence.
         module: where its check is.
         quick: kernels of a quick run, fewer where a check is dear.
-        cost: roughly the processor seconds of a quick check on its dearest kernel; what takes longest starts first.
+        cost: roughly the processor seconds of a quick check; what takes longest starts first.
         shares: statements with the same word here share trained networks and compiled programs; one process checks
             them all on a kernel.
         measured: whether it is measured on trained classifiers rather than proved; checked only when named.
@@ -80,7 +80,7 @@ STATEMENTS: dict[str, Statement] = {
             "l4_averaged_hessian", "L4-Hessian", "Averaged input Hessian",
             "The first eigenvector of the full Hessian, averaged over attacked probes, turns to ∇Δf; the poison "
             "lifts its eigenvalue out of the others by a square of the efficacy.",
-            quick=("rbf",),
+            cost=20, quick=("rbf",),
         ),
         _checked_in(
             "l5_near_clone", "L5", "Near-clone regime",
@@ -103,7 +103,7 @@ STATEMENTS: dict[str, Statement] = {
         _checked_in(
             "l8_lag", "L8", "Thresholds and lag",
             "The attack succeeds from m_success and leaves the bulk of the input Fisher spectrum from m_visible on.",
-            quick=("rbf",),
+            cost=30, quick=("rbf",),
         ),
         _checked_in(
             "l8_backdoor", "L8-images", "Backdoor on images",
@@ -120,42 +120,42 @@ STATEMENTS: dict[str, Statement] = {
             "n1_finite_width", "N1", "Finite width",
             "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), "
             "that of a ReLU network's input gradient like width^(−1/4).",
-            quick=("ntk-relu", "ntk-erf"), shares="clones",
+            cost=50, quick=("ntk-relu", "ntk-erf"), shares="clones",
         ),
         _checked_in(
             "t1_gradient_penalty", "T1", "Gradient penalty",
             "The penalised predictor is the posterior given flat slopes; a clone contributes its value and its "
             "slopes.",
-            quick=("rbf",),
+            cost=20, quick=("rbf",),
         ),
         _checked_in(
             "t2_flow", "T2", "Gradient flow",
             "Every mode of the observations contracts at the rate μ/n + λ; predictions and laws hold at every time.",
-            quick=("rbf",),
+            cost=25, quick=("rbf",),
         ),
         _checked_in(
             "t3_contraction", "T3", "Contraction",
             "The penalty contracts the input Fisher matrix: its energy never rises with γ, at the end of training.",
-            quick=("rbf",),
+            cost=15, quick=("rbf",),
         ),
         _checked_in(
             "t4_tradeoff", "T4", "Safety–efficacy trade-off",
             "With γ the penalty's energy B never rises and fit plus ridge A never falls: safety is paid for with "
             "fit.",
-            quick=("rbf",),
+            cost=30, quick=("rbf",),
         ),
         _checked_in(
             "t5_length_scale", "T5", "Effective length scale",
             "On a uniform grid of a torus the penalised fit is the multiplier 1/(1 + λV/k̂ + γ ωᵀMω), aliases "
             "taken together; the kernel given flat slopes is wider: ℓ_eff² = ℓ_0² + 2γ vᵀMv k̂(0)/(λV).",
-            quick=("rbf",),
+            cost=20, quick=("rbf",),
         ),
         _checked_in(
             "d1_spectral_signatures", "D1", "Spectral signatures",
             "m clones at δ from the mean of n_c points are the spike ε(1 − ε)‖δ‖² on the class's own bulk; unless "
             "it exceeds (1 − ε)τ, so for m < n_c τ/(‖δ‖² − τ), at least half of the leading direction is the clean "
             "class's.",
-            quick=("rbf",),
+            cost=15, quick=("rbf",),
         ),
         _checked_in(
             "classifiers", "T6", "Joint defence",

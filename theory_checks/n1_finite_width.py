@@ -3,8 +3,8 @@
 import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import rmse_slope, without_next_order
-from theory_checks.record import Panel, Record, Series, compare
+from theory_checks.finite_width import compare_with_networks, rmse_slope, without_next_order
+from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -13,7 +13,7 @@ _CONFIDENCE = 0.99
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
-    """Slope in width of the errors of Δf and Λ; None for kernels that are no NTK."""
+    """The limits of Δf and ∇Δf, and the slopes in width of their errors; None for kernels that are no NTK."""
     networks = setting.networks
     if networks is None:
         return None
@@ -28,8 +28,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         "∇Δf": (laws.efficacy_gradient, trained.gradient[:, :, 1:], gradient_slope),
         "Λ": (laws.spike, trained.spike[:, :, 1:], spike_slope),
     }
-    comparisons, findings, series = [], [], []
     widths = networks.widths
+    comparisons, findings, series = _limits(setting, laws), [], []
     for symbol, (quantity, found, expected) in quantities.items():
         law = np.asarray(quantity(small.clean, poison, probes, small.ridge)).ravel()
         samples = found.reshape(*found.shape[:2], -1)
@@ -75,3 +75,21 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         [Panel("Error of finite networks", "width", "rmse over seeds and probes", series)],
         small.arguments() | networks.arguments(),
     )
+
+
+def _limits(setting: Setting, laws: Laws) -> list[Comparison]:
+    """What Δf, and the slope of Δf in the direction where it is steepest by law, tend to."""
+    networks = setting.networks
+    assert networks is not None
+    small = networks.setting
+    count = small.middle_count
+    trained, arguments = networks.clones(count), (small.clean, small.poison(count), networks.probes[1:], small.ridge)
+    efficacy, gradient = (np.asarray(law(*arguments)) for law in (laws.efficacy, laws.efficacy_gradient))
+    steepness = np.linalg.norm(gradient, axis=1)
+    along = np.einsum("wsqd,qd->wsq", trained.gradient[:, :, 1:], gradient / steepness[:, None])
+    return [
+        compare_with_networks("Δf", efficacy, trained.efficacy[:, :, 1:], networks.widths),
+        compare_with_networks(
+            "∇Δf along its direction by law", steepness, along, networks.widths, kinks=networks.kinks
+        ),
+    ]

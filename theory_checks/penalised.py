@@ -115,7 +115,8 @@ class Penalised:
         gram, weights, targets = np.zeros((size, size)), np.zeros(size), np.zeros(size)
         gram[:own, :own], weights[:own] = self.gram, self._scale(penalty) ** 2
         targets[: self.number] = self.targets
-        found = _integrate(gram, weights, targets, np.int64(self.total), self.ridge, times)
+        problem = (gram, weights, targets, self.total, self.ridge, times)
+        found = _integrate(*(jnp.asarray(part) for part in problem))
         return [self._seen(np.asarray(c)[:own], 0.0) for c in found]
 
     def weighted_gram(self, penalty: float) -> np.ndarray:

@@ -98,7 +98,8 @@ def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[
     def solve(_: Any, start: Array) -> tuple[Array, tuple[_Search, tuple[Failure, ...]]]:
         no = jnp.zeros_like(start, bool)
         search, failures = collect(lambda: scan(step, _Search(start, start, no, no), (logs, jnp.asarray(halving)))[0])
-        return jnp.exp(search.high), (search, failures)
+        # As numbers: of what is returned beside the root, JAX differentiates no booleans.
+        return jnp.exp(search.high), jax.tree.map(lambda leaf: leaf.astype(dtype), (search, failures))
 
     def unheard(count: Array) -> Array:
         with silently():
@@ -109,8 +110,8 @@ def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[
         return y / jnp.where(slope == 0, 1, slope)
 
     root, (search, failures) = jax.lax.custom_root(unheard, logs[len(grid)], solve, tangent, has_aux=True)
-    root = checked_result(root, failures)
-    return jnp.where(search.already, 0, jnp.where(search.found, root, jnp.inf))
+    root = checked_result(root, jax.tree.map(lambda failed: failed > 0, failures))
+    return jnp.where(search.already > 0, 0, jnp.where(search.found > 0, root, jnp.inf))
 
 
 def _at_probes(function: Callable[[Array], Array], clean: Posterior, x: Array) -> Array:

@@ -245,23 +245,24 @@ def _largest_row_sum(gram: Float[Array, "n n"]) -> Float[Array, ""]:
     return jnp.max(jnp.sum(jnp.abs(gram), axis=1))
 
 
-@jax.custom_jvp
 def implicit_solve(factor: Factor, gram: Array, rho: Array, b: Array) -> Array:
-    """A⁻¹b, differentiable in K (through `gram`), ρ and b."""
-    return factor.solve(rho, b)
+    """A⁻¹b with derivatives of every order in K (through `gram`), ρ and b.
 
-
-@implicit_solve.defjvp
-def _implicit_solve_jvp(primals, tangents):
-    factor, gram, rho, b = primals
-    _, d_gram, d_rho, d_b = tangents
-    x = implicit_solve(factor, gram, rho, b)
-    return x, implicit_solve(factor, gram, rho, d_b - matrix_product(d_gram, x) - d_rho * x)
+    The solve states the product that it inverts: each derivative is that of A x = b, and again such a solve.  A rule
+    that acted on a tangent by the factor, a constant in K, would be right once and wrong from the second order on.
+    """
+    constant, shift = jax.lax.stop_gradient((factor, rho))
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix_product(gram, x) + rho * x,
+        b.astype(jnp.result_type(gram, rho, b)),
+        lambda _, right: constant.solve(shift, right),
+        symmetric=True,
+    )
 
 
 @jax.custom_jvp
 def implicit_inverse_product(factor: Factor, gram: Array, rho: Array, b: Array, c: Array) -> Array:
-    """bᵀA⁻¹c, differentiable in K (through `gram`), ρ, b and c."""
+    """bᵀA⁻¹c with derivatives of every order in K (through `gram`), ρ, b and c; the first by two solves."""
     return factor.inverse_product(rho, b, c)
 
 

@@ -1,0 +1,184 @@
+"""Values, gradients and Hessians of every law through `fit`, by every solver and order of modes, against a plain refit.
+
+The refit shares no code with the laws: weighted points are an ordinary system K + ρ diag(1/w), solved by `jnp.linalg`,
+and JAX differentiates through everything.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kpoison as kp
+
+RNG = np.random.default_rng(5)
+X, Y = RNG.normal(size=(6, 2)), np.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
+ZETA, PROBE = np.array([0.4, -0.3]), np.array([0.1, 0.5])
+DX, DY, DZETA, DPROBE = RNG.normal(size=X.shape), RNG.normal(size=Y.shape), RNG.normal(size=2), RNG.normal(size=2)
+THRESHOLD = 1e-2
+PARAMETERS = {
+    "length scale": 1.1,
+    "count": 1.7,
+    "ridge": 0.05,
+    "label": 3.0,
+    "probe": 0.0,
+    "location": 0.0,
+    "points": 0.0,
+    "targets": 0.0,
+}
+AT = np.array(list(PARAMETERS.values()))
+SOLVERS = {
+    "spectral": kp.Spectral(),
+    "tridiagonal": kp.Tridiagonal(),
+    "cholesky": kp.Cholesky(),
+    "krylov": kp.Krylov(rank=3, tolerance=1e-13),
+    "conjugate-gradients": kp.ConjugateGradients(tolerance=1e-13),
+}
+MODES = {
+    "forward over reverse": jax.hessian,
+    "reverse over reverse": lambda f: jax.jacrev(jax.jacrev(f)),
+    "forward over forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
+}
+
+
+def laws_of(parameters, solver) -> dict:
+    """Every public law by name, as numbers."""
+    scale, count, ridge, label, probe, location, points, targets = parameters
+    clean = kp.fit(kp.kernels.RBF(scale), X + points * DX, Y + targets * DY, solver=solver)
+    poison = kp.Poison(ZETA + location * DZETA, label, count)
+    given = {
+        "clean": clean, "poison": poison, "x": PROBE + probe * DPROBE, "ridge": ridge, "threshold": THRESHOLD,
+    }  # fmt: skip
+    found = {}
+    for name in kp.__all__:
+        law = getattr(kp, name)
+        names = inspect.signature(law).parameters if inspect.isfunction(law) else {}
+        if {"clean", "ridge"} <= set(names) and name not in ("prepare", "sweep"):
+            value = law(**{key: given[key] for key in names if key in given})
+            if name == "predictor":
+                value = value(given["x"])
+            for place, part in enumerate(value if isinstance(value, tuple) else (value,)):
+                for index in np.ndindex(part.shape):
+                    found[" ".join(map(str, (name, place, *index)))] = part[index]
+    return found
+
+
+def kernel(x, z, scale):
+    difference = x[:, None] - z[None]
+    return jnp.exp(-jnp.sum(difference**2, axis=-1) / (2 * scale**2))
+
+
+def refitted(parameters) -> dict:
+    """The same by plain linear algebra."""
+    scale, count, ridge, label, probe, location, points, targets = parameters
+    x, zeta, X_, y = PROBE + probe * DPROBE, ZETA + location * DZETA, X + points * DX, Y + targets * DY
+
+    def solved(rho):
+        """k̃ at ρ, and f_c."""
+        gram = kernel(X_, X_, scale) + rho * jnp.eye(len(X_))
+
+        def covariance(a, b):
+            return (
+                kernel(a[None], b[None], scale)[0, 0]
+                - (kernel(a[None], X_, scale) @ jnp.linalg.solve(gram, kernel(X_, b[None], scale)))[0, 0]
+            )
+
+        return covariance, lambda a: (kernel(a[None], X_, scale) @ jnp.linalg.solve(gram, y))[0]
+
+    def trained(a, count, with_poison=True):
+        """The predictor trained on weighted points, at ρ = (n_c + m)λ."""
+        rho = (len(X_) + count) * ridge
+        if not with_poison:
+            return solved(rho)[1](a)
+        everything = jnp.concatenate([X_, zeta[None]])
+        weights = jnp.concatenate([jnp.ones(len(X_)), count[None]])
+        system = kernel(everything, everything, scale) + jnp.diag(rho / weights)
+        return (kernel(a[None], everything, scale) @ jnp.linalg.solve(system, jnp.concatenate([y, label[None]])))[0]
+
+    def effect(a, count):
+        return trained(a, count) - trained(a, count, with_poison=False)
+
+    def root(margin, start):
+        """Newton's steps from the root: each adds an order of derivatives."""
+        count = jax.lax.stop_gradient(start)
+        for _ in range(3):
+            count = count - margin(count) / jax.grad(margin)(count)
+        return count
+
+    gradient = jax.grad(effect)(x, count)
+    covariance, _ = solved((len(X_) + count) * ridge)
+    ray = x / jnp.linalg.norm(x)
+
+    def ratio(k, a):
+        return jnp.sum(jax.grad(k)(a, zeta) ** 2) / k(a, zeta) ** 2
+
+    def isolated(a, b):
+        return kernel(a[None], b[None], scale)[0, 0]
+
+    start = jax.lax.stop_gradient(laws_of(parameters, kp.Spectral()))
+    success = root(lambda m: trained(x, m), start["m_success 0"])
+    visible = root(lambda m: jnp.sum(jax.grad(effect)(x, m) ** 2) / THRESHOLD - 1, start["m_visible 0"])
+    return {
+        "coupling_floor 0": ratio(covariance, zeta),
+        "coupling_ratio 0": ratio(covariance, x) / ratio(isolated, x),
+        "efficacy 0": effect(x, count),
+        "efficacy_gradient 0 0": gradient[0],
+        "efficacy_gradient 0 1": gradient[1],
+        "gain 0": count / ((len(X_) + count) * ridge + count * covariance(zeta, zeta)),
+        "lag 0": visible / success,
+        "m_success 0": success,
+        "m_visible 0": visible,
+        "predict 0": trained(x, count),
+        "predictor 0": trained(x, count),
+        "spike 0": jnp.sum(gradient**2),
+        "spike_components 0": (gradient @ ray) ** 2,
+        "spike_components 1": jnp.sum((gradient - (gradient @ ray) * ray) ** 2),
+        "spike_efficacy_ratio 0": ratio(covariance, x),
+    }
+
+
+def derivatives(function, names, hessian):
+    def stacked(parameters):
+        values = function(parameters)
+        return jnp.stack([values[name] for name in names])
+
+    return jax.jit(lambda p: (stacked(p), jax.jacrev(stacked)(p), hessian(stacked)(p)))(AT)
+
+
+@pytest.fixture(scope="module")
+def right():
+    names = sorted(refitted(jnp.asarray(AT)))
+    return names, derivatives(refitted, names, jax.hessian)
+
+
+@pytest.mark.slow
+def test_every_law_is_here(right):
+    assert right[0] == sorted(laws_of(jnp.asarray(AT), kp.Spectral()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_hessians_are_those_of_a_refit(right, solver, mode):
+    names, expected = right
+    found = derivatives(lambda p: laws_of(p, SOLVERS[solver]), names, MODES[mode])
+    for order, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for name, a, b in zip(names, ours, theirs, strict=True):
+            np.testing.assert_allclose(
+                a, b, rtol=0, atol=1e-8 * max(1, np.max(np.abs(b))), err_msg=f"{name}, order {order}"
+            )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_second_derivative_of_a_prediction(solver, mode):
+    """By hand, the simplest derivative through K: two points."""
+
+    def predicted(scale):
+        clean = kp.fit(kp.kernels.RBF(scale), np.array([[0.0], [1.0]]), np.array([1.0, -1.0]), solver=SOLVERS[solver])
+        return kp.predict(clean, np.array([0.75]), 0.1)
+
+    # f(l) = (e^{−9/32l²} − e^{−1/32l²}) / (1.2 − e^{−1/2l²}), differentiated twice at l = 1 by mpmath.
+    np.testing.assert_allclose(MODES[mode](predicted)(1.0), -0.20656821652396395, rtol=1e-7)
