@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import Failure, checked_result, collect, mapped, program, scan, silently
 from kpoison._typing import Scalar
-from kpoison._validation import check_positive
+from kpoison._validation import check_positive, in_dtype
 from kpoison.laws.effect import PoisonEffect, as_points, change, check_law_arguments, linear_in_effect
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
@@ -55,6 +55,8 @@ def _check(arguments: dict) -> None:
 def _check_visible(arguments: dict) -> None:
     _check(arguments)
     check_positive("threshold", arguments["threshold"])
+    # An array, for another number not to be another program.
+    arguments["threshold"] = in_dtype(arguments["threshold"], arguments["clean"].X.dtype)
 
 
 class _Search(NamedTuple):

@@ -255,3 +255,27 @@ def test_bad_thresholds(function, what_a_user_sees):
         return
     with pytest.raises((RuntimeError, ValueError), match="threshold must be finite and > 0"):
         jax.block_until_ready(jax.jit(lambda t: function(clean, poison, PROBES, RIDGE, t))(-0.1))
+
+
+def test_other_numbers_are_no_other_program():
+    """Ridge, threshold, count, label and places are inputs of one program."""
+    clean = kp.fit(kp.kernels.RBF(1.0), np.eye(3), np.array([1.0, 1.0, -1.0]))
+
+    def poison(number):
+        return kp.Poison(np.full(3, number), -number, number)
+
+    laws = {
+        "visible": lambda number: kp.m_visible(clean, poison(number), np.full(3, number), number, number),
+        "spike": lambda number: kp.spike(clean, poison(number), np.full(3, number), number),
+        "predict": lambda number: kp.predict(clean, np.full(3, number), number),
+    }
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    try:
+        for law in laws.values():
+            law(0.25)
+            compiled.clear()
+            law(0.5)
+            assert not [event for event in compiled if "backend_compile" in event]
+    finally:
+        jax.monitoring.clear_event_listeners()
