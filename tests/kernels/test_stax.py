@@ -79,7 +79,11 @@ def test_blocks_change_nothing(architectures, name, pairs):
             gram = kernel(X1, X2)
             np.testing.assert_allclose(gram, expected, rtol=1e-7)  # half of the digits at coincident points
             if X2 is None:
-                np.testing.assert_array_equal(gram, gram.T)
+                # In a block on the diagonal a compiler may round (x, z) and (z, x) differently.
+                size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+                assert np.all(np.abs(gram - gram.T) <= 10 * np.finfo(float).eps * size)
+            if X2 is None and kernel is blocks:
+                np.testing.assert_array_equal(gram[-1, 0], gram[0, -1])
     np.testing.assert_array_equal(blocks.pairwise(X, X[:4]), blocks(X, X[:4]))
     np.testing.assert_allclose(blocks.diagonal(X), np.diag(whole(X)), rtol=1e-7)
 

@@ -190,8 +190,12 @@ def test_errors_follow_the_tolerance():
 @pytest.mark.slow
 def test_nothing_to_learn_and_no_time():
     network = draw()
-    still = gradient_flow(network, X, 0 * Y[:, 0], RIDGE, TIMES, gradient_penalty=GAMMA)
-    np.testing.assert_allclose(still.outputs(PROBES), 0, atol=1e-14)
+    # Steps at the edge of stability let rounding grow until their error is seen; an output's slope in θ is below 10.
+    tolerance = 1e-15
+    still = gradient_flow(
+        network, X, 0 * Y[:, 0], RIDGE, TIMES, gradient_penalty=GAMMA, integration=Integration(tolerance=tolerance)
+    )
+    np.testing.assert_allclose(still.outputs(PROBES), 0, atol=10 * tolerance * int(still.steps))
     assert bool(still.completed)
     start = gradient_flow(network, X, Y[:, 0], RIDGE, np.array([0.0]))
     np.testing.assert_array_equal(start.outputs(PROBES), 0)
