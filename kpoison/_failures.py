@@ -249,6 +249,8 @@ def program(
             if not _in_python():
                 return raising(*args, **kwargs)
             result, flags, failures = returning(*args, **kwargs)
+            if isinstance(flags, jax.core.Tracer):  # arguments of a trace that JAX has set aside for a while
+                return checked_result(result, failures)
             for failed, failure in zip(np.asarray(flags), failures, strict=True):
                 if failed:
                     failure.tell()
