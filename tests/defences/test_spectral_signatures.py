@@ -149,7 +149,7 @@ def test_in_the_feature_space_of_a_kernel_and_float32():
     rough = predicted_visibility(features[:-1].astype(jnp.float32), features[-1], np.float32(6.0))
     assert rough.eigenvalue.dtype == jnp.float32
     # Sums over every feature of every point, each addition rounded in its turn.
-    rounding = features.size * np.finfo(np.float32).eps
+    rounding = features.size * float(np.finfo(np.float32).eps)
     assert float(rough.eigenvalue) == pytest.approx(float(exact.eigenvalue), rel=rounding)
     assert float(rough.auroc) == float(exact.auroc)
 
