@@ -9,8 +9,8 @@ A calculation says what is wrong with its result by `checked_result`.  What beco
 - `collect` (sweeps): nobody is told, and the caller gets the failures;
 - a transformation of the user's (`jit`, `vmap`, `grad`): an error at run time, `equinox.error_if`; no warnings.
 
-A collector takes failures of its own trace only.  Those of an inner one (`jax.vmap`, a loop) come out by `mapped` and
-`scan`; without them they are errors at run time, which is right but brings the callback back.
+A collector takes failures of its own trace only.  Those of an inner one (`jax.vmap`, a loop) come out by `mapped`,
+`one_by_one` and `scan`; without them they are errors at run time, which is right but brings the callback back.
 """
 
 import contextvars
@@ -30,7 +30,17 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Bool
 
-__all__ = ["Failure", "checked_result", "collect", "mapped", "program", "scan", "silently", "with_failures"]
+__all__ = [
+    "Failure",
+    "checked_result",
+    "collect",
+    "mapped",
+    "one_by_one",
+    "program",
+    "scan",
+    "silently",
+    "with_failures",
+]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -180,6 +190,11 @@ def scan(step: Callable[..., Any], state: Any, steps: Any) -> tuple[Any, Any]:
 
     state, (results, failures) = jax.lax.scan(collecting, state, steps)
     return checked_result((state, results), [failure.any() for failure in failures])
+
+
+def one_by_one(function: Callable[..., T], items: Any, *, batch_size: int | None = None) -> Any:
+    """`jax.lax.map`, whose failures come out of it."""
+    return mapped(lambda called: functools.partial(jax.lax.map, called, batch_size=batch_size), function)(items)
 
 
 def _passes_by() -> bool:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+import kpoison as kp
 from kpoison import Poison, Posterior, curvature
 from kpoison.curvature import Operator
 from kpoison.laws import Predictor
@@ -61,7 +62,8 @@ class _Change(eqx.Module):
     ridge: float
 
     def __call__(self, x: Array) -> Array:
-        return self.efficacy(self.clean, self.poison, x, self.ridge)
+        # Differentiated, where a failure could be told by a host callback only; `check` evaluates ∇Δf and tells.
+        return kp.with_failures(self.efficacy)(self.clean, self.poison, x, self.ridge)[0]
 
 
 class _Sum(eqx.Module):

@@ -123,7 +123,7 @@ def _loss_gradient(setting: Setting, penalty: float) -> tuple[str, Panel]:
     total = len(setting.X) + _COUNT
     without, with_poison = (
         np.asarray(kp.flow.loss_gradient_flow(clean, setting.ridge, _TIMES, poisoned, total=total)(probes))[:, 0]
-        for poisoned in (None, poison)
+        for poisoned in (setting.poison(0), poison)  # no clones: one compiled program for both
     )
     integrated = with_poison - without
     apart = np.abs(integrated - closed) / np.maximum(np.abs(none - closed), np.finfo(float).tiny)

@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any, get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from kpoison._failures import checked_result
+from kpoison._failures import checked_result, one_by_one, program
 from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
@@ -78,13 +77,13 @@ def _as_vectors(targets: Any, number: int, shape: tuple[int, ...], loss: Loss, d
     return targets.astype(dtype).reshape(number, outputs)
 
 
-@eqx.filter_jit
+@program()
 def _outputs(f: Callable, x: Array) -> Float[Array, "N C"]:
     """f at every probe."""
-    return jax.lax.map(lambda point: outputs_at(f, point), x, batch_size=_PROBES_AT_ONCE)
+    return one_by_one(lambda point: outputs_at(f, point), x, batch_size=_PROBES_AT_ONCE)
 
 
-@eqx.filter_jit
+@program()
 def _jacobians(f: Callable, x: Array) -> Float[Array, "N C D"]:
     """∇f at every probe, the axes of a point flattened."""
 
@@ -92,7 +91,7 @@ def _jacobians(f: Callable, x: Array) -> Float[Array, "N C D"]:
         gradients = jax.jacrev(lambda p: outputs_at(f, p))(point)
         return gradients.reshape(len(gradients), -1)
 
-    return jax.lax.map(at, x, batch_size=_PROBES_AT_ONCE)
+    return one_by_one(at, x, batch_size=_PROBES_AT_ONCE)
 
 
 def _finite(name: str, values: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._failures import program
 from kpoison.curvature.losses import Loss, curvature_rows, loss_value
 from kpoison.kernels.base import matrix_product
 
@@ -55,7 +56,7 @@ class Operator(eqx.Module):
         return SumOperator(self, other) if isinstance(other, Operator) else NotImplemented
 
 
-@eqx.filter_jit
+@program()
 def _products(operator: Operator, V: Array) -> Array:
     return operator.products(V)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from kpoison._failures import one_by_one, program
 from kpoison._typing import Numbers, Scalar
 from kpoison._validation import (
     boundary,
@@ -188,7 +189,7 @@ def target_class(poison: Poison, outputs: int) -> Array:
     return jnp.sign(label[0]) if outputs == 1 else jnp.argmax(label)
 
 
-@eqx.filter_jit
+@program()
 def _along(
     clean: Posterior, poison: Poison, ridge: Array, metric: Any, probes: _Probes, times: Array, modes: int
 ) -> dict[str, Array]:
@@ -220,7 +221,7 @@ def _along(
         return found
 
     # One time after the other: batches of singular value decompositions may hang, see `kpoison.ridge.lapack`.
-    return jax.lax.map(at, times)
+    return one_by_one(at, times)
 
 
 _DESCRIPTIONS = {

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from kpoison._failures import checked_result
+from kpoison._failures import checked_result, one_by_one
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_real, is_concrete
 from kpoison.flow.integration import checked_times
@@ -106,4 +105,4 @@ def trajectory(
         return law(early_stopped(clean, time), *arguments, **keywords)
 
     times = jnp.asarray(times)
-    return jax.lax.map(at, times, batch_size=min(len(times), _TIMES_AT_ONCE))
+    return one_by_one(at, times, batch_size=min(len(times), _TIMES_AT_ONCE))
