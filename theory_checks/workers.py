@@ -31,6 +31,18 @@ _ONE_CORE = {
 }
 
 
+def _environment(scale: str) -> dict[str, str]:
+    """Of a worker.
+
+    A quick check runs most of its programs once or twice: LLVM's -O1 compiles them in 3/4 of the time of the default
+    -O3, and they run no slower.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if scale == "quick" and "--xla_backend_optimization_level" not in flags:
+        flags += " --xla_backend_optimization_level=1"
+    return os.environ | _ONE_CORE | {"XLA_FLAGS": flags.strip()}
+
+
 def cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -50,7 +62,8 @@ class DiedError(RuntimeError):
 class _Worker:
     """One process; `check` blocks until the outcome is there, and starts another process after one has died."""
 
-    def __init__(self):
+    def __init__(self, scale: str):
+        self._scale = scale
         self._process: subprocess.Popen | None = None
         self._ended = False
         self._lock = threading.Lock()  # of both
@@ -89,10 +102,9 @@ class _Worker:
                 self._process = self._start()
             return self._process
 
-    @staticmethod
-    def _start() -> subprocess.Popen:
+    def _start(self) -> subprocess.Popen:
         path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)  # imports as this process does
-        environment = os.environ | _ONE_CORE | {"PYTHONPATH": path}
+        environment = _environment(self._scale) | {"PYTHONPATH": path}
         command = [sys.executable, "-c", "from theory_checks.worker import main; main()"]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
@@ -107,8 +119,8 @@ def _how_it_ended(status: int) -> str:
 class Workers:
     """Processes that take groups of tasks from a queue; ended when the `with` block is left."""
 
-    def __init__(self, number: int):
-        self._workers = [_Worker() for _ in range(number)]
+    def __init__(self, number: int, scale: str = "quick"):
+        self._workers = [_Worker(scale) for _ in range(number)]
         self._groups: queue.SimpleQueue[Sequence[tuple[Task, Future]] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "Workers":
