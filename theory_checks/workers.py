@@ -119,7 +119,7 @@ def _how_it_ended(status: int) -> str:
 class Workers:
     """Processes that take groups of tasks from a queue; ended when the `with` block is left."""
 
-    def __init__(self, number: int, scale: str = "quick"):
+    def __init__(self, number: int, scale: str):
         self._workers = [_Worker(scale) for _ in range(number)]
         self._groups: queue.SimpleQueue[Sequence[tuple[Task, Future]] | None] = queue.SimpleQueue()
 

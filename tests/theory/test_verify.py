@@ -225,7 +225,7 @@ class Pretended:
 
     number = 0
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, scale: str):
         type(self).number = number
 
     def __enter__(self):
