@@ -15,12 +15,15 @@ from jaxtyping import Array, Float
 from kpoison.curvature.operators import PairCurvature
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge import KernelExpansion
+from kpoison.ridge.expansion import pair_in_plane
 
 __all__ = ["jacobians", "mean_hessian", "plane_kernel"]
 
 _PAIRS_AT_ONCE = 2**13
 # Squared sine of the angle between probe and centre from which on ‖c‖² − (c·e)² keeps all digits but one.
 _APART = 1 / 16
+# Of ‖x‖: a centre so near to a probe costs the matrix products six bits.
+_NEAR = 1 / 64
 # Derivatives that the derivative of a Hessian takes.
 _SMOOTH = 3
 
@@ -85,7 +88,9 @@ def _split(difference: Float[Array, "n D"], ray: Float[Array, " D"]) -> tuple[Ar
     return along + left, across, left
 
 
-def _at_pairs(plane: _Plane, function: Callable[[Array, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
+def _at_pairs(
+    kernel: Kernel, plane: _Plane, function: Callable[[Array, Array], tuple[Array, ...]]
+) -> tuple[Array, ...]:
     """`function(here, there)` on three coordinates of every pair: along the ray, across it, and out of the plane.
 
     Returns:
@@ -95,11 +100,7 @@ def _at_pairs(plane: _Plane, function: Callable[[Array, Array], tuple[Array, ...
     def row(arguments):
         norm, along, across = arguments
 
-        def pair(a, b):
-            here = jnp.zeros(3, a.dtype).at[0].set(norm)
-            return function(here, jnp.stack([norm + a, b, jnp.zeros_like(b)]))
-
-        return jax.vmap(pair)(along, across)
+        return jax.vmap(lambda a, b: function(*pair_in_plane(kernel, norm, a, b, 3)))(along, across)
 
     batch = min(len(plane.norms), max(1, _PAIRS_AT_ONCE // plane.along.shape[1]))
     return jax.lax.map(row, (plane.norms, plane.along, plane.across), batch_size=batch)
@@ -115,8 +116,9 @@ def _over_distance(value: Array, distance: Array) -> Array:
 def jacobians(kernel: Kernel, expansion: KernelExpansion, X: Float[Array, "N D"]) -> Float[Array, "N C D"]:
     """∇f at many probes; `kernel` is the `plane_kernel` of the expansion.
 
-    ∇k = g₁e + (g₂/q)(c − te) with t = c·e, q the distance of c from the ray: two matrix products in place of nND
-    calls of the kernel's derivative.
+    ∇k = (g₁ − (g₂/q)t)e + (g₂/q)(c − x) with t = (c − x)·e, q the distance of c from the ray: matrix products in place
+    of nND calls of the kernel's derivative.  c and x apart cancel to eps‖x‖ beside a centre; a probe with one so near
+    takes the differences c − x themselves, and, of a kernel that cannot be moved, all of the kernel's derivatives.
     """
     plane = _plane(X, expansion.centres, kernel.smoothness)
 
@@ -124,15 +126,29 @@ def jacobians(kernel: Kernel, expansion: KernelExpansion, X: Float[Array, "N D"]
         gradient = jax.grad(kernel.evaluate)(here, there)
         return gradient[0], gradient[1]
 
-    along, across = _at_pairs(plane, slopes)
+    along, across = _at_pairs(kernel, plane, slopes)
     on_centres = _over_distance(across, plane.across)
-    on_rays = along - on_centres * (plane.norms[:, None] + plane.along)
-    weights = expansion.all_weights()
+    on_rays = along - on_centres * plane.along
+    weights, centres = expansion.all_weights(), expansion.centres
 
     def of_output(w):
-        return matrix_product(on_centres * w[None], expansion.centres) + (on_rays @ w)[:, None] * plane.rays
+        weighted = on_centres * w[None]
+        products = matrix_product(weighted, centres) - jnp.sum(weighted, axis=1)[:, None] * X
+        return products + matrix_product(on_rays, w[:, None]) * plane.rays
 
-    return jnp.moveaxis(jax.lax.map(of_output, weights.T), 0, 1)
+    def beside_a_centre(x, ray, on_centre, on_ray, _):
+        if not kernel.translation_invariant:
+            return expansion.gradients(x[None])[0]
+        across = matrix_product((on_centre[:, None] * weights).T, centres - x[None])
+        return across + matrix_product(on_ray[None], weights)[0][:, None] * ray[None]
+
+    def at(arguments):
+        near, *probe = arguments
+        return jax.lax.cond(near, beside_a_centre, lambda *probe: probe[-1], *probe)
+
+    near = jnp.any(jnp.hypot(plane.along, plane.across) < _NEAR * plane.norms[:, None], axis=1)
+    products = jnp.moveaxis(jax.lax.map(of_output, weights.T), 0, 1)
+    return jax.lax.map(at, (near, X, plane.rays, on_centres, on_rays, products))
 
 
 @eqx.filter_jit
@@ -149,7 +165,7 @@ def mean_hessian(
         hessian = jax.hessian(kernel.evaluate)(here, there)
         return hessian[0, 0], hessian[0, 1], hessian[1, 1], hessian[2, 2]
 
-    h11, h12, h22, h33 = _at_pairs(plane, second_derivatives)
+    h11, h12, h22, h33 = _at_pairs(kernel, plane, second_derivatives)
     weights = matrix_product(output_weights, expansion.all_weights().T) / len(X)
     reach = plane.norms[:, None] + plane.along
     slopes = _over_distance(plane.across, jnp.hypot(reach, plane.across))

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import checked_result, one_by_one, program
 from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete
+from kpoison._watched import watched
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
 from kpoison.curvature.operators import Operator, ProbeGaussNewton, ProbeHessian, Rows, outputs_at
@@ -29,7 +30,7 @@ def _check_predictor(arguments: dict[str, Any]) -> None:
     if x.ndim < 2 or x.size == 0:
         raise ValueError(f"x must hold at least one probe, shape (q, d) or (q, height, width, channels), got {x.shape}")
     check_finite("x", x)
-    arguments["x"] = x
+    arguments.update(f=watched(f), x=x)
     if "loss" in arguments:
         check_name("loss", arguments["loss"], get_args(Loss))
     try:

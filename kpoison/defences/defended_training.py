@@ -22,6 +22,7 @@ from kpoison._validation import (
     check_real,
     is_concrete,
 )
+from kpoison._watched import watched
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels import Kernel
 from kpoison.laws import efficacy
@@ -250,7 +251,7 @@ class AveragedKernel(Kernel):
     """
 
     kernel: Kernel
-    transformations: tuple[Transformation, ...] = eqx.field(static=True)
+    transformations: tuple[Transformation, ...]
     image_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
@@ -259,7 +260,7 @@ class AveragedKernel(Kernel):
         if not isinstance(kernel, Kernel):
             raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
         self.kernel = kernel
-        self.transformations = _checked(transformations)
+        self.transformations = tuple(watched(transform) for transform in _checked(transformations))
         self.image_shape = None if image_shape is None else tuple(image_shape)
 
     def _orbit(self, x: Array) -> Float[Array, "T ..."]:

@@ -20,6 +20,7 @@ from kpoison._validation import (
     check_range,
     check_real,
 )
+from kpoison._watched import watched
 from kpoison.defences.strip import class_scores
 
 __all__ = ["NeuralCleanse", "anomaly_index", "neural_cleanse"]
@@ -179,7 +180,7 @@ def neural_cleanse(
     low, high = (jnp.min(images), jnp.max(images)) if clip is None else (jnp.asarray(c, images.dtype) for c in clip)
     numbers = (success, cost, multiplier, learning_rate, temperature)
     search = _Search((height, width, channels), steps, patience, *(jnp.asarray(v, images.dtype) for v in numbers))
-    found = _search_all(f, search, images, low, high, jax.random.key(seed), classes_at_once)
+    found = _search_all(watched(f), search, images, low, high, jax.random.key(seed), classes_at_once)
     index = anomaly_index(found.norm)
     reached = jnp.where(jnp.isfinite(found.norm), found.norm, jnp.nan)
     suspected = (index > 2) & (reached < jnp.nanmedian(reached))

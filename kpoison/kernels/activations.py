@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kpoison._validation import check_integer, check_name
+from kpoison._watched import Watched
 from kpoison.kernels._activation import Activation, Covariance, Wedge
 from kpoison.kernels._rectifiers import LeakyReLU, ReLU
 from kpoison.kernels.base import matrix_product
@@ -213,12 +214,13 @@ class Quadrature(SmoothActivation):
             64 nodes at unit variance, 2e-5 with 64 and 1e-13 with 160 at variance 4.
     """
 
-    function: Callable[[Array], Array] = eqx.field(static=True)
+    function: Callable[[Array], Array] = eqx.field(converter=Watched)
     nodes: int = eqx.field(static=True, default=64)
 
     def __check_init__(self):
-        if not callable(self.function):
-            raise TypeError(f"function must be callable, got {type(self.function).__name__}")
+        function = self._plain
+        if not callable(function):
+            raise TypeError(f"function must be callable, got {type(function).__name__}")
         check_integer("nodes", self.nodes, 2)
 
     def __call__(self, u: Array) -> Array:
@@ -227,7 +229,12 @@ class Quadrature(SmoothActivation):
 
     def dual(self, variance_x: Array, variance_z: Array, covariance: Array) -> Array:
         """E[φ(u)φ(v)]."""
-        return _gaussian_expectation(self.function, self.function, self.nodes, variance_x, variance_z, covariance)
+        return _gaussian_expectation(self._plain, self._plain, self.nodes, variance_x, variance_z, covariance)
+
+    @property
+    def _plain(self) -> Callable[[Array], Array]:
+        """The function itself, of which JAX keeps what it derives."""
+        return self.function.function  # pyright: ignore[reportFunctionMemberAccess]
 
 
 _BY_NAME: dict[str, Callable[[], Activation]] = {

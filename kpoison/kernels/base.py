@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Inexact
 
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_points, check_positive, is_concrete
+from kpoison._watched import Watched
 from kpoison.kernels._blocks import lower_half
 
 __all__ = [
@@ -56,6 +57,11 @@ class Kernel(eqx.Module):
     @property
     def rotation_invariant(self) -> bool:
         """Whether k(Ux, Uz) = k(x, z) for every orthogonal U, so that gradients split about the ray of x."""
+        return False
+
+    @property
+    def translation_invariant(self) -> bool:
+        """Whether k(x + t, z + t) = k(x, z) for every t, so that a pair can be moved to where it has all its digits."""
         return False
 
     @property
@@ -140,6 +146,10 @@ class Kernel(eqx.Module):
         """About how many numbers are kept for one pair of points while its gradient is calculated: batches' measure."""
         return max(1, math.prod(point_shape))
 
+    def rounding_factor(self, X: Float[Array, "n ..."]) -> Float[Array, ""]:
+        """How many times eps `gram(X, X)` may be further from k than `pairwise` is."""
+        return jnp.ones((), X.dtype)
+
     def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
         """k(x, x) at each point."""
         return jax.vmap(lambda x: self.evaluate(x, x))(X)
@@ -222,6 +232,11 @@ class _Pair(Kernel):
         return self.first.rotation_invariant and self.second.rotation_invariant
 
     @property
+    def translation_invariant(self) -> bool:
+        """Where both are."""
+        return self.first.translation_invariant and self.second.translation_invariant
+
+    @property
     def point_ndim(self) -> int:
         """That of both."""
         return self.first.point_ndim
@@ -230,6 +245,10 @@ class _Pair(Kernel):
     def makes_half(self) -> bool:
         """Where either does: blocks under way together would exceed its memory."""
         return self.first.makes_half or self.second.makes_half
+
+    def rounding_factor(self, X: Float[Array, "n ..."]) -> Float[Array, ""]:
+        """The larger of the two."""
+        return jnp.maximum(self.first.rounding_factor(X), self.second.rounding_factor(X))
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """Those of both."""
@@ -252,6 +271,24 @@ class Sum(_Pair):
         """Sum of the two Gram matrices."""
         return self.first.gram(X1, X2) + self.second.gram(X1, X2)
 
+    def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """Sum of the two."""
+        return self.first.pairwise(X1, X2) + self.second.pairwise(X1, X2)
+
+    def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """Sum of the two."""
+        return self.first.diagonal(X) + self.second.diagonal(X)
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Sum of the two."""
+        return self.first.gradients(x, centres) + self.second.gradients(x, centres)
+
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """Sum of the two."""
+        return self.first.gradient_products(x, centres, basis) + self.second.gradient_products(x, centres, basis)
+
 
 class Product(_Pair):
     """k₁(x, z) k₂(x, z); written `k1 * k2`."""
@@ -263,6 +300,31 @@ class Product(_Pair):
     def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """Elementwise product of the two Gram matrices."""
         return self.first.gram(X1, X2) * self.second.gram(X1, X2)
+
+    def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """Elementwise product of the two."""
+        return self.first.pairwise(X1, X2) * self.second.pairwise(X1, X2)
+
+    def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """Product of the two."""
+        return self.first.diagonal(X) * self.second.diagonal(X)
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """k₂ ∇k₁ + k₁ ∇k₂."""
+        parts = (self.first, self.second), (self.second, self.first)
+        return sum(_times(kernel.gradients(x, centres), other, x, centres) for kernel, other in parts)
+
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """Those of either kernel, with the other's values as weights."""
+        parts = (self.first, self.second), (self.second, self.first)
+        return sum(kernel.gradient_products(x, centres, _times(basis, other, x, centres)) for kernel, other in parts)
+
+
+def _times(rows: Float[Array, "n ..."], kernel: Kernel, x: Array, centres: Array) -> Float[Array, "n ..."]:
+    """Each row times k(x, c_i)."""
+    return rows * kernel.pairwise(x[None], centres)[0].reshape(-1, *[1] * (rows.ndim - 1))
 
 
 class Scaled(Kernel):
@@ -283,6 +345,24 @@ class Scaled(Kernel):
         """The scaled Gram matrix."""
         return jnp.asarray(self.scale, X1.dtype) * self.kernel.gram(X1, X2)
 
+    def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """That of the kernel, scaled."""
+        return jnp.asarray(self.scale, X1.dtype) * self.kernel.pairwise(X1, X2)
+
+    def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """That of the kernel, scaled."""
+        return jnp.asarray(self.scale, X.dtype) * self.kernel.diagonal(X)
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Those of the kernel, scaled."""
+        return jnp.asarray(self.scale, x.dtype) * self.kernel.gradients(x, centres)
+
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """Those of the kernel, scaled."""
+        return jnp.asarray(self.scale, x.dtype) * self.kernel.gradient_products(x, centres, basis)
+
     @property
     def smoothness(self) -> int | float:
         """That of the kernel."""
@@ -294,6 +374,11 @@ class Scaled(Kernel):
         return self.kernel.rotation_invariant
 
     @property
+    def translation_invariant(self) -> bool:
+        """That of the kernel."""
+        return self.kernel.translation_invariant
+
+    @property
     def point_ndim(self) -> int:
         """That of the kernel."""
         return self.kernel.point_ndim
@@ -302,6 +387,10 @@ class Scaled(Kernel):
     def makes_half(self) -> bool:
         """As the kernel."""
         return self.kernel.makes_half
+
+    def rounding_factor(self, X: Float[Array, "n ..."]) -> Float[Array, ""]:
+        """That of the kernel."""
+        return self.kernel.rounding_factor(X)
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """Those of the kernel."""
@@ -317,7 +406,8 @@ class Custom(Kernel):
     """Any positive-definite function of two points, traceable by JAX.
 
     Args:
-        function: (x, z) → scalar, on single points.
+        function: (x, z) → scalar, on single points.  What it refers to (globals, closures) may change: compiled
+            programs notice.  Hyper-parameters to be differentiated are fields of a subclass of `Kernel` instead.
         smoothness: the caller's word on `Kernel.smoothness`; by default infinitely often differentiable.
         rotation_invariant: the caller's word on `Kernel.rotation_invariant`.
         point_ndim: number of axes of one point.
@@ -328,7 +418,7 @@ class Custom(Kernel):
     1.0
     """
 
-    function: Callable[[Array, Array], Array] = eqx.field(static=True)
+    function: Watched
     _smoothness: int | float = eqx.field(static=True)
     _rotation_invariant: bool = eqx.field(static=True)
     _point_ndim: int = eqx.field(static=True)
@@ -345,7 +435,7 @@ class Custom(Kernel):
             raise TypeError(f"function must be callable as function(x, z), got {type(function).__name__}")
         check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
         check_integer("point_ndim", point_ndim, 1)
-        self.function = function
+        self.function = Watched(function)
         self._smoothness = smoothness
         self._rotation_invariant = rotation_invariant
         self._point_ndim = point_ndim

@@ -16,6 +16,10 @@ from kpoison.kernels.base import Kernel, matrix_product
 __all__ = ["RBF", "Laplace", "Matern32", "Matern52", "RationalQuadratic", "Stationary"]
 
 
+_AMONG = 65  # points, of which the median is taken for the centre of all
+_FAR = 1e8  # u = t² from which on e^(−t) is 0 in every dtype; t · e^(−t) would be ∞ · 0 where u overflows
+
+
 class Stationary(Kernel):
     """k(x, z) = profile(‖x − z‖²/ℓ²).
 
@@ -44,10 +48,11 @@ class Stationary(Kernel):
         """Σ_i ∇_x k(x, c_i) basis_i by a matrix product about the first centre."""
         inverse = 1 / jnp.asarray(self.length_scale, x.dtype)
         scaled = (x[None] - centres) * inverse
-        slopes = jax.vmap(jax.grad(self.profile))(jnp.sum(scaled * scaled, axis=1)) * (2 * inverse**2)
+        # In length scales, of which no square overflows where a gradient does not.
+        slopes = jax.vmap(jax.grad(self.profile))(jnp.sum(scaled * scaled, axis=1)) * (2 * inverse)
         weighted = slopes[None] * basis.T
-        products = matrix_product(weighted, centres - centres[:1])
-        return jnp.sum(weighted, axis=1)[:, None] * (x - centres[0])[None] - products
+        products = matrix_product(weighted, (centres - centres[:1]) * inverse)
+        return jnp.sum(weighted, axis=1)[:, None] * scaled[:1] - products
 
     def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
         """Gram matrix through ‖x − z‖² = ‖x‖² + ‖z‖² − 2 x·z about a common centre."""
@@ -57,9 +62,10 @@ class Stationary(Kernel):
         """‖x − z‖²/ℓ² for all pairs; pairs below the resolution of the product are 0."""
         symmetric = X1 is X2
         # The rounding error grows with ‖x‖², so distances are taken about the data's own centre.
-        centre = jnp.mean(X2, axis=0)
+        centre = _centre(X2)
         length_scale = jnp.asarray(self.length_scale, X1.dtype)
-        X2 = (X2 - centre[None]) / length_scale
+        # Rounded once, so that a matrix of few coordinates, which is made in one loop, is symmetric.
+        X2 = jax.lax.optimization_barrier((X2 - centre[None]) / length_scale)
         X1 = X2 if symmetric else (X1 - centre[None]) / length_scale
         squares1, squares2 = jnp.sum(X1 * X1, axis=1), jnp.sum(X2 * X2, axis=1)
         scale = squares1[:, None] + squares2[None, :]
@@ -70,14 +76,34 @@ class Stationary(Kernel):
             unresolved |= jnp.eye(len(X1), dtype=bool) & jnp.isfinite(squares)
         return jnp.where(unresolved, 0, squares)
 
+    def rounding_factor(self, X: Float[Array, "n d"]) -> Float[Array, ""]:
+        """‖x − c‖²/ℓ² of the farthest point but one, c amid them: a single one is far from all others."""
+        centred = jax.lax.stop_gradient((X - _centre(X)[None]) / jnp.asarray(self.length_scale, X.dtype))
+        squares = jnp.sum(centred * centred, axis=1)
+        return jnp.maximum(1, jax.lax.top_k(squares, min(2, len(X)))[0][-1])
+
     @property
     def rotation_invariant(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def translation_invariant(self) -> bool:
         """Always."""
         return True
 
     def on_subspace(self, dimension: int) -> Kernel:
         """Itself: coordinates that are 0 change no distance."""
         return self
+
+
+def _centre(X: Float[Array, "n d"]) -> Float[Array, " d"]:
+    """Amid the points, wherever a minority of them lies: the coordinate-wise median of a few.
+
+    Every coordinate is one of a point, so that differences from it keep the digits that the points have.
+    """
+    some = jax.lax.stop_gradient(X[:: -(-len(X) // _AMONG)])
+    return jnp.sort(some, axis=0)[len(some) // 2]
 
 
 class RBF(Stationary):
@@ -134,7 +160,7 @@ def _matern12(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "...
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _matern32(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "..."]:
     """(1 + t) e^(−t) as a function of u = t²."""
-    t = jnp.sqrt(u)
+    t = jnp.sqrt(jnp.minimum(u, _FAR))
     return (1 + t) * jnp.exp(-t)
 
 
@@ -147,6 +173,7 @@ def _matern32_jvp(derivatives, primals, tangents):
 @jax.custom_jvp
 def _matern52(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """(1 + t + t²/3) e^(−t) as a function of u = t²."""
+    u = jnp.minimum(u, _FAR)
     t = jnp.sqrt(u)
     return (1 + t + u / 3) * jnp.exp(-t)
 

@@ -77,13 +77,14 @@ class _Search(NamedTuple):
 def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[Array, ""]:
     """The smallest count m at which `margin(m)` is positive: 0 if it is at m = 0, ∞ if it is nowhere up to 10⁶ n_c.
 
-    Looked for at eight counts per decade from 10⁻⁶ n_c, then bisected; its derivatives are those of the implicit
-    function.
+    Looked for at eight counts per decade from 10⁻⁶ n_c, then bisected; below, where the margin is a straight line or
+    (a spike's) a parabola in m, bisected at once.  Its derivatives are those of the implicit function.
     """
     grid = math.log(n_c) + math.log(10) * np.linspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
     # m = 0, the grid, then steps that halve the bracket: one loop, in which the margin is compiled once.
     logs = jnp.asarray(np.concatenate([[-np.inf], grid, np.zeros(_BISECTIONS)]), dtype)
     halving = np.arange(len(logs)) > len(grid)
+    least = jnp.log(jnp.finfo(dtype).tiny)
 
     def step(search: _Search, now: tuple[Array, Array]) -> tuple[_Search, None]:
         log, halving = now
@@ -91,8 +92,8 @@ def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[
         over = margin(jnp.exp(at)) > 0
         none = log == -jnp.inf
         first = over & ~halving & ~none & ~search.found
-        # Below the smallest count of the grid the margin has its side at m = 0.
-        before = jnp.maximum(at - math.log(10) / _PER_DECADE, logs[1])
+        # Before the smallest count of the grid comes m = 0.
+        before = jnp.where(log == logs[1], least, at - math.log(10) / _PER_DECADE)
         low = jnp.where(first, before, jnp.where(halving & ~over, at, search.low))
         high = jnp.where(first | (halving & over), at, search.high)
         return _Search(low, high, search.found | first, search.already | (over & none)), None
@@ -127,7 +128,7 @@ def m_success(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridg
 
     One output: the prediction has the sign of the label.  C outputs: its largest entry is the label's.  ρ = (n_c + m)λ
     grows with m, so the prediction need not change monotonically and may never flip.  The first change of side is
-    looked for at eight counts per decade from 10⁻⁶ n_c to 10⁶ n_c, then bisected.
+    looked for from m = 0 on, at eight counts per decade from 10⁻⁶ n_c to 10⁶ n_c, then bisected.
 
     Args:
         clean: the fitted clean posterior.

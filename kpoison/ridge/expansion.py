@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Inexact
 
 from kpoison.kernels.base import Kernel, matrix_product
 
-__all__ = ["KernelExpansion"]
+__all__ = ["KernelExpansion", "pair_in_plane"]
 
 _FLOATS_AT_ONCE = 2**24
 
@@ -120,10 +120,7 @@ class KernelExpansion(eqx.Module):
             square = jnp.sum(across * across)
             apart = square > 0
             distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
-            origin = jnp.zeros_like(x)
-            here = origin.at[0].set(norm)
-            there = origin.at[0].set(norm + along).at[1].set(distance)
-            slopes = jax.grad(self.kernel.evaluate)(here, there)
+            slopes = jax.grad(self.kernel.evaluate)(*pair_in_plane(self.kernel, norm, along, distance, x.size))
             return slopes[0], slopes[1] * across / jnp.where(apart, distance, 1)
 
         if self.slopes is not None:
@@ -142,6 +139,19 @@ class KernelExpansion(eqx.Module):
     def all_weights(self) -> Inexact[Array, "N C"]:
         """w, one row for each centre."""
         return self.weights if self.basis is None else matrix_product(self.basis, self.weights)
+
+
+def pair_in_plane(
+    kernel: Kernel, norm: Array, along: Array, across: Array, coordinates: int
+) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+    """A point on the first axis, ‖x‖ from the origin, and another `along` beyond it and `across` the axis.
+
+    Where the kernel allows it the first is moved to the origin: added to ‖x‖ a small difference loses its digits.
+    """
+    here = jnp.zeros(coordinates, norm.dtype)
+    if not kernel.translation_invariant:
+        here = here.at[0].set(norm)
+    return here, here.at[0].add(along).at[1].set(across)
 
 
 def _triangle(rows: Float[Array, "p D"]) -> Float[Array, "p p"]:

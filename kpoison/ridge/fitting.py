@@ -15,6 +15,7 @@ from kpoison._validation import (
     check_points,
     check_positive,
     check_real,
+    is_concrete,
 )
 from kpoison.kernels.base import Kernel, made_by_halves, symmetric_gram, with_array_parameters
 from kpoison.ridge.choice import DENSE_UP_TO, check_dense_memory, choose_solver
@@ -29,7 +30,11 @@ from kpoison.ridge.solvers import DenseSolver, Factor, Solver, Spectral, sample_
 
 __all__ = ["fit", "fit_observations", "gram_matrix"]
 
+# Coordinates of differences, n²d, that a Gram matrix may be made of: of kernels that feel their digits, of smooth ones.
 _DIFFERENCES_UP_TO = 2**26
+_CHEAP_DIFFERENCES_UP_TO = 2**22
+_FEW_DIGITS = 100.0  # times eps, that a matrix product may cost a smooth kernel where differences are affordable
+_NO_DIGIT = 0.1
 
 
 def _check_fit(arguments: dict) -> None:
@@ -127,14 +132,16 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
         return _by_tiles(kernel, observed, y, solver)
     assert isinstance(solver, DenseSolver)
     check_dense_memory(solver, observed.number, dtype)
-    if observed.root is None and made_by_halves(kernel, X) and not _by_differences(kernel, X):
+    differences = _by_differences(kernel, X)
+    if observed.root is None and made_by_halves(kernel, X) and not differences:
         # Symmetric as it is made, so that a kernel that is not shows on a sample only.  Not in one program, whose
         # results would be copies.
         gram = symmetric_gram(kernel, _checked_on_sample(kernel, X))
         factor, rounding = solver.factorise(gram), _rounding(gram)
-        gram = checked_result(gram, _failures(kernel, *factor.extreme_eigenvalues(), rounding))
+        failures = [*_no_digit(kernel, X), *_failures(kernel, *factor.extreme_eigenvalues(), rounding)]
+        gram = checked_result(gram, failures)
     else:
-        gram, factor = _factorised(kernel, observed, solver)
+        gram, factor = _factorised(kernel, observed, solver, differences)
     return Posterior(kernel, X, y, gram, factor, observed.root)
 
 
@@ -184,26 +191,45 @@ def _checked_on_sample(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array,
     return checked_result(X, _failures(kernel, eigenvalues[0], eigenvalues[-1], _rounding(gram), asymmetry))
 
 
-def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
+def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."], differences: bool | None = None) -> Float[Array, "n n"]:
     """K(X, X) as `fit` computes it.
 
     Kernels of finite smoothness feel the digits that a matrix product loses for close pairs; up to 2²⁶ coordinates of
-    differences (n²d) their Gram matrix is computed pair by pair.
+    differences (n²d) their Gram matrix is computed pair by pair.  That of smooth ones is up to 2²², or up to 2²⁶ where
+    points (known ones) lie so many length scales apart that the product would cost them digits too.
     """
-    return kernel.pairwise(X, X) if _by_differences(kernel, X) else kernel.gram(X, X)
+    differences = _by_differences(kernel, X) if differences is None else differences
+    return kernel.pairwise(X, X) if differences else kernel.gram(X, X)
 
 
 def _by_differences(kernel: Kernel, X: Float[Array, "n ..."]) -> bool:
-    return kernel.smoothness != math.inf and len(X) * X.size <= _DIFFERENCES_UP_TO
+    coordinates = len(X) * X.size
+    if coordinates > _DIFFERENCES_UP_TO:
+        return False
+    if kernel.smoothness != math.inf or coordinates <= _CHEAP_DIFFERENCES_UP_TO:
+        return True
+    known = all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X)))
+    return known and float(kernel.rounding_factor(X)) > _FEW_DIGITS
+
+
+def _no_digit(kernel: Kernel, X: Float[Array, "n ..."]) -> list[tuple[Array, str]]:
+    """Why `kernel.gram` would not know close points from each other."""
+    lost = jnp.finfo(X.dtype).eps * kernel.rounding_factor(X) > _NO_DIGIT
+    message = (
+        f"the points of X lie too many length scales apart for {X.dtype}: a matrix product leaves no digit of the "
+        f"distances between close ones.  Use float64, or up to n²d = {_DIFFERENCES_UP_TO} outside of jit"
+    )
+    return [(lost, message)]
 
 
 @program()
-def _factorised(kernel: Kernel, observed: Observations, solver: DenseSolver) -> tuple[Array, Factor]:
-    """The Gram matrix and its factorisation."""
-    gram = observations_gram(kernel, observed, gram_matrix(kernel, observed.points))
+def _factorised(kernel: Kernel, observed: Observations, solver: DenseSolver, differences: bool) -> tuple[Array, Factor]:
+    """The Gram matrix, by differences of points or by a matrix product, and its factorisation."""
+    X = observed.points
+    gram = observations_gram(kernel, observed, gram_matrix(kernel, X, differences))
     constant = jax.lax.stop_gradient(gram)
     asymmetry = jnp.max(jnp.abs(constant - constant.T))
     factor = solver.factorise(constant)
-    return checked_result(
-        gram, _failures(kernel, *factor.extreme_eigenvalues(), _rounding(constant), asymmetry)
-    ), factor
+    failures = [] if differences else _no_digit(kernel, X)
+    failures += _failures(kernel, *factor.extreme_eigenvalues(), _rounding(constant), asymmetry)
+    return checked_result(gram, failures), factor

@@ -36,7 +36,8 @@ class Krylov(Solver):
 
     Args:
         rank: of the preconditioner; more costs n·rank² and saves products.
-        tolerance: largest relative residual of a solution; by default 1e-10 in float64 and 1e-5 in float32.
+        tolerance: largest relative residual of a solution; by default 1e-10 in float64 and 1e-5 in float32, or what
+            rounding leaves of it: 10 eps(‖K‖ + ρ)/ρ.
         max_products: products with the Gram matrix, of a block of vectors each, after which a search is given up.
         products: dtype in which K is evaluated, kept and multiplied, "float32" or "float64"; by default that of the
             data.  With float32 products of float64 data residuals are taken in float64 (iterative refinement), for
@@ -144,7 +145,7 @@ class KrylovFactor(Factor):
         dtype = jnp.result_type(b, rho)
         rho, b = jnp.asarray(rho, dtype), b.astype(dtype)
         constant, shift = jax.lax.stop_gradient((self, rho))
-        tolerance = self._tolerance
+        tolerance = constant._tolerance(shift)
 
         def run(_, b):
             def product(gram):
@@ -162,7 +163,7 @@ class KrylovFactor(Factor):
         x, status = jax.lax.custom_linear_solve(
             lambda x: self.exact.product(x) + rho * x, b, run, symmetric=True, has_aux=True
         )
-        return converged(x, status, tolerance, "max_products", self.method.max_products)
+        return converged(x, status, "max_products", self.method.max_products)
 
     def inverse_product(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"], c: Inexact[Array, "n l"]
@@ -186,7 +187,7 @@ class KrylovFactor(Factor):
             b if mesh is None else rows_on_devices(b, mesh),
             rho,
             low_rank=self.approximation,
-            tolerance=self._tolerance,
+            tolerance=self._tolerance,  # at each ridge
             max_products=self.method.max_products,
             exact_product=(lambda x: _product(self.exact, x)) if self._refines else None,
         )
@@ -200,10 +201,12 @@ class KrylovFactor(Factor):
         rows = found.eigenvectors[: self.exact.number]
         return eqx.tree_at(lambda factor: factor.eigenvectors, found, rows)
 
-    @property
-    def _tolerance(self) -> float:
-        given = self.method.tolerance
-        return default_tolerance(self.exact.X.dtype) if given is None else given
+    def _tolerance(self, rho: Inexact[Array, "..."]) -> Float[Array, "..."]:
+        """On relative residuals, at each ρ."""
+        largest = self.extreme_eigenvalues()[1]
+        if self.method.tolerance is None:
+            return default_tolerance(largest, rho)
+        return jnp.full(jnp.shape(rho), self.method.tolerance, largest.dtype)
 
 
 @eqx.filter_jit

@@ -23,12 +23,15 @@ __all__ = ["Projection", "RidgeStatus", "project"]
 
 Product = Callable[[Float[Array, "n k"]], Float[Array, "n k"]]
 
+Tolerance = Callable[[Float[Array, " R"]], Float[Array, " R"]]
+
 _BLOCK = 6  # vectors of a product; more cost more and make the space little better
 # Between ridges that are searched for residuals rise to about exp(−π²/spacing): rational interpolation.
 _LOG_SPACING = 0.35
 _AT_ENDS = 3  # intervals that are halved there
 _MARGIN = 0.25  # of the tolerance, so that ridges between keep it
 _INNER = 1e-3  # residual of a round of narrow products, which are about as wrong as that at small ridges
+_PATIENCE = 25  # products in which residuals that still fall do so by a tenth
 _SMALLEST = 1e-2  # directions that matter less than this part of the largest wait for the next product
 
 
@@ -137,7 +140,7 @@ def project(
     rho: tuple[float, float],
     *,
     low_rank: LowRank,
-    tolerance: float,
+    tolerance: Tolerance,
     max_products: int,
     exact_product: Product | None = None,
 ) -> Projection:
@@ -148,7 +151,7 @@ def project(
         b: right-hand sides, concrete; rows may be divided among devices, and some at the end be 0 to make up a number.
         rho: the smallest and the largest ρ.
         low_rank: of K, the preconditioner.
-        tolerance: on the relative residuals.
+        tolerance: on the relative residuals, at each of some ρ.
         max_products: of both kinds together.
         exact_product: x ↦ K x in the dtype of b: residuals are then its, by iterative refinement.
 
@@ -159,7 +162,7 @@ def project(
     rhos = jnp.asarray(_searched(*rho), b.dtype)
     narrow = _Counter(product)
     if exact_product is None:
-        space = _grown(_empty(b), narrow, b, rhos, low_rank, _MARGIN * tolerance, max_products)
+        space = _grown(_empty(b), narrow, b, rhos, low_rank, _MARGIN * tolerance(rhos), max_products)
         return _projection(space, b, rhos, tolerance, narrow, None)
     exact = _Counter(exact_product)
     return _refined(narrow, exact, b, rhos, low_rank, tolerance, max_products)
@@ -180,28 +183,33 @@ def _refined(
     b: Array,
     rhos: Array,
     low_rank: LowRank,
-    tolerance: float,
+    tolerance: Tolerance,
     max_products: int,
 ) -> Projection:
     """Search with narrow products, then make the image of what was found exact, and again for what is left."""
-    space, worst = _empty(b), 1.0
+    space, worst, wanted = _empty(b), 1.0, _MARGIN * tolerance(rhos)
     while True:
         left = max_products - exact.products - 1
-        space = _grown(space, narrow, b, rhos, low_rank, max(_MARGIN * tolerance, _INNER * worst), left)
+        space = _grown(space, narrow, b, rhos, low_rank, jnp.maximum(wanted, _INNER * worst), left)
         space = space.made_exact(exact)
-        before, worst = worst, float(jnp.max(_sizes(_residuals(space, b, rhos))))
+        sizes = _sizes(_residuals(space, b, rhos))
+        before, worst = worst, float(jnp.max(sizes))
+        done = bool(jnp.all(sizes <= wanted[:, None])) or exact.products + narrow.products >= max_products
         # A round that does not halve what is left has come to the end of the narrow products' digits.
-        if worst <= _MARGIN * tolerance or not worst < 0.5 * before or exact.products + narrow.products >= max_products:
+        if done or not worst < 0.5 * before:
             return _projection(space, b, rhos, tolerance, narrow, exact)
 
 
 def _grown(
-    space: _Space, product: _Counter, b: Array, rhos: Array, low_rank: LowRank, tolerance: float, max_products: int
+    space: _Space, product: _Counter, b: Array, rhos: Array, low_rank: LowRank, tolerance: Array, max_products: int
 ) -> _Space:
-    """Extend a space until the residuals of unit right-hand sides are within the tolerance."""
+    """Extend a space until the residuals of unit right-hand sides are within the tolerance, or fall no more."""
+    found: list[float] = []
     while product.products < max_products and space.used < len(b):
-        worst, more = _expansion(space.basis, space.image, b, rhos, low_rank, jnp.asarray(tolerance, b.dtype))
-        if not float(worst) > tolerance:
+        worst, more = _expansion(space.basis, space.image, b, rhos, low_rank, tolerance.astype(b.dtype))
+        found.append(float(worst))
+        stagnant = len(found) > _PATIENCE and not min(found[-_PATIENCE:]) < 0.9 * min(found[:-_PATIENCE])
+        if stagnant or not found[-1] > 1:
             break
         used, space = space.used, space.extended(more, product)
         if space.used == used:
@@ -211,18 +219,18 @@ def _grown(
 
 @eqx.filter_jit
 def _expansion(basis, image, b, rhos, low_rank, tolerance) -> tuple[Array, Array]:
-    """The largest residual, and the directions that do most about those that are too large."""
+    """The largest residual over its tolerance, and the directions that do most about those that are too large."""
     residuals = _residuals(_Space(basis, image), b, rhos)
     sizes = _sizes(residuals)
     # Each weighs as much as it is off; what is done asks for nothing.
-    weights = jnp.where(sizes > tolerance, sizes, 0).ravel()
+    weights = jnp.where(sizes > tolerance[:, None], sizes, 0).ravel()
     corrections = _flat(jax.vmap(lambda rho, r: low_rank.power(rho, -1.0, r))(rhos, residuals))
     directions = _directions(_unit(corrections) * weights[None], basis, _SMALLEST)
-    return jnp.max(sizes), directions[:, : min(_BLOCK, directions.shape[1])]
+    return jnp.max(sizes / tolerance[:, None]), directions[:, : min(_BLOCK, directions.shape[1])]
 
 
 def _projection(
-    space: _Space, b: Array, rhos: Array, tolerance: float, narrow: _Counter, exact: _Counter | None
+    space: _Space, b: Array, rhos: Array, tolerance: Tolerance, narrow: _Counter, exact: _Counter | None
 ) -> Projection:
     eigenvalues, turn = _eigenpairs(space)
     vectors = _product(space.basis, turn)
@@ -231,7 +239,12 @@ def _projection(
     residuals = jnp.asarray(np.asarray(jnp.max(_sizes(_residuals(space, b, rhos)), axis=1)))  # on one device
     columns = narrow.columns + (0 if exact is None else exact.columns)
     counts = (narrow.products, 0 if exact is None else exact.products, columns)
-    status = RidgeStatus(rhos, residuals, residuals <= tolerance, *(jnp.asarray(count) for count in counts))
+    status = RidgeStatus(
+        rhos,
+        residuals,
+        residuals <= jnp.asarray(np.asarray(tolerance(rhos))),
+        *(jnp.asarray(count) for count in counts),
+    )
     return Projection(eigenvalues, vectors, _product(vectors.T, b), status)
 
 
