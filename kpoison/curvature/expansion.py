@@ -35,9 +35,9 @@ class _Plane(NamedTuple):
         rays: e, shape (N, D).
         norms: ‖x‖, shape (N,).
         along: (c − x)·e, shape (N, n).
-        across: q = ‖c − (c·e)e‖, shape (N, n).  What is less than eps times the distance from the origin is rounding:
-            it counts as so much, so that derivatives of the kernel over q keep their limits, or as 0 where the kernel
-            may have a cusp, so that it says so.
+        across: q = ‖c − (c·e)e‖, shape (N, n).  What is less than eps times the distance from the origin (of a kernel
+            that may be moved, from the other point) is rounding: it counts as so much, so that derivatives of k
+            over q keep their limits, or as 0 where the kernel may have a cusp, so that it says so.
     """
 
     rays: Float[Array, "N D"]
@@ -53,7 +53,7 @@ def plane_kernel(expansion: KernelExpansion) -> Kernel | None:
     return expansion.kernel.on_subspace(expansion.centres.shape[1])
 
 
-def _plane(X: Float[Array, "N D"], centres: Float[Array, "n D"], smoothness: int | float) -> _Plane:
+def _plane(kernel: Kernel, X: Float[Array, "N D"], centres: Float[Array, "n D"]) -> _Plane:
     """From inner products, and from differences c − x for a probe with a centre beside its ray, where those cancel."""
     norms = jnp.linalg.norm(X, axis=1)
     first = jnp.zeros_like(X).at[:, 0].set(1)
@@ -63,10 +63,12 @@ def _plane(X: Float[Array, "N D"], centres: Float[Array, "n D"], smoothness: int
     def from_differences(x, ray, norm, _):
         along, across, left = _split(centres - x[None], ray)
         square = jnp.sum(across**2, axis=1) - left**2
-        floor = jnp.finfo(X.dtype).eps * (norm + jnp.abs(along))
+        # Where the pair is in space does not matter to all kernels.
+        size = jnp.abs(along) if kernel.translation_invariant else norm + jnp.abs(along)
+        floor = jnp.finfo(X.dtype).eps * size
         apart = square > floor**2
-        cusp = jnp.abs(along) <= floor if smoothness >= 2 else True
-        least = jnp.where(cusp & (smoothness < _SMOOTH), 0, jax.lax.stop_gradient(floor))
+        cusp = jnp.abs(along) <= floor if kernel.smoothness >= 2 else True
+        least = jnp.where(cusp & (kernel.smoothness < _SMOOTH), 0, jax.lax.stop_gradient(floor))
         return along, jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), least)
 
     def from_products(x, ray, norm, reached):
@@ -120,7 +122,7 @@ def jacobians(kernel: Kernel, expansion: KernelExpansion, X: Float[Array, "N D"]
     of nND calls of the kernel's derivative.  c and x apart cancel to eps‖x‖ beside a centre; a probe with one so near
     takes the differences c − x themselves, and, of a kernel that cannot be moved, all of the kernel's derivatives.
     """
-    plane = _plane(X, expansion.centres, kernel.smoothness)
+    plane = _plane(kernel, X, expansion.centres)
 
     def slopes(here, there):
         gradient = jax.grad(kernel.evaluate)(here, there)
@@ -159,7 +161,7 @@ def mean_hessian(
 
     In the axes (e, across, out of the plane) the Hessian of k is [[h₁₁, h₁₂, 0], [h₁₂, h₂₂, 0], [0, 0, h₃₃ I]].
     """
-    plane = _plane(X, expansion.centres, kernel.smoothness)
+    plane = _plane(kernel, X, expansion.centres)
 
     def second_derivatives(here, there):
         hessian = jax.hessian(kernel.evaluate)(here, there)

@@ -43,8 +43,11 @@ MODES = {
 }
 
 
-def laws_of(parameters, solver, thresholds=None) -> dict:
-    """Every public law by name, as numbers; or the thresholds alone, or all but these."""
+FEW = ("efficacy", "gain", "predict", "spike")  # what a law asks of its solver, once each
+
+
+def laws_of(parameters, solver, thresholds=None, only=None) -> dict:
+    """Every public law by name, as numbers; or the thresholds alone, or all but these; or only some."""
     scale, count, ridge, label, probe, location, points, targets = parameters
     clean = kp.fit(kp.kernels.RBF(scale), X + points * DX, Y + targets * DY, solver=solver)
     poison = kp.Poison(ZETA + location * DZETA, label, count)
@@ -52,7 +55,7 @@ def laws_of(parameters, solver, thresholds=None) -> dict:
         "clean": clean, "poison": poison, "x": PROBE + probe * DPROBE, "ridge": ridge, "threshold": THRESHOLD,
     }  # fmt: skip
     found = {}
-    for name in kp.__all__:
+    for name in only or kp.__all__:
         law = getattr(kp, name)
         names = inspect.signature(law).parameters if inspect.isfunction(law) else {}
         dear = f"{name} 0" in THRESHOLDS
@@ -161,20 +164,20 @@ def test_every_law_is_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("solver", "mode", "thresholds"),
+    ("solver", "mode", "thresholds", "only"),
     [
-        ("spectral", "reverse over reverse", False),
-        ("spectral", "forward over reverse", True),
-        ("tridiagonal", "forward over reverse", False),
-        ("cholesky", "forward over forward", False),
-        ("krylov", "reverse over reverse", False),
-        ("conjugate-gradients", "forward over reverse", False),
+        ("spectral", "reverse over reverse", False, None),
+        ("spectral", "forward over reverse", True, None),
+        ("tridiagonal", "forward over reverse", False, None),
+        ("cholesky", "forward over forward", False, None),
+        ("krylov", "reverse over reverse", False, FEW),
+        ("conjugate-gradients", "forward over reverse", False, FEW),
     ],
 )
-def test_hessians_are_those_of_a_refit(solver, mode, thresholds):
-    names = sorted(refitted(jnp.asarray(AT), thresholds))
+def test_hessians_are_those_of_a_refit(solver, mode, thresholds, only):
+    names = sorted(name for name in refitted(jnp.asarray(AT), thresholds) if not only or name.split()[0] in only)
     expected = derivatives(lambda p: refitted(p, thresholds=thresholds), names, jax.hessian)
-    found = derivatives(lambda p: laws_of(p, SOLVERS[solver], thresholds=thresholds), names, MODES[mode])
+    found = derivatives(lambda p: laws_of(p, SOLVERS[solver], thresholds, only), names, MODES[mode])
     for order, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for name, a, b in zip(names, ours, theirs, strict=True):
             np.testing.assert_allclose(

@@ -18,9 +18,9 @@ import jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh
 import kpoison as kp
 from kpoison.ridge import tiles
-tiles._TILE = 32  # 10 tiles, which neither 8 nor 3 divide
+tiles._TILE = 32  # 10 tiles and 116 rows, which 8 does not divide
 generator = np.random.default_rng(0)
-X, y = jnp.asarray(generator.normal(size=(120, 5))), jnp.asarray(np.sign(generator.normal(size=120)))
+X, y = jnp.asarray(generator.normal(size=(116, 5))), jnp.asarray(np.sign(generator.normal(size=116)))
 zeta, probe = jnp.asarray(generator.normal(size=(2, 5)))
 poison = kp.Poison(zeta, 1.0, 3.0)
 found = []
@@ -34,7 +34,7 @@ for products, keep in (("float32", True), (None, False)):
         # No device holds all rows of the preconditioner or of the search space.
         space = clean.factor.project(y[:, None], (1e-1, 1.0))
         for vectors in (clean.factor.approximation.vectors, space.vectors):
-            assert {{shard.data.shape[0] for shard in vectors.addressable_shards}} == {{-(-120 // {used})}}
+            assert {{shard.data.shape[0] for shard in vectors.addressable_shards}} == {{-(-116 // {used})}}
     ready = kp.prepare(clean, poison, [1e-3, 1e-1])
     found += [float(law) for law in (
         kp.gain(ready, poison, 1e-2), kp.efficacy(ready, poison, probe, 1e-2), kp.spike(ready, poison, probe, 1e-2)
@@ -59,9 +59,8 @@ def one_device():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("used", [8, 3])
-def test_several_devices(one, used):
-    (found,) = results([start(PROGRAM.format(devices=8, used=used, start=""))])
+def test_eight_devices(one):
+    (found,) = results([start(PROGRAM.format(devices=8, used=8, start=""))])
     np.testing.assert_allclose(found, one, rtol=1e-10)
 
 
