@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
@@ -169,3 +170,45 @@ def test_a_spike_that_is_visible_at_once():
     m = kp.m_visible(clean, poison, x, 0.1, 1e-20)
     assert float(m) < 1e-9
     np.testing.assert_allclose(kp.spike(clean, kp.Poison(np.array([0.5]), -1.0, m), x, 0.1), 1e-20, rtol=1e-6)
+
+
+DEEP = {
+    "raw pixels": (lambda: 255 * np.random.default_rng(0).uniform(size=(12, 300)).round(2), 2, 1.5),
+    "ten layers of steep slopes": (lambda: np.random.default_rng(0).uniform(size=(12, 10)), 10, 8.0),
+}
+
+
+@pytest.mark.parametrize("activation", ["erf", "gelu"])
+@pytest.mark.parametrize("case", DEEP)
+def test_networks_with_large_pre_activations_keep_their_digits_in_float32(case, activation):
+    points, layers, weight_std = DEEP[case]
+    X = points().astype(np.float32)
+    kernel = kernels.NTK(layers, activation, weight_std)
+    right = np.asarray(kernel(jnp.asarray(X, float)))
+    for single in (kernel(jnp.asarray(X)), kernel.pairwise(jnp.asarray(X), jnp.asarray(X))):
+        np.testing.assert_allclose(np.asarray(single), right, rtol=64 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("activation", ["erf", "gelu"])
+def test_a_point_is_itself_in_every_layer(activation):
+    """k(x, x) from (x, x) is the limit of k(x, z), also in ten layers that multiply differences by 5 each."""
+    x = np.random.default_rng(0).uniform(size=10)
+    kernel = kernels.NTK(10, activation, 8.0)
+    with mpmath.workdps(60):
+        right = float(ntk_of_one_point(mpmath.mpf(float(64 * (x @ x) / 10)), 10, 64, activation))
+    assert float(kernel.evaluate(jnp.asarray(x), jnp.asarray(x))) == pytest.approx(right, rel=1e-13)
+
+
+def ntk_of_one_point(q, layers, weight_variance, activation):
+    """Θ(x, x) of a network without biases, from E φ² and E φ'² in closed form."""
+    tangent = q
+    for _ in range(layers):
+        root = mpmath.sqrt(1 + 2 * q)
+        if activation == "erf":
+            square, slope = 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)), 4 / mpmath.pi / mpmath.sqrt(1 + 4 * q)
+        else:
+            orthant = mpmath.mpf(1) / 4 + mpmath.asin(q / (1 + q)) / (2 * mpmath.pi)
+            square = q * orthant + q**2 / (mpmath.pi * (1 + q) * root)
+            slope = orthant + q * (3 + 2 * q + q**2 / (1 + 2 * q)) / (2 * mpmath.pi * root * (1 + q) ** 2)
+        q, tangent = weight_variance * square, weight_variance * (square + slope * tangent)
+    return tangent
