@@ -60,7 +60,8 @@ class ImageDataset:
         """Copy the images at these indices, in this order.
 
         Args:
-            which: indices (k,), or a mask (n,).
+            which: indices (k,), or a mask (n,) of booleans.  Numbers 0 and 1, one for each image, may be either, and
+                are refused.
 
         Raises:
             ValueError: not one-dimensional, none chosen, an index out of range, a mask of another length.
@@ -68,6 +69,11 @@ class ImageDataset:
         chosen = np.asarray(which)
         if chosen.dtype == bool and chosen.shape == (len(self),):
             chosen = np.flatnonzero(chosen)
+        if chosen.shape == (len(self),) and len(self) > 2 and chosen.dtype.kind in "iu" and np.all(chosen >> 1 == 0):
+            raise ValueError(
+                f"which must be indices or booleans, got numbers 0 and 1 for each of the {len(self)} images: if they "
+                "are a mask, give which.astype(bool)"
+            )
         if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
             raise ValueError(
                 f"which must be a non-empty list of indices or a mask of shape ({len(self)},) with a True, "

@@ -99,7 +99,7 @@ class Periodic(Kernel):
             raise ValueError(f"period must be a number or have shape (d,), got shape {np.shape(period)}")
         sides = np.size(period)
         if images is not None:
-            images = (images,) * sides if isinstance(images, int) else tuple(images)
+            images = (images,) * sides if np.ndim(images) == 0 else tuple(images)
             if len(images) != sides:
                 raise ValueError(f"images must be one number or {sides}, one for each period, got {len(images)}")
             images = tuple(check_integer("images", number, 0) for number in images)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Num, PRNGKeyArray
 
-from kpoison._validation import check_finite, check_integer, check_name, check_positive
+from kpoison._validation import check_finite, check_integer, check_name, check_positive, is_integer
 from kpoison.networks.architecture import Architecture
 from kpoison.networks.ensembles import Ensemble, ensemble
 from kpoison.networks.training import check_shape
@@ -88,13 +88,12 @@ def width_errors(
     widths = np.array([architecture.width for architecture in architectures])
     if len(widths) < 2 or np.any(np.diff(widths) <= 0):
         raise ValueError(f"architectures must have at least 2 increasing widths, got widths {widths.tolist()}")
-    numbers = [seeds] * len(widths) if isinstance(seeds, int) else list(seeds)
+    numbers = [seeds] * len(widths) if is_integer(seeds) else list(seeds)
     if len(numbers) != len(widths):
         raise ValueError(f"seeds must be one number, or one for each of the {len(widths)} widths, got {len(numbers)}")
-    for number in numbers:
-        check_integer("seeds", number, 2)
+    numbers = [check_integer("seeds", number, 2) for number in numbers]
     for name, law in laws.items():
-        check_name("laws", name, ("clean", "efficacy", "gradient", "spike"))
+        _ = check_name("laws", name, ("clean", "efficacy", "gradient", "spike"))
         check_finite(f"laws[{name!r}]", law)
 
     def run(index: int, **options: Any) -> Ensemble:
