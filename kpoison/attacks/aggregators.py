@@ -97,8 +97,9 @@ class Aggregator(eqx.Module):
             (~jnp.all(weights >= 0) | ~(largest > 0), "weights must be >= 0, and one of them > 0"),
         ]
         updates, weights = checked_result((updates, weights), failures)
-        # Divided by the largest first, so that no sum overflows.
-        weights = weights / jnp.where(largest > 0, largest, 1)
+        # Divided by the largest first, so that no sum overflows; of large ones the reciprocal would underflow.
+        unit = jnp.where(largest > 1, 0.0625, 1).astype(weights.dtype)
+        weights = (unit * weights) / jnp.where(largest > 0, unit * largest, 1)
         return self._combine(updates, weights / jnp.where(largest > 0, jnp.sum(weights), 1))
 
 

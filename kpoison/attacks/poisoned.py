@@ -46,6 +46,11 @@ class PoisonedData(eqx.Module):
     efficacy: Float[Array, "q *C"]
     target: int | None = eqx.field(static=True, default=None)
 
+    def __check_init__(self):
+        number, shape = np.shape(self.X)[:1], np.shape(self.is_poison)
+        if shape != number:
+            raise ValueError(f"is_poison must have shape {number}, one for each point, got {shape}")
+
 
 def poisoned_data(
     clean: Posterior, poison: Poison, probes: Float[Array, "q ..."], ridge: Scalar, target: int | None

@@ -74,7 +74,9 @@ def test_the_median_of_numbers_on_a_line(dtype, scale):
     assert float(attacks.GeometricMedian()(rows)[0]) == float(dtype(2) * dtype(scale))
 
 
-@pytest.mark.parametrize("power", [-95, 0, 95])
+@pytest.mark.parametrize(
+    "power", [-95, pytest.param(0, marks=pytest.mark.slow), pytest.param(95, marks=pytest.mark.slow)]
+)
 def test_the_geometric_median_has_its_derivatives_at_every_scale(power):
     rows = np.ldexp(UPDATES.astype(np.float32), power)
     median = attacks.GeometricMedian(tolerance=1e-6)

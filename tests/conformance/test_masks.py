@@ -26,7 +26,7 @@ def remaining(mask):
 
 
 def flipped(mask):
-    y = jnp.where(jnp.asarray(mask).astype(bool), -Y, Y)
+    y = jnp.asarray(Y)
     return attacks.FlippedLabels(
         jnp.asarray(X), y, mask, jnp.asarray(X[:1]), jnp.zeros(1), changed=jnp.zeros(1, bool), bound=jnp.asarray(3)
     ).is_poison
@@ -87,6 +87,8 @@ TAKES = {
 OTHERS = {
     "ImageDataset.subset.which",  # indices too: see below
     "federate.malicious",  # numbers of clients
+    "top_eigenpairs.which",  # a name
+    "SpectrumDetection.rates.is_poison",  # as of Detection
     *(f"{name}.sent.malicious" for name in ("FixedUpdates", "GaussianUpdates", "SignFlip", "UpdateAttack")),
     *(
         f"{name}.check.malicious"
