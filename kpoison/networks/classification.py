@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
 
-from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer
+from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer, known_number
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
 from kpoison.networks.measurements import Measure, Measurements
 from kpoison.networks.steps import Setup, State, advance, epoch_order, program_hash
@@ -45,9 +45,9 @@ class SGD(eqx.Module):
         weight_decay: >= 0.
     """
 
-    learning_rate: int | float = eqx.field(static=True, default=0.05)
-    momentum: int | float = eqx.field(static=True, default=0.9)
-    weight_decay: int | float = eqx.field(static=True, default=5e-4)
+    learning_rate: int | float = eqx.field(static=True, default=0.05, converter=known_number)
+    momentum: int | float = eqx.field(static=True, default=0.9, converter=known_number)
+    weight_decay: int | float = eqx.field(static=True, default=5e-4, converter=known_number)
 
     def __check_init__(self):
         check_positive("learning_rate", self.learning_rate)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Num, PRNGKeyArray
 
-from kpoison._validation import check_finite, check_integer, check_name, check_positive, is_integer
+from kpoison._validation import check_finite, check_integer, check_name, check_positive, is_integer, known_number
 from kpoison.networks.architecture import Architecture
 from kpoison.networks.ensembles import Ensemble, ensemble
 from kpoison.networks.training import check_shape
@@ -159,6 +159,7 @@ def fit_power_law(
     widths, rmse, standard_error = (np.asarray(value, float) for value in (widths, rmse, standard_error))
     if len(widths) < 2 or len(np.unique(widths)) < len(widths):
         raise ValueError(f"widths must be at least 2 distinct numbers, got {widths.tolist()}")
+    confidence = known_number(confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     weights = (rmse / standard_error) ** 2
