@@ -22,6 +22,7 @@ from kpoison._validation import (
     check_positive,
     check_real,
     is_concrete,
+    plain_array,
 )
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels import Kernel
@@ -64,6 +65,7 @@ class DefendedTraining(eqx.Module):
 
 def _check_penalty(arguments: dict[str, Any]) -> None:
     check_positive("gradient_penalty", arguments["gradient_penalty"])
+    arguments["X"] = plain_array("X", arguments["X"])
 
 
 def _check_images(arguments: dict[str, Any]) -> None:

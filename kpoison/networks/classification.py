@@ -58,7 +58,7 @@ class SGD(eqx.Module):
 
     def __call__(self, steps: int) -> "optax.GradientTransformation":
         """The transformation for a training of so many steps."""
-        return _sgd(self.learning_rate, self.momentum, self.weight_decay, steps)
+        return _sgd(self.learning_rate, self.momentum, self.weight_decay, check_integer("steps", steps, 1))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
@@ -157,8 +158,8 @@ def converged_only(result, training: Training):
 
 def check_shape(name: str, value, shape: tuple[int, ...], why: str) -> None:
     """Refuse an array of another shape."""
-    if jnp.shape(value) != shape:
-        raise ValueError(f"{name} must have shape {shape} ({why}), got {jnp.shape(value)}")
+    if np.shape(value) != shape:
+        raise ValueError(f"{name} must have shape {shape} ({why}), got {np.shape(value)}")
 
 
 def minimise(
