@@ -74,8 +74,8 @@ def trained(**options):
 
 
 def ensemble(train, **options):
-    architecture = networks.Architecture(4, activation="erf")
-    return train(architecture, jax.random.split(KEY, 2), X[:3], Y[:3], POISON, XX, 0.1, **options)
+    architecture = networks.Architecture(4, activation="erf", bias_std=0.1)
+    return train(architecture, jax.random.split(KEY, 2), X[:3], Y[:3], POISON, 0.1, x=XX, **options)
 
 
 def drawing(draw, *arguments, **options):
@@ -407,12 +407,12 @@ CASES = {
         {"max_steps": 300, "memory": 5, "tolerance": 1e-5},
     ),
     "Integration": (
-        lambda **o: ensemble(networks.flow_ensemble, times=[0.1], integration=networks.Integration(**o)),
+        lambda **o: ensemble(networks.flow_ensemble, times=np.array([0.1]), integration=networks.Integration(**o)),
         {"max_steps": 300, "tolerance": 1e-4},
     ),
     "ensemble": (lambda **o: ensemble(networks.ensemble, **o), {"reference": "clean", "batch_size": 1}),
     "flow_ensemble": (
-        lambda **o: ensemble(networks.flow_ensemble, times=[0.1], **o),
+        lambda **o: ensemble(networks.flow_ensemble, times=np.array([0.1]), **o),
         {"reference": "clean", "batch_size": 1},
     ),
     "train_pair": (
@@ -425,29 +425,17 @@ CASES = {
     ),
     "train_classifier": (trained, {"epochs": 2, "batch_size": 3, "seed": 1, "measure_at": [0, 2]}),
     "train_classifiers": (
-        lambda **o: (
-            networks.train_classifiers(
-                lambda key: networks.LinearSoftmax((4, 4, 1), 2, key=key),
-                IMAGES,
-                np.arange(6) % 2,
-                epochs=1,
-                batch_size=3,
-                progress=False,
-                **o,
-            )
-            .members[0]
-            .loss
-        ),
+        lambda seeds: several(seeds).runs[0].loss,
         {"seeds": 1},
     ),
     "width_errors": (
-        lambda **o: (
+        lambda seeds: (
             networks.width_errors(
                 [networks.Architecture(w, activation="erf") for w in (2, 3)],
                 KEY,
+                seeds,
                 *problem(),
                 laws={"clean": np.zeros(2)},
-                **o,
             )["clean"].rmse
         ),
         {"seeds": 2},
@@ -477,8 +465,15 @@ CASES = {
 }
 
 
+def several(seeds):
+    options = {"epochs": 1, "batch_size": 3, "progress": False, "measure": lambda model, step: {"a": 1.0}}
+    return networks.train_classifiers(
+        lambda key: networks.LinearSoftmax((4, 4, 1), 2, key=key), IMAGES, np.arange(6) % 2, seeds=seeds, **options
+    )
+
+
 def problem():
-    return X[:3], Y[:3], POISON, XX, 0.1
+    return X[:3], Y[:3], POISON, 0.1, XX
 
 
 def curvature_of(name, loss):
