@@ -263,7 +263,7 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_name(name: str, value: Any, known: Sequence[str]) -> str:
+def check_name(name: str, value: Any, known: Sequence[str]) -> Any:
     """The value as a Python string, for use in its place; refuse an unknown name."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]

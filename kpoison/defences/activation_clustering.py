@@ -93,7 +93,7 @@ def activation_clustering(
         total = distances.sum(axis=1)
         nearness = (distances[:, 1 - smaller] - distances[:, smaller]) / np.where(total > 0, total, 1)
         scores[members] = nearness[places]
-        real = float(silhouette_score(points, clusters)) > float(silhouette)
+        real = float(silhouette_score(points, clusters)) > np.asarray(silhouette)
         if real and int(sizes[smaller]) < exact_fraction(largest_share) * len(points):
             thresholds[members] = 0
     scores, thresholds = scores.astype(rows.dtype), thresholds.astype(rows.dtype)

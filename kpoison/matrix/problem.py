@@ -8,7 +8,7 @@ import functools
 import math
 import os
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +65,7 @@ class Settings:
     def checked(
         cls,
         data: str,
-        classes: int | Sequence[int],
+        classes: Any,
         kernel: str,
         train: int | None,
         test: int | None,

@@ -256,7 +256,8 @@ def train_classifiers(
     import optax
     import xarray as xr
 
-    chosen = list(range(check_integer("seeds", seeds, 1))) if is_integer(seeds) else list(seeds)
+    given: Any = seeds
+    chosen = list(range(check_integer("seeds", seeds, 1))) if is_integer(seeds) else list(given)
     chosen = [check_integer("seeds", seed, 0) for seed in chosen]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds must be different and at least one, got {chosen}")

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -86,9 +86,10 @@ class ConvolutionalArchitecture(Architecture):
             outputs: number of outputs C, an integer >= 1; None for a scalar output.
             dtype: of the parameters and of everything computed with them; by default JAX's default float.
         """
-        if np.ndim(inputs) == 0 or len(inputs) != 3:
+        shape: Any = inputs
+        if np.ndim(shape) == 0 or len(shape) != 3:
             raise ValueError(f"inputs must be the shape of an image, (height, width, channels), got {inputs}")
-        height, width, channels = (check_integer("each number of inputs", size, 1) for size in inputs)
+        height, width, channels = (check_integer("each number of inputs", size, 1) for size in shape)
         outputs = None if outputs is None else check_integer("outputs", outputs, 1)
         sizes = [channels, *[self.width] * self.hidden_layers]
         filters = [(self.filter_size, self.filter_size, a, b) for a, b in itertools.pairwise(sizes)]

@@ -88,7 +88,8 @@ def width_errors(
     widths = np.array([architecture.width for architecture in architectures])
     if len(widths) < 2 or np.any(np.diff(widths) <= 0):
         raise ValueError(f"architectures must have at least 2 increasing widths, got widths {widths.tolist()}")
-    numbers = [seeds] * len(widths) if is_integer(seeds) else list(seeds)
+    given: Any = seeds
+    numbers = [seeds] * len(widths) if is_integer(seeds) else list(given)
     if len(numbers) != len(widths):
         raise ValueError(f"seeds must be one number, or one for each of the {len(widths)} widths, got {len(numbers)}")
     numbers = [check_integer("seeds", number, 2) for number in numbers]

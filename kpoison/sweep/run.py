@@ -112,7 +112,7 @@ def sweep(
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
     if not isinstance(poison, Poison):
         raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
-    law = check_name("law", law, get_args(Law))  # pyright: ignore[reportAssignmentType]
+    law = check_name("law", law, get_args(Law))
     chosen = as_quantities(quantities)
     grid = make_grid(
         clean,
