@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from typing import Any
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax

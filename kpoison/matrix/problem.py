@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax.numpy as jnp
