@@ -3,14 +3,20 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from jaxtyping import ArrayLike, Num
+from jaxtyping import ArrayLike, Bool, Integer, Num, Shaped
 
 from kpoison.problems.names import LawName as Law
 
-__all__ = ["Law", "Numbers", "Scalar"]
+__all__ = ["Labels", "Law", "Mask", "Numbers", "Scalar"]
 
 Scalar: TypeAlias = Num[ArrayLike, ""]
 """A real number, traced or not."""
 
 Numbers: TypeAlias = Num[ArrayLike, "..."] | Sequence[float | int]
 """Real numbers: one, an array or a list."""
+
+Labels: TypeAlias = Shaped[ArrayLike, "_"] | Sequence[int | bool | str]
+"""Classes of points: integers of any width, booleans or text."""
+
+Mask: TypeAlias = Bool[ArrayLike, "_"] | Integer[ArrayLike, "_"] | Sequence[int | bool]
+"""Which of the points: booleans, or integers that are 0 or 1."""

@@ -2,11 +2,15 @@
 
 Shapes and dtypes are always known and always checked.  Values are checked where they are concrete; under a trace
 `_failures.checked_result` carries the same conditions into the compiled program.
+
+Options come as scalars of Python, NumPy or JAX and go on as Python's: what `check_integer`, `check_name` and their like
+return is to be used, in place of what came (`check_integers` and `check_numbers` replace it in the arguments).
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
@@ -17,17 +21,31 @@ import numpy as np
 __all__ = [
     "between_points",
     "boundary",
+    "check_classes",
     "check_finite",
     "check_finite_scalar",
+    "check_flag",
     "check_floating",
+    "check_fraction",
     "check_integer",
+    "check_integers",
+    "check_mask",
     "check_name",
+    "check_numbers",
     "check_points",
     "check_positive",
     "check_range",
     "check_real",
+    "choice",
+    "count_of",
+    "exact_fraction",
+    "flag",
     "in_dtype",
+    "integer",
     "is_concrete",
+    "is_integer",
+    "known_number",
+    "plain_array",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +83,35 @@ def in_dtype(value: Any, dtype: Any) -> Any:
     return np.asarray(value, dtype)
 
 
+def plain_array(name: str, value: Any) -> Any:
+    """The value as an array of NumPy or JAX: lists, tables of pandas and masked arrays that mask nothing are welcome.
+
+    Raises:
+        TypeError: for a sparse matrix, whose zeros would have to be made.
+        ValueError: for a list that is no array, or numbers that are masked, which NumPy would let through.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ndarray) and type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            number = int(np.sum(np.ma.getmaskarray(value)))
+            raise ValueError(f"{name} must be known everywhere, got a masked array with {number} entries masked")
+        return np.asarray(value.data)
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(
+            f"{name} must be a dense array, got the sparse matrix {type(value).__name__} of shape {value.shape}: "
+            "give .toarray()"
+        )
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:  # a list of traced numbers
+        return jnp.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array: {error}") from None
+
+
 def check_finite(name: str, value: Any) -> None:
     """Refuse NaN and infinities, where the value is known."""
     if is_concrete(value):
@@ -75,12 +122,16 @@ def check_finite(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite value(s){where}")
 
 
+def _is_real(dtype: Any) -> bool:
+    # Of text, objects and pandas NumPy has dtypes that JAX does not know.
+    known = isinstance(dtype, np.dtype) and dtype.kind not in "OSUMm"
+    return known and (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
 def check_real(name: str, value: Any) -> None:
     """Refuse what is neither a real number nor a real array."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
-        dtype = np.asarray(value).dtype
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+    dtype = (value if isinstance(value, jax.ShapeDtypeStruct) else plain_array(name, value)).dtype
+    if not _is_real(dtype):
         raise TypeError(f"{name} must be real, got {type(value).__name__} of dtype {dtype}")
 
 
@@ -117,29 +168,187 @@ def check_range(name: str, value: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def check_integer(name: str, value: Any, least: int) -> int:
-    """The value as a Python integer; refuse what is no integer >= `least`."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+# --- Options: scalars of Python, NumPy or JAX that become Python's ---
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is one integer, of Python, NumPy or JAX, traced or not; booleans are none."""
+    if isinstance(value, bool | np.bool_):
+        return False
+    if isinstance(value, int | np.integer):
+        return True
+    return isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer)
+
+
+def check_integer(name: str, value: Any, least: int | None) -> int:
+    """The value as a Python integer, for use in its place; refuse what is no known integer >= `least`.
+
+    Of any width, of Python, NumPy or JAX.  As an option that a program is compiled for, an array would fail in it.
+    """
+    expected = f"{name} must be an integer" + ("" if least is None else f" >= {least}")
+    if is_integer(value) and not is_concrete(value):
+        raise TypeError(f"{expected} that is known, got a traced one: give it outside of jit, vmap and grad")
+    if not is_integer(value) or (least is not None and value < least):
+        raise ValueError(f"{expected}, got {value!r}")
     return int(value)
 
 
-def check_name(name: str, value: Any, known: Sequence[str]) -> None:
-    """Refuse an unknown name."""
-    if value not in known:
+def check_integers(arguments: dict[str, Any], /, *, optional: bool = False, **least: int) -> None:
+    """Replace each of these arguments by a Python integer >= the given one, or say what is wrong.
+
+    Those that are `optional` may be None.
+    """
+    for name, lowest in least.items():
+        if not (optional and arguments[name] is None):
+            arguments[name] = check_integer(name, arguments[name], lowest)
+
+
+def integer(name: str, least: int, *, optional: bool = False) -> Callable[[Any], Any]:
+    """A converter of fields, `eqx.field(converter=...)`: `check_integer`; an `optional` one may be None."""
+    return lambda value: None if optional and value is None else check_integer(name, value, least)
+
+
+def flag(name: str, *, optional: bool = False) -> Callable[[Any], Any]:
+    """A converter of fields: `check_flag`; an `optional` one may be None."""
+    return lambda value: None if optional and value is None else check_flag(name, value)
+
+
+def choice(name: str, known: Sequence[str], *, optional: bool = False) -> Callable[[Any], Any]:
+    """A converter of fields: `check_name`; an `optional` one may be None."""
+    return lambda value: None if optional and value is None else check_name(name, value, known)
+
+
+def known_number(value: Any) -> Any:
+    """A real scalar as Python's number, the decimal of its own precision: 0.2 of float32 is 0.2; what is traced stays.
+
+    So that a share of a hundred points is the same count whichever library the share is of.
+    """
+    if not is_concrete(value) or isinstance(value, int | str) or type(value) is float:
+        return value
+    array = np.asarray(value)
+    if array.ndim or not _is_real(array.dtype):
+        return value
+    return float(str(array[()])) if jnp.issubdtype(array.dtype, jnp.floating) else int(array)
+
+
+def check_numbers(arguments: dict[str, Any], *names: str, zero: bool = False) -> None:
+    """Replace each of these arguments, finite and > 0 (or >= 0), by Python's number where it is known."""
+    for name in names:
+        check_positive(name, arguments[name], zero=zero)
+        arguments[name] = known_number(arguments[name])
+
+
+def check_fraction(name: str, value: Any, *, one: bool = False) -> Any:
+    """The value for use in its place, Python's number if known; refuse what is not in (0, 1), with `one` in (0, 1]."""
+    check_positive(name, value)
+    if is_concrete(value) and not (float(value) <= 1 if one else float(value) < 1):
+        raise ValueError(f"{name} must lie {'in (0, 1]' if one else 'between 0 and 1'}, got {value}")
+    return known_number(value)
+
+
+def exact_fraction(value: Any) -> Fraction:
+    """The number as it is written: 7/100 for 0.07, which as a float is a little more."""
+    return Fraction(str(known_number(value)))
+
+
+def count_of(fraction: Any, number: int, rounding: Callable[[Fraction], int]) -> int:
+    """How many a fraction of so many is, rounded by `math.ceil`, `math.floor` or `round`: ⌈0.07 · 100⌉ is 7, not 8."""
+    return rounding(exact_fraction(fraction) * number)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value as a Python boolean, for use in its place; refuse what is neither True nor False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def check_name(name: str, value: Any, known: Sequence[str]) -> Any:
+    """The value as a Python string, for use in its place; refuse an unknown name."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    return str(value)
+
+
+# --- Arrays ---
+
+
+def check_mask(name: str, value: Any, shape: tuple[int, ...], each: str) -> Any:
+    """Which of the given things, as booleans; numbers 0 and 1, as other libraries mark them, are welcome.
+
+    As an index integers would choose the first two things instead of marking any.
+
+    Args:
+        name: of the argument.
+        value: the mask.
+        shape: that it must have.
+        each: what has an entry of it, for the message.
+
+    Raises:
+        TypeError: for other dtypes.
+        ValueError: for another shape, or integers that are not 0 or 1 (where they are known).
+    """
+    mask = plain_array(name, value)
+    if mask.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, one for each {each}, got {mask.shape}")
+    if mask.dtype == bool:
+        return mask
+    if mask.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be booleans, or integers that are 0 or 1, got dtype {mask.dtype}")
+    if is_concrete(mask):
+        wrong = (np.asarray(mask) != 0) & (np.asarray(mask) != 1)
+        if wrong.any():
+            raise ValueError(f"{name} must be booleans, or integers that are 0 or 1, got {np.asarray(mask)[wrong][0]}")
+    return mask != 0
+
+
+def check_classes(name: str, value: Any, number: int, like: str) -> tuple[Any, np.ndarray | None]:
+    """Classes as numbers from 0, and what each number stands for.
+
+    Classes are integers of any width, booleans or text.  They are told apart here, by NumPy: in JAX without x64
+    5 · 10⁹ and 5 · 10⁹ + 2³² are one number.  Traced ones, which can only be integers, stay as they are.
+
+    Args:
+        name: of the argument.
+        value: classes of so many points, shape (n,).
+        number: n.
+        like: what there are n of, for the message.
+
+    Returns:
+        Numbers (n,), and the classes in ascending order; None for traced ones.
+
+    Raises:
+        TypeError: for classes of another kind, such as floating-point numbers.
+        ValueError: for another shape.
+    """
+    labels = plain_array(name, value)
+    if labels.shape != (number,):
+        raise ValueError(f"{name} must have shape ({number},), as there are {number} {like}, got {labels.shape}")
+    text = isinstance(labels.dtype, np.dtype) and labels.dtype.kind in "OTUS"
+    if text and labels.dtype.kind == "O":
+        # What pandas makes of text, and of a list of Python integers beyond 64 bits.
+        if all(isinstance(label, str) for label in labels):
+            labels = labels.astype(str)
+        elif not all(is_integer(label) for label in labels):
+            text = False
+    if not text and labels.dtype != bool and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"{name} must be integers, booleans or text, one for each point, got {type(value).__name__} of dtype "
+            f"{labels.dtype}"
+        )
+    if not is_concrete(labels):
+        return labels, None
+    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    return numbers.reshape(number), classes
 
 
 def check_floating(name: str, value: Any) -> jax.Array:
     """The value as a JAX array of a floating dtype."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name} must be an array: {error}") from None
-        dtype = value.dtype
-    if not jnp.issubdtype(dtype, jnp.floating):
+    value = plain_array(name, value)
+    dtype = value.dtype
+    if not (_is_real(dtype) and jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(f"{name} must be a floating-point array, got dtype {dtype}")
     if jnp.finfo(dtype).bits < 32:
         raise TypeError(f"{name} must be float32 or float64, in which its Gram matrix can be solved, got dtype {dtype}")

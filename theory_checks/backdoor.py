@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from jax import Array
 
 import kpoison as kp
 from kpoison import datasets
+from kpoison._validation import count_of
 from kpoison.curvature import BulkEdge, Eigenpairs, Visibility
 from kpoison.problems import ClassLabels, Images
 
@@ -95,7 +97,7 @@ class Backdoor:
 
     def probes(self, fraction: float) -> Array:
         """The test images, the first ⌈fraction · N⌉ that are not of the target class with the trigger."""
-        number = int(np.ceil(fraction * len(self.clean)))
+        number = count_of(fraction, len(self.clean), math.ceil)
         chosen = np.flatnonzero(np.asarray(self.labels) != self.target)[:number]
         return self.clean.at[chosen].set(self.triggered[chosen])
 

@@ -8,11 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from kpoison._failures import checked_result
-from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_positive, is_concrete
+from kpoison._typing import Mask, Scalar
+from kpoison._validation import (
+    boundary,
+    check_finite,
+    check_floating,
+    check_mask,
+    check_positive,
+    integer,
+    is_concrete,
+)
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.lapack import eigh
 
@@ -26,12 +34,16 @@ def _check_updates(arguments: dict[str, Any]) -> None:
     check_finite("updates", updates)
     number = len(updates)
     arguments["self"].check(number)
-    weights = jnp.ones(number) if arguments["weights"] is None else arguments["weights"]
+    weights = np.ones(number) if arguments["weights"] is None else arguments["weights"]
     check_positive("weights", weights, zero=True, scalar=False)
     weights = jnp.asarray(weights, updates.dtype)
     if weights.shape != (number,):
         raise ValueError(f"weights must have shape ({number},), one for each client, got {weights.shape}")
     arguments.update(updates=updates, weights=weights)
+
+
+def _liars(malicious: Any, weights: Any) -> np.ndarray:
+    return np.asarray(check_mask("malicious", malicious, np.shape(weights), "client"))
 
 
 class Aggregator(eqx.Module):
@@ -45,9 +57,15 @@ class Aggregator(eqx.Module):
     def tolerates(self, clients: int) -> int:
         """How many of so many clients may send anything whatever without moving the result arbitrarily far."""
 
-    def guarantees(self, malicious: Bool[np.ndarray, " K"], weights: Float[np.ndarray, " K"]) -> bool:
-        """Whether the rule tolerates these of its clients; the weights are those it is called with."""
-        return int(malicious.sum()) <= self.tolerates(len(malicious))
+    def guarantees(self, malicious: Mask, weights: Float[ArrayLike, " K"]) -> bool:
+        """Whether the rule tolerates these of its clients; the weights are those it is called with.
+
+        Args:
+            malicious: who lies, shape (K,): booleans, or integers that are 0 or 1.
+            weights: shape (K,).
+        """
+        liars = _liars(malicious, weights)
+        return int(liars.sum()) <= self.tolerates(len(liars))
 
     def check(self, clients: int) -> None:
         """Refuse a number of clients that the rule is not defined for.
@@ -73,13 +91,16 @@ class Aggregator(eqx.Module):
                 clients do not allow.
         """
         updates, weights = jnp.asarray(updates), jnp.asarray(weights)
-        total = jnp.sum(weights)
+        largest = jnp.max(weights)
         failures = [
             (~jnp.all(jnp.isfinite(updates)), "updates must be finite"),
-            (~jnp.all(weights >= 0) | ~(total > 0), "weights must be >= 0, and one of them > 0"),
+            (~jnp.all(weights >= 0) | ~(largest > 0), "weights must be >= 0, and one of them > 0"),
         ]
         updates, weights = checked_result((updates, weights), failures)
-        return self._combine(updates, weights / jnp.where(total > 0, total, 1))
+        # Divided by the largest first, so that no sum overflows; of large ones the reciprocal would underflow.
+        unit = jnp.where(largest > 1, 0.0625, 1).astype(weights.dtype)
+        weights = (unit * weights) / jnp.where(largest > 0, unit * largest, 1)
+        return self._combine(updates, weights / jnp.where(largest > 0, jnp.sum(weights), 1))
 
 
 class Mean(Aggregator):
@@ -129,10 +150,7 @@ class TrimmedMean(Aggregator):
     [2.0]
     """
 
-    trim: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        check_integer("trim", self.trim, 0)
+    trim: int = eqx.field(static=True, converter=integer("trim", 0))
 
     def check(self, clients: int) -> None:
         """2 trim < K."""
@@ -168,12 +186,8 @@ class Krum(Aggregator):
     [1.0]
     """
 
-    byzantine: int = eqx.field(static=True)
-    selected: int = eqx.field(static=True, default=1)
-
-    def __check_init__(self):
-        check_integer("byzantine", self.byzantine, 0)
-        check_integer("selected", self.selected, 1)
+    byzantine: int = eqx.field(static=True, converter=integer("byzantine", 0))
+    selected: int = eqx.field(static=True, default=1, converter=integer("selected", 1))
 
     def check(self, clients: int) -> None:
         """K >= 2f + 3, K >= selected."""
@@ -188,9 +202,10 @@ class Krum(Aggregator):
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
         number = len(updates)
         # Row by row: all differences at once would take K² p numbers.
-        distances = jax.lax.map(lambda update: jnp.sum((updates - update[None]) ** 2, axis=1), updates)
+        distances = jax.lax.map(lambda update: _distances(update, updates), updates)
         others = jnp.where(jnp.eye(number, dtype=bool), jnp.inf, distances)
-        scores = jnp.sum(jnp.sort(others, axis=1)[:, : number - self.byzantine - 2], axis=1)
+        # The roots of the sums of squares have the same order, and do not overflow.
+        scores = row_lengths(jnp.sort(others, axis=1)[:, : number - self.byzantine - 2])
         return jnp.mean(updates[jnp.argsort(scores)[: self.selected]], axis=0)
 
     def tolerates(self, clients: int) -> int:
@@ -201,8 +216,8 @@ class Krum(Aggregator):
 class GeometricMedian(Aggregator):
     """The point of smallest weighted distance Σ w_i ‖z − u_i‖ to the updates (Pillutla et al. 2022).
 
-    By Weiszfeld's iteration as Vardi and Zhang (2000) mended it, from the update of smallest distance: where that is
-    the median it is returned as it is, and no later iterate can meet an update.  It ends when the distance's
+    By Weiszfeld's iteration as Vardi and Zhang (2000) mended it, from the update of smallest distance: where an update
+    is the median it is returned as it is, and no later iterate can meet an update.  It ends when the distance's
     subgradient is small, and it is an error if it does not.  Where all updates lie on a line the median need not be
     unique; one of them is returned.  Derivatives are those of the equation that the median solves; of a median at an
     update they are the update's.
@@ -221,12 +236,11 @@ class GeometricMedian(Aggregator):
     """
 
     tolerance: Scalar | None = None
-    max_iterations: int = eqx.field(static=True, default=10_000)
+    max_iterations: int = eqx.field(static=True, default=10_000, converter=integer("max_iterations", 1))
 
     def __check_init__(self):
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
-        check_integer("max_iterations", self.max_iterations, 1)
 
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
         default = float(jnp.finfo(updates.dtype).eps) ** 0.5
@@ -240,9 +254,10 @@ class GeometricMedian(Aggregator):
         """Fewer than half, of clients of the same weight."""
         return (clients - 1) // 2
 
-    def guarantees(self, malicious: Bool[np.ndarray, " K"], weights: Float[np.ndarray, " K"]) -> bool:
+    def guarantees(self, malicious: Mask, weights: Float[ArrayLike, " K"]) -> bool:
         """Whether less than half of the weight is theirs."""
-        return bool(2 * weights[malicious].sum() < weights.sum())
+        numbers = np.asarray(weights)
+        return bool(2 * numbers[_liars(malicious, weights)].sum() < numbers.sum())
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -250,8 +265,7 @@ def _geometric_median(
     max_iterations: int, updates: Float[Array, "K p"], weights: Float[Array, " K"], tolerance: Float[Array, ""]
 ) -> tuple[Float[Array, " p"], Float[Array, ""]]:
     """The median, and the norm of the smallest subgradient there."""
-    totals = jax.lax.map(lambda z: jnp.sum(weights * _distances(z, updates)), updates)
-    start = updates[jnp.argmin(totals)]
+    start = updates[_best_update(updates, weights, tolerance)]
 
     def unfinished(state):
         _, _, excess, steps = state
@@ -278,7 +292,10 @@ def _geometric_median_jvp(max_iterations, primals, tangents):
     distances = _distances(median, updates)
     apart = distances > 0
     units = jnp.where(apart[:, None], (median[None] - updates) / jnp.where(apart, distances, 1)[:, None], 0)
-    strengths = jnp.where(apart, weights / jnp.where(apart, distances, 1), 0)
+    # In units of the shortest distance, so that no power of it overflows.
+    nearest = jnp.min(jnp.where(apart, distances, jnp.inf))
+    nearest = jnp.where(jnp.isfinite(nearest), nearest, 1)
+    strengths = jnp.where(apart, weights * (nearest / jnp.where(apart, distances, 1)), 0)
     total = jnp.sum(strengths)
     factor = jnp.sqrt(strengths)[:, None] * units
     eigenvalues, vectors = eigh(total * jnp.eye(len(factor), dtype=factor.dtype) - matrix_product(factor, factor.T))
@@ -287,7 +304,7 @@ def _geometric_median_jvp(max_iterations, primals, tangents):
     eigenvalues = jnp.where(at_update, 1, eigenvalues)
     across = d_updates - jnp.sum(units * d_updates, axis=1, keepdims=True) * units
     slope = jnp.einsum("k,kp->p", strengths, across, precision="highest")
-    slope -= jnp.einsum("k,kp->p", d_weights, units, precision="highest")
+    slope -= nearest * jnp.einsum("k,kp->p", d_weights, units, precision="highest")
     along = matrix_product(
         vectors / eigenvalues[None], matrix_product(vectors.T, matrix_product(factor, slope[:, None]))
     )
@@ -297,11 +314,36 @@ def _geometric_median_jvp(max_iterations, primals, tangents):
     return (median, excess), (jnp.where(at_update, held, moved), jnp.zeros_like(excess))
 
 
-def _distances(z: Float[Array, " p"], updates: Float[Array, "K p"]) -> Float[Array, " K"]:
-    squared = jnp.sum((updates - z[None]) ** 2, axis=1)
-    apart = squared > 0
+def row_lengths(rows: Float[Array, "K p"]) -> Float[Array, " K"]:
+    """Norms, divided by the largest entry first: squares of what is beyond 1e19 or below 1e-23 leave float32."""
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    there = largest > 0
+    squares = jnp.sum((rows / jnp.where(there, largest, 1)) ** 2, axis=1)
     # The root's derivative at 0 would be NaN.
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    return largest[:, 0] * jnp.where(there[:, 0], jnp.sqrt(jnp.where(there[:, 0], squares, 1)), 0)
+
+
+def _distances(z: Float[Array, " p"], updates: Float[Array, "K p"]) -> Float[Array, " K"]:
+    return row_lengths(updates - z[None])
+
+
+def _best_update(
+    updates: Float[Array, "K p"], weights: Float[Array, " K"], tolerance: Float[Array, ""]
+) -> Int[Array, ""]:
+    """Which update is the median, or else has the smallest sum of weighted distances.
+
+    Beside one update that is far away all sums are equal to rounding.  Their differences from that of a good update are
+    not, and whether an update is the median its subgradient tells, in which nothing is large.
+    """
+
+    def against(reference: Array) -> Array:
+        return jax.lax.map(lambda z: jnp.sum(weights * (_distances(z, updates) - reference)), updates)
+
+    first = updates[jnp.argmin(against(jnp.zeros(len(updates), updates.dtype)))]
+    totals = against(_distances(first, updates))
+    excess = jax.lax.map(lambda z: _weiszfeld(z, updates, weights)[1], updates)
+    median = excess <= tolerance
+    return jnp.argmin(jnp.where(median | ~jnp.any(median), totals, jnp.inf))
 
 
 def _weiszfeld(
@@ -310,9 +352,13 @@ def _weiszfeld(
     """The next iterate, and the norm of the smallest subgradient at this one: 0 at the median and only there."""
     distances = _distances(z, updates)
     apart = distances > 0
-    inverse = jnp.where(apart, weights / jnp.where(apart, distances, 1), 0)
-    pull = jnp.einsum("k,kp->p", inverse, updates - z[None], precision="highest")
-    strength = _distances(jnp.zeros_like(pull), pull[None])[0]
+    units = (updates - z[None]) / jnp.where(apart, distances, 1)[:, None]
+    pull = jnp.einsum("k,kp->p", weights, units, precision="highest")
+    strength = row_lengths(pull[None])[0]
+    # 1/Σ w_i/d_i, in units of the shortest distance.
+    nearest = jnp.min(jnp.where(apart, distances, jnp.inf))
+    inverse = jnp.sum(jnp.where(apart, weights * (nearest / jnp.where(apart, distances, 1)), 0))
+    step = jnp.where(jnp.any(apart), nearest / jnp.where(inverse > 0, inverse, 1), 0)
     excess = jnp.maximum(strength - jnp.sum(jnp.where(apart, 0, weights)), 0)
     share = jnp.where(excess > 0, excess / jnp.where(strength > 0, strength, 1), 0)
-    return z + pull * share / jnp.where(jnp.any(apart), jnp.sum(inverse), 1), excess
+    return z + pull * share * step, excess

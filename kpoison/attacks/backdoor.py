@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_integer, check_points, is_concrete
-from kpoison.attacks.classes import class_indices, target_column
+from kpoison._validation import boundary, check_integers, check_points, count_of, is_concrete, known_number
+from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws import efficacy, predict
 from kpoison.laws.effect import check_law_arguments
@@ -32,25 +32,27 @@ def _check(arguments: dict[str, Any]) -> None:
     if not isinstance(trigger, Trigger):
         raise TypeError(f"trigger must be a kpoison.Trigger such as kpoison.Patch, got {type(trigger).__name__}")
     labels, _ = class_indices(clean.y)
-    column = target_column(clean, arguments["target"])
-    if not isinstance(fraction, float | int) or not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be a number in (0, 1], got {fraction!r}")
+    arguments["target"], column = checked_target(clean, arguments["target"])
+    fraction = known_number(fraction)
+    if isinstance(fraction, bool) or not isinstance(fraction, float | int) or not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be a number in (0, 1], got {arguments['fraction']!r}")
     others = int(np.sum(labels != column))
     if others == len(labels):
         raise ValueError(f"target must be a class that occurs in clean.y, got {arguments['target']}")
-    if round(fraction * others) == 0:
+    if count_of(fraction, others, round) == 0:
         raise ValueError(
             f"fraction must give at least one poison: it is of the {others} images that are not of the target class, "
             f"got {fraction}"
         )
-    arguments["seed"] = check_integer("seed", arguments["seed"], 0)
+    check_integers(arguments, seed=0)
+    arguments["fraction"] = fraction
     arguments["probes"] = check_points("probes", arguments["probes"], clean.kernel.point_ndim, like=clean.X)
 
 
 def _drawn(clean: Posterior, column: int, fraction: float | int, seed: int) -> Int[np.ndarray, " p"]:
     """Which images get the trigger."""
     candidates = np.flatnonzero(class_indices(clean.y)[0] != column)
-    number = round(fraction * len(candidates))
+    number = count_of(fraction, len(candidates), round)
     return np.sort(np.random.default_rng(seed).permutation(candidates)[:number])
 
 
@@ -113,7 +115,7 @@ def backdoor(
     >>> bool(attack.efficacy[0] > 0)
     True
     """
-    column = target_column(clean, target)
+    target, column = checked_target(clean, target)
     chosen = _drawn(clean, column, fraction, seed)
     poisons, triggered = trigger(clean.X[chosen], image_shape), trigger(probes, image_shape)
     label = jnp.broadcast_to(_label(clean, target, column), (len(chosen), clean.outputs))

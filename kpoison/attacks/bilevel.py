@@ -14,7 +14,8 @@ from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
     check_finite,
-    check_integer,
+    check_flag,
+    check_integers,
     check_name,
     check_points,
     check_real,
@@ -64,8 +65,9 @@ def _check_bilevel(arguments: dict) -> None:
     counts = np.asarray(poison.count)
     if np.any(counts != np.round(counts)):
         raise ValueError(f"poison.count must be whole numbers, as poisons are added to the data, got {counts}")
-    check_name("norm", arguments["norm"], get_args(Norm))
-    check_integer("steps", arguments["steps"], 1)
+    arguments["norm"] = check_name("norm", arguments["norm"], get_args(Norm))
+    check_integers(arguments, steps=1)
+    arguments["train_labels"] = check_flag("train_labels", arguments["train_labels"])
     if arguments["label_box"] is not None and not arguments["train_labels"]:
         raise ValueError("label_box must be None where labels are not trained, got bounds with train_labels=False")
 
@@ -184,7 +186,8 @@ def _check_greedy(arguments: dict) -> None:
     if labels.shape not in (shape, shape[1:]):
         raise ValueError(f"labels must have shape {shape}, one for each candidate, or {shape[1:]}, got {labels.shape}")
     check_finite("labels", labels)
-    if check_integer("number", arguments["number"], 1) > len(candidates):
+    check_integers(arguments, number=1)
+    if arguments["number"] > len(candidates):
         raise ValueError(f"number must be at most {len(candidates)}, of the candidates, got {arguments['number']}")
     labels = jnp.broadcast_to(labels, shape).reshape(len(candidates), -1)
     arguments.update(candidates=candidates, labels=labels)

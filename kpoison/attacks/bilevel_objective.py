@@ -164,7 +164,7 @@ def checked_clean(clean: object) -> Posterior:
 
 def checked_probes(clean: Posterior, arguments: dict) -> None:
     """Check probes, their targets, which become (q, C), ridge and objective."""
-    check_name("objective", arguments["objective"], get_args(Objective))
+    arguments["objective"] = check_name("objective", arguments["objective"], get_args(Objective))
     check_positive("ridge", arguments["ridge"])
     probes = check_points("probes", arguments["probes"], clean.X.ndim - 1, like=clean.X)
     check_real("target", arguments["target"])

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_finite_scalar, check_floating, check_positive
+from kpoison._validation import check_finite, check_finite_scalar, check_floating, check_mask, check_positive, flag
 
 __all__ = ["ALittleIsEnough", "FixedUpdates", "GaussianUpdates", "ModelReplacement", "SignFlip", "UpdateAttack"]
 
@@ -38,7 +38,7 @@ class UpdateAttack(eqx.Module):
 
         Args:
             updates: what every client would send if it were honest.
-            malicious: who is not.
+            malicious: who is not, shape (K,).
             weights: of the clients, that add up to 1.
             parameters: θ, which the server has sent.
             key: of this round.
@@ -52,7 +52,8 @@ class UpdateAttack(eqx.Module):
         parameters: Float[Array, " P"],
         key: PRNGKeyArray,
     ) -> Float[Array, "K P"]:
-        """The updates as the server gets them; arguments as in `sent`."""
+        """The updates as the server gets them; arguments as in `sent`, `malicious` also integers that are 0 or 1."""
+        malicious = np.asarray(check_mask("malicious", malicious, (len(updates),), "client"))
         sent = self.sent(updates, malicious, weights, parameters, key)
         return jnp.where(jnp.asarray(malicious)[:, None], sent, updates)
 
@@ -98,6 +99,7 @@ class ModelReplacement(UpdateAttack):
 
     def sent(self, updates, malicious, weights, parameters, key):
         """boost · (θ* − θ)."""
+        malicious = check_mask("malicious", malicious, (len(updates),), "client")
         share = jnp.sum(jnp.where(jnp.asarray(malicious), weights, 0))
         boost = 1 / share if self.boost is None else jnp.asarray(self.boost, updates.dtype)
         change = boost * (self.target.reshape(-1).astype(updates.dtype) - parameters)
@@ -153,7 +155,7 @@ class ALittleIsEnough(UpdateAttack):
     """
 
     deviations: Scalar | None = None
-    omniscient: bool = eqx.field(static=True, default=True)
+    omniscient: bool = eqx.field(static=True, default=True, converter=flag("omniscient"))
 
     def __check_init__(self):
         if self.deviations is not None:
@@ -161,6 +163,7 @@ class ALittleIsEnough(UpdateAttack):
 
     def check(self, malicious, size):
         """Two updates to take σ of, and a z."""
+        malicious = np.asarray(check_mask("malicious", malicious, np.shape(malicious), "client"))
         clients, liars = len(malicious), int(malicious.sum())
         seen = clients - liars if self.omniscient else liars
         if seen < 2:
@@ -171,6 +174,7 @@ class ALittleIsEnough(UpdateAttack):
 
     def sent(self, updates, malicious, weights, parameters, key):
         """μ − zσ."""
+        malicious = np.asarray(check_mask("malicious", malicious, (len(updates),), "client"))
         z = self._default(len(malicious), int(malicious.sum())) if self.deviations is None else self.deviations
         known = updates[~malicious if self.omniscient else malicious]
         update = jnp.mean(known, axis=0) - jnp.asarray(z, updates.dtype) * jnp.std(known, axis=0)

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kpoison._failures import checked_result
-from kpoison._validation import is_concrete
+from kpoison._validation import check_integer, is_concrete, is_integer, known_number
 from kpoison.ridge import Posterior
 
-__all__ = ["class_indices", "common_class", "target_column"]
+__all__ = ["checked_target", "class_indices", "common_class"]
 
 
 def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.ndarray, " n"], int]:
@@ -44,20 +44,27 @@ def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.
     return checked_result(labels, failures), max(2, targets.shape[1])
 
 
-def target_column(clean: Posterior, target: Any) -> int:
-    """The class index of a target: −1 or 1, or a column of y.
+def checked_target(clean: Posterior, target: Any) -> tuple[int, int]:
+    """A target, −1 or 1 or a column of y, as a Python integer, and its class index.
 
     Raises:
         ValueError: where it is none.
     """
     known = (-1, 1) if clean.outputs == 1 else tuple(range(clean.outputs))
-    if isinstance(target, bool) or target not in known:
+    number = known_number(target)
+    if is_concrete(target) and isinstance(number, float) and number in known:
+        number = int(number)
+    if not is_integer(number) or not is_concrete(number) or number not in known:
         raise ValueError(f"target must be one of {', '.join(map(str, known))}, got {target!r}")
-    return known.index(target)
+    number = check_integer("target", number, None)
+    return number, known.index(number)
 
 
 def common_class(targets: Float[Array, "q *C"]) -> int | None:
-    """The class of all these targets, the sign or the column of the largest; None where they differ."""
-    values = np.asarray(targets)
-    classes = np.where(values > 0, 1, -1) if values.ndim == 1 else np.argmax(values, axis=1)
+    """The class of all these targets, the sign or the column of the largest; None where they differ.
+
+    Of one column it is the sign, whether or not the column has an axis of its own.
+    """
+    values = np.asarray(targets).reshape(len(targets), -1)
+    classes = np.where(values[:, 0] > 0, 1, -1) if values.shape[1] == 1 else np.argmax(values, axis=1)
     return int(classes[0]) if np.all(classes == classes[0]) else None

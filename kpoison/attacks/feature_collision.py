@@ -13,7 +13,7 @@ from kpoison._validation import (
     boundary,
     check_finite,
     check_floating,
-    check_integer,
+    check_integers,
     check_name,
     check_points,
     check_positive,
@@ -77,8 +77,8 @@ def _check_collision(arguments: dict) -> None:
         raise ValueError(f"labels must have shape {shape}, one for each base, or {shape[1:]}, got {labels.shape}")
     check_finite("labels", labels)
     check_positive("beta", arguments["beta"], zero=True)
-    check_name("norm", arguments["norm"], get_args(Norm))
-    check_integer("steps", arguments["steps"], 1)
+    arguments["norm"] = check_name("norm", arguments["norm"], get_args(Norm))
+    check_integers(arguments, steps=1)
     check_positive("ridge", arguments["ridge"])
     arguments.update(bases=bases, target=target, labels=jnp.broadcast_to(labels, shape))
 

@@ -12,8 +12,16 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_points, check_positive
-from kpoison.attacks.aggregators import Aggregator, Mean
+from kpoison._validation import (
+    boundary,
+    check_finite,
+    check_floating,
+    check_integer,
+    check_integers,
+    check_points,
+    check_positive,
+)
+from kpoison.attacks.aggregators import Aggregator, Mean, row_lengths
 from kpoison.attacks.byzantine import UpdateAttack
 from kpoison.attacks.clients import Clients
 from kpoison.kernels.base import matrix_product
@@ -61,8 +69,7 @@ def _check_training(arguments: dict[str, Any]) -> None:
     check_positive("ridge", arguments["ridge"])
     if arguments["step_size"] is not None:
         check_positive("step_size", arguments["step_size"])
-    if arguments["local_steps"] is not None:
-        check_integer("local_steps", arguments["local_steps"], 1)
+    check_integers(arguments, optional=True, local_steps=1)
     if arguments["start"] is not None:
         start = check_floating("start", arguments["start"]).astype(clients.features.dtype)
         size, outputs = clients.features.shape[2], clients.targets.shape[2]
@@ -77,8 +84,7 @@ def _check_federate(arguments: dict[str, Any]) -> None:
     _check_training(arguments)
     clients, aggregator, attack = (arguments[name] for name in ("clients", "aggregator", "attack"))
     number, _, size = clients.features.shape
-    check_integer("rounds", arguments["rounds"], 1)
-    check_integer("seed", arguments["seed"], 0)
+    check_integers(arguments, rounds=1, seed=0)
     if not isinstance(aggregator, Aggregator):
         raise TypeError(f"aggregator must be a rule such as kpoison.attacks.Mean(), got {type(aggregator).__name__}")
     aggregator.check(number)
@@ -210,7 +216,7 @@ def _rounds(
         change = aggregator(updates, weights)
         theta = theta + change.reshape(shape)
         seen = None if probes is None else matrix_product(probes, theta)
-        return theta, (seen, jnp.linalg.norm(change))
+        return theta, (seen, row_lengths(change.reshape(1, -1))[0])
 
     first = jnp.zeros(shape, clients.features.dtype) if start is None else start.reshape(shape)
     theta, (predictions, movement) = jax.lax.scan(advance, first, jax.random.split(key, rounds))
@@ -227,8 +233,7 @@ def _step_size(clients: Clients, ridge: Array, step_size: Scalar | None) -> Arra
 
 def _check_closed_form(arguments: dict[str, Any]) -> None:
     _check_training(arguments)
-    if arguments["rounds"] is not None:
-        check_integer("rounds", arguments["rounds"], 0)
+    check_integers(arguments, optional=True, rounds=0)
 
 
 @boundary(_check_closed_form)

@@ -16,7 +16,7 @@ from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integer, check_name, is_concrete
 from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
-from kpoison.attacks.classes import class_indices, target_column
+from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels.base import matrix_product
 from kpoison.laws.effect import as_points, check_law_arguments
@@ -69,9 +69,9 @@ def _check_flips(arguments: dict) -> None:
     arguments["budget"] = check_integer("budget", arguments["budget"], 1)
     if arguments["budget"] > len(clean.X):
         raise ValueError(f"budget must be at most {len(clean.X)}, the number of labels, got {arguments['budget']}")
-    check_name("objective", arguments["objective"], get_args(Objective))
+    arguments["objective"] = check_name("objective", arguments["objective"], get_args(Objective))
     if target is not None:
-        target_column(clean, target)
+        arguments["target"], _ = checked_target(clean, target)
 
 
 def _dual(clean: Posterior, ridge: Scalar, b: Float[Array, "N k"]) -> Float[Array, "n k"]:
@@ -209,7 +209,7 @@ def flip_labels(
             target or objective.
     """
     points = as_points(clean, jnp.asarray(x))
-    column = None if target is None else target_column(clean, target)
+    column = None if target is None else checked_target(clean, target)[1]
     # One compilation for all budgets.
     flips = _flips(clean, points, ridge, jnp.asarray(budget), column, objective)
     return FlippedLabels(X=clean.X, probes=points, target=target, **flips)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_points, is_concrete
+from kpoison._validation import boundary, check_integers, check_points, check_real, is_concrete, known_number
 from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.clients import Clients
 from kpoison.attacks.federated import Federation, federate, mean_aggregated
@@ -89,6 +89,11 @@ def _check_sybil(arguments: dict[str, Any]) -> None:
     count = np.asarray(poison.count)
     if np.any(count != np.round(count)) or count.sum() < 1:
         raise ValueError(f"poison.count must be whole, it is the number of Sybil clients, and at least 1, got {count}")
+    for client, own in enumerate(targets):
+        check_real(f"targets[{client}]", own)
+    check_integers(arguments, rounds=1)
+    check_integers(arguments, optional=True, local_steps=1)
+    arguments["target"] = known_number(arguments["target"])
 
 
 @boundary(_check_sybil)

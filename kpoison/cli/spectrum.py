@@ -154,7 +154,7 @@ class Spectrum:
         from kpoison._validation import check_integer, check_positive
 
         if self.network is not None:
-            check_integer("--network", self.network, 1)
+            object.__setattr__(self, "network", check_integer("--network", self.network, 1))
             if not self.kernel.startswith("ntk-"):
                 raise ValueError(f"--network needs --kernel ntk-relu or ntk-erf, got {self.kernel}")
         for option, path, suffix in (("--out", self.out, ".json"), ("--plot", self.plot, ".png")):
@@ -169,8 +169,8 @@ class Spectrum:
             raise ValueError(f"--fraction must lie in (0, 1], got {self.fraction}")
         if self.matrix == "hessian" and self.null == "permutation":
             raise ValueError("--null permutation needs --matrix fisher")
-        check_integer("--count", self.count, 0)
-        check_integer("--seed", self.seed, 0)
+        for name in ("count", "seed"):
+            object.__setattr__(self, name, check_integer(f"--{name}", getattr(self, name), 0))
         check_positive("--ridge", self.ridge)
 
     def _trigger(self) -> "kp.Trigger":

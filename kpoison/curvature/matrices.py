@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import checked_result, one_by_one, program
-from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete
+from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete, plain_array
 from kpoison._watched import watched
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
@@ -32,7 +33,7 @@ def _check_predictor(arguments: dict[str, Any]) -> None:
     check_finite("x", x)
     arguments.update(f=watched(f), x=x)
     if "loss" in arguments:
-        check_name("loss", arguments["loss"], get_args(Loss))
+        arguments["loss"] = check_name("loss", arguments["loss"], get_args(Loss))
     try:
         output = jax.eval_shape(f, x[0])
     except (TypeError, ValueError) as error:
@@ -54,20 +55,22 @@ def _check_predictor(arguments: dict[str, Any]) -> None:
 def _as_vectors(targets: Any, number: int, shape: tuple[int, ...], loss: Loss, dtype) -> Array:
     """y as vectors (N, C); classes as one-hot vectors."""
     check_real("targets", targets)
-    targets = jnp.asarray(targets)
+    # Classes are compared as they came: in JAX without x64 they may wrap around.
+    targets = plain_array("targets", targets)
     outputs = math.prod(shape)
     if loss == "softmax" and targets.shape == (number,):
         if not jnp.issubdtype(targets.dtype, jnp.integer):
             raise TypeError(f'targets must be classes (integers) or probabilities (q, C) for loss="softmax", got '
                             f"dtype {targets.dtype} of shape {targets.shape}")  # fmt: skip
-        if is_concrete(targets) and bool(jnp.any((targets < 0) | (targets >= outputs))):
+        if is_concrete(targets) and bool(np.any((np.asarray(targets) < 0) | (np.asarray(targets) >= outputs))):
             raise ValueError(f"targets must be classes 0 to {outputs - 1}, got {int(targets.min())} to "
                              f"{int(targets.max())}")  # fmt: skip
-        return jax.nn.one_hot(targets, outputs, dtype=dtype)
+        return jax.nn.one_hot(jnp.asarray(targets), outputs, dtype=dtype)
     if targets.shape != (number, *shape):
         expected = f"({number},) of classes or ({number}, {outputs})" if loss == "softmax" else f"{(number, *shape)}"
         raise ValueError(f"targets must have shape {expected}, one for each probe, got {targets.shape}")
     check_finite("targets", targets)
+    targets = jnp.asarray(targets)
     if loss == "softmax" and is_concrete(targets):
         sums = jnp.sum(targets, axis=1)
         if bool(jnp.any(targets < 0) | jnp.any(jnp.abs(sums - 1) > 1e-3)):

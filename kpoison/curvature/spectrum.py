@@ -96,9 +96,9 @@ def top_eigenpairs(
     [9.0, 4.0]
     """
     _check_operator(operator)
-    check_integer("k", k, 1)
-    check_integer("max_products", max_products, 1)
-    check_name("which", which, get_args(End))
+    k = check_integer("k", k, 1)
+    max_products = check_integer("max_products", max_products, 1)
+    which = check_name("which", which, get_args(End))
     if k > operator.dimension:
         raise ValueError(f"k must be at most the number of coordinates, {operator.dimension}, got {k}")
     double = jnp.finfo(operator.dtype).bits > 32
@@ -300,9 +300,9 @@ def spectral_density(
         TypeError, ValueError: naming the argument that does not fit.
     """
     _check_operator(operator)
-    check_integer("probes", probes, 2)
-    check_integer("depth", depth, 1)
-    check_integer("points", points, 2)
+    probes = check_integer("probes", probes, 2)
+    depth = check_integer("depth", depth, 1)
+    points = check_integer("points", points, 2)
     key = jax.random.key(0) if key is None else key
     starts = jax.random.normal(key, (probes, operator.dimension), operator.dtype)
     nodes, weights = _quadrature(operator, starts, min(depth, operator.dimension))
@@ -342,7 +342,7 @@ def trace(
     from matfree import stochtrace
 
     _check_operator(operator)
-    check_integer("probes", probes, 2)
+    probes = check_integer("probes", probes, 2)
     exact = operator.exact_trace()
     if exact is not None:
         return exact, jnp.zeros_like(exact)

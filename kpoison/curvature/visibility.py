@@ -8,8 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite, check_floating, check_integer, check_positive, is_concrete
+from kpoison._typing import Mask, Scalar
+from kpoison._validation import (
+    boundary,
+    check_finite,
+    check_floating,
+    check_fraction,
+    check_integers,
+    check_mask,
+    check_positive,
+    is_concrete,
+)
 from kpoison.curvature.spectrum import lanczos
 from kpoison.kernels.base import matrix_product
 
@@ -130,12 +139,10 @@ def _check_rows(arguments: dict[str, Any]) -> None:
         raise ValueError(f"gradients must have shape (N, D) with N >= 2, one row per probe, got {rows.shape}")
     check_finite("gradients", rows)
     arguments["gradients"] = rows
-    check_integer("repeats", arguments["repeats"], 2)
-    check_positive("level", arguments["level"])
-    if not 0 < float(arguments["level"]) < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {arguments['level']}")
-    if "number" in arguments and arguments["number"] is not None:
-        check_integer("number", arguments["number"], 2)
+    check_integers(arguments, repeats=2)
+    arguments["level"] = check_fraction("level", arguments["level"])
+    if "number" in arguments:
+        check_integers(arguments, optional=True, number=2)
 
 
 def _largest_eigenvalue(rows: Float[Array, "N D"]) -> Float[Array, ""]:
@@ -226,16 +233,11 @@ def bulk_edge_from_permutations(
 def _check_spiked(arguments: dict[str, Any]) -> None:
     gradients = check_floating("gradients", arguments["gradients"])
     direction = check_floating("direction", arguments["direction"])
-    attacked = jnp.asarray(arguments["attacked"])
     if gradients.ndim != 2 or gradients.size == 0:
         raise ValueError(f"gradients must have shape (N, D), one row per probe, got {gradients.shape}")
     if direction.shape != gradients.shape[1:]:
         raise ValueError(f"direction must have shape {gradients.shape[1:]}, got {direction.shape}")
-    if attacked.shape != gradients.shape[:1] or attacked.dtype != bool:
-        raise ValueError(
-            f"attacked must be True or False for each of the {len(gradients)} probes, got shape {attacked.shape} of "
-            f"dtype {attacked.dtype}"
-        )
+    attacked = jnp.asarray(check_mask("attacked", arguments["attacked"], (len(gradients),), "probe"))
     for name, value in (("gradients", gradients), ("direction", direction)):
         check_finite(name, value)
     if is_concrete(attacked) and not bool(jnp.any(attacked)):
@@ -249,7 +251,7 @@ def _check_spiked(arguments: dict[str, Any]) -> None:
 @boundary(_check_spiked)
 def spike_threshold(
     gradients: Float[ArrayLike, "N D"],
-    attacked: Bool[ArrayLike, " N"],
+    attacked: Mask,
     direction: Float[ArrayLike, " D"],
     edge: Scalar,
 ) -> Float[Array, ""]:
@@ -262,7 +264,7 @@ def spike_threshold(
 
     Args:
         gradients: of the clean predictor at all probes, attacked ones too, shape (N, D).
-        attacked: which probes the attack touches, shape (N,).
+        attacked: which probes the attack touches, shape (N,): booleans, or integers that are 0 or 1.
         direction: u, of any length; its sign matters where clean gradients point along it.
         edge: of the bulk, as an eigenvalue; above the largest one of the clean gradients.
 

@@ -90,7 +90,7 @@ def download(
         OSError: no network, an answer that is none of the file, a silent server, or a full disk.
         ValueError: unknown `name`, or a checksum that does not fit.
     """
-    check_name("name", name, get_args(Downloadable))
+    name = check_name("name", name, get_args(Downloadable))
     check_positive("timeout", timeout)
     source, folder = _SOURCES[name], data_directory(data_dir) / FOLDERS[name]
     if source.members and all(_has_size(folder / member, size) for member, size in source.members.items()):

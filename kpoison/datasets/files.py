@@ -77,7 +77,7 @@ def load_mnist(
         ValueError: unknown `split`, or a damaged file.
     """
     dtype = floating_dtype(dtype)
-    check_name("split", split, ("train", "test"))
+    split = check_name("split", split, ("train", "test"))
     prefix = {"train": "train", "test": "t10k"}[split]
     wanted = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
     image_file, label_file = _find(data_dir, "mnist", wanted, suffixes=("", ".gz"))
@@ -113,7 +113,7 @@ def load_cifar10(
         ValueError: unknown `split`, or a damaged file.
     """
     dtype = floating_dtype(dtype)
-    check_name("split", split, ("train", "test"))
+    split = check_name("split", split, ("train", "test"))
     batches = tuple(f"data_batch_{i}.bin" for i in range(1, 6)) if split == "train" else ("test_batch.bin",)
     files = _find(data_dir, "cifar10", batches, every=False)
     pixels, labels = zip(*(_read_cifar(file, (10,)) for file in files), strict=True)
@@ -141,8 +141,8 @@ def load_cifar100(
         ValueError: unknown `split` or `labels`, or a damaged file.
     """
     dtype = floating_dtype(dtype)
-    check_name("labels", labels, ("coarse", "fine"))
-    check_name("split", split, ("train", "test"))
+    labels = check_name("labels", labels, ("coarse", "fine"))
+    split = check_name("split", split, ("train", "test"))
     column = ("coarse", "fine").index(labels)
     (file,) = _find(data_dir, "cifar100", (split + ".bin",))
     pixels, both = _read_cifar(file, (20, 100))

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Integer
 
+from kpoison._validation import plain_array
+
 __all__ = ["ImageDataset", "check_labels", "floating_dtype"]
 
 
@@ -30,7 +32,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self):
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        images, labels = (np.asarray(plain_array(name, getattr(self, name))) for name in ("images", "labels"))
         if images.ndim != 4 or images.size == 0 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(
                 "images must be floating, non-empty and of shape (n, height, width, channels), "
@@ -60,14 +62,20 @@ class ImageDataset:
         """Copy the images at these indices, in this order.
 
         Args:
-            which: indices (k,), or a mask (n,).
+            which: indices (k,), or a mask (n,) of booleans.  Numbers 0 and 1, one for each image, may be either, and
+                are refused.
 
         Raises:
             ValueError: not one-dimensional, none chosen, an index out of range, a mask of another length.
         """
-        chosen = np.asarray(which)
+        chosen = np.asarray(plain_array("which", which))
         if chosen.dtype == bool and chosen.shape == (len(self),):
             chosen = np.flatnonzero(chosen)
+        if chosen.shape == (len(self),) and len(self) > 2 and chosen.dtype.kind in "iu" and np.all(chosen >> 1 == 0):
+            raise ValueError(
+                f"which must be indices or booleans, got numbers 0 and 1 for each of the {len(self)} images: if they "
+                "are a mask, give which.astype(bool)"
+            )
         if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
             raise ValueError(
                 f"which must be a non-empty list of indices or a mask of shape ({len(self)},) with a True, "

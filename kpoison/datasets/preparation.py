@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Integer
 
-from kpoison._validation import check_integer
+from kpoison._validation import check_integer, plain_array
 from kpoison.datasets.images import ImageDataset, check_labels, floating_dtype
 
 __all__ = ["balanced_subset", "binary_problem", "one_hot", "standardise", "unit_sphere"]
@@ -92,7 +92,7 @@ def one_hot(
     array([[1., 0., 0.],
            [0., 0., 1.]])
     """
-    classes, array = check_integer("classes", classes, 1), np.asarray(labels)
+    classes, array = check_integer("classes", classes, 1), np.asarray(plain_array("labels", labels))
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"labels must be non-empty and of shape (n,), got shape {array.shape}")
     check_labels("labels", array, classes)
@@ -163,7 +163,7 @@ def _checked_classes(dataset: ImageDataset, classes: Sequence[int]) -> list[int]
 
 
 def _matrix(name: str, value: npt.ArrayLike) -> np.ndarray:
-    array = np.asarray(value)
+    array = np.asarray(plain_array(name, value))
     if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
             f"{name} must be floating, non-empty and of shape (n, d), got {array.dtype} of shape {array.shape}"

@@ -3,11 +3,19 @@
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Float
 
-from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite_scalar, check_integer, check_name, check_positive
-from kpoison.defences.detection import Detection, check_labelled_features
+from kpoison._typing import Labels, Scalar
+from kpoison._validation import (
+    boundary,
+    check_finite_scalar,
+    check_integers,
+    check_name,
+    check_numbers,
+    exact_fraction,
+    known_number,
+)
+from kpoison.defences.detection import Detection, check_labelled_features, in_order_of_content
 
 __all__ = ["activation_clustering"]
 
@@ -16,9 +24,9 @@ _FEWEST = 4  # points of a class: fewer make no two clusters with an inside
 
 def _check_clustering(arguments: dict[str, Any]) -> None:
     check_labelled_features(arguments)
-    check_integer("dimensions", arguments["dimensions"], 1)
-    check_name("reduction", arguments["reduction"], ("pca", "ica"))
-    check_positive("largest_share", arguments["largest_share"])
+    check_integers(arguments, dimensions=1, seed=0)
+    arguments["reduction"] = check_name("reduction", arguments["reduction"], ("pca", "ica"))
+    check_numbers(arguments, "largest_share")
     if not float(arguments["largest_share"]) <= 0.5:
         raise ValueError(
             f"largest_share, of the smaller of two clusters, must be at most 1/2, got {arguments['largest_share']}"
@@ -26,13 +34,13 @@ def _check_clustering(arguments: dict[str, Any]) -> None:
     check_finite_scalar("silhouette", arguments["silhouette"])
     if not -1 <= float(arguments["silhouette"]) <= 1:
         raise ValueError(f"silhouette must lie between −1 and 1, got {arguments['silhouette']}")
-    check_integer("seed", arguments["seed"], 0)
+    arguments["silhouette"] = known_number(arguments["silhouette"])
 
 
 @boundary(_check_clustering)
 def activation_clustering(
     features: Float[ArrayLike, "n k"],
-    labels: Int[ArrayLike, " n"],
+    labels: Labels,
     *,
     dimensions: int = 10,
     reduction: Literal["pca", "ica"] = "pca",
@@ -49,11 +57,11 @@ def activation_clustering(
     −1 to 1, (d_larger − d_smaller)/(d_larger + d_smaller): above 0 is in the smaller cluster.
 
     A class of fewer than 4 points, or without variance, has scores 0 and none suspected; one of fewer points than
-    dimensions keeps as many dimensions as it has points.
+    dimensions keeps as many dimensions as it has points.  The order of points does not matter.
 
     Args:
         features: of all points, shape (n, k): `kernel_features`, or those of a network.
-        labels: shape (n,).
+        labels: the class of each point, shape (n,): integers, booleans or text.
         dimensions: that features are reduced to; those that have no more are taken as they are.
         reduction: "pca", or "ica": independent components, the paper's choice, of unit variance each.
         largest_share: of its class that a suspected cluster has; 0.35 is the toolbox's.
@@ -73,7 +81,8 @@ def activation_clustering(
     scores, thresholds = np.zeros(len(rows)), np.full(len(rows), np.inf)
     for label in np.unique(labels):
         members = labels == label
-        points = _reduced(rows[members].astype(float), dimensions, reduction, seed)
+        order, places = in_order_of_content(rows[members])
+        points = _reduced(rows[members][order], dimensions, reduction, seed)
         if points is None:
             continue
         split = KMeans(2, n_init=10, random_state=seed).fit(points)  # pyright: ignore[reportArgumentType]
@@ -82,9 +91,10 @@ def activation_clustering(
         smaller = int(np.argmin(sizes))
         distances = np.linalg.norm(points[:, None] - split.cluster_centers_[None], axis=2)
         total = distances.sum(axis=1)
-        scores[members] = (distances[:, 1 - smaller] - distances[:, smaller]) / np.where(total > 0, total, 1)
+        nearness = (distances[:, 1 - smaller] - distances[:, smaller]) / np.where(total > 0, total, 1)
+        scores[members] = nearness[places]
         real = float(silhouette_score(points, clusters)) > np.asarray(silhouette)
-        if real and sizes[smaller] < np.asarray(largest_share) * len(points):
+        if real and int(sizes[smaller]) < exact_fraction(largest_share) * len(points):
             thresholds[members] = 0
     scores, thresholds = scores.astype(rows.dtype), thresholds.astype(rows.dtype)
     return Detection(
@@ -96,9 +106,12 @@ def _reduced(rows: np.ndarray, dimensions: int, reduction: str, seed: int) -> np
     """The points of a class in few dimensions; None where there is nothing to split."""
     from sklearn.decomposition import PCA, FastICA
 
+    rounding = 4 * np.finfo(rows.dtype).eps * np.linalg.norm(rows.astype(float))
+    rows = rows.astype(float)
+    # About a point first: of equal points nothing is then left, not even the rounding of their mean.
+    rows = rows - rows[0]
     centred = rows - rows.mean(axis=0)
-    spread = np.linalg.norm(centred)
-    if len(rows) < _FEWEST or spread <= 4 * np.finfo(float).eps * np.linalg.norm(rows):
+    if len(rows) < _FEWEST or np.linalg.norm(centred) <= rounding:
         return None
     if rows.shape[1] <= dimensions:
         return centred

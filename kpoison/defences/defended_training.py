@@ -17,10 +17,12 @@ from kpoison._validation import (
     between_points,
     boundary,
     check_integer,
+    check_mask,
     check_points,
     check_positive,
     check_real,
     is_concrete,
+    plain_array,
 )
 from kpoison._watched import watched
 from kpoison.attacks.poisoned import PoisonedData
@@ -64,6 +66,7 @@ class DefendedTraining(eqx.Module):
 
 def _check_penalty(arguments: dict[str, Any]) -> None:
     check_positive("gradient_penalty", arguments["gradient_penalty"])
+    arguments["X"] = plain_array("X", arguments["X"])
 
 
 def _check_images(arguments: dict[str, Any]) -> None:
@@ -71,7 +74,7 @@ def _check_images(arguments: dict[str, Any]) -> None:
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
     X, chosen = check_points("X", arguments["X"], kernel.point_ndim), _checked(arguments["transformations"])
-    point = X.shape[1:] if shape is None else tuple(shape)
+    point = X.shape[1:] if shape is None else tuple(check_integer("image_shape", length, 1) for length in shape)
     if len(point) != 3 or X.shape[1:] not in (point, (math.prod(point),)):
         raise ValueError(
             "X must hold images (n, H, W, channels), or flattened ones with image_shape=(H, W, channels), got "
@@ -180,7 +183,7 @@ def _check_poisoned(arguments: dict[str, Any]) -> None:
     poisoned = arguments["poisoned"]
     if not isinstance(poisoned, PoisonedData):
         raise TypeError(f"poisoned must be a kpoison.attacks.PoisonedData, got {type(poisoned).__name__}")
-    chosen = np.asarray(poisoned.is_poison)
+    chosen = np.asarray(check_mask("poisoned.is_poison", poisoned.is_poison, (len(poisoned.X),), "point"))
     if not chosen.any() or chosen.all():
         raise ValueError(
             f"poisoned.is_poison must mark some points and not all, got {int(chosen.sum())} of {chosen.size}"
@@ -209,7 +212,7 @@ def remaining_efficacy(
     Raises:
         TypeError, ValueError: naming the argument that does not fit, and as the training.
     """
-    chosen = np.asarray(poisoned.is_poison)
+    chosen = np.asarray(poisoned.is_poison, bool)
     defended = train(poisoned.X[~chosen], poisoned.y[~chosen])
     if not isinstance(defended, DefendedTraining):
         raise TypeError(f"train must return a DefendedTraining, got {type(defended).__name__}")
@@ -230,8 +233,7 @@ def draw_transformations(augmentation: Augmentation, number: int, *, seed: int =
     """
     if not callable(augmentation):
         raise TypeError(f"augmentation must be a function (image, key), got {type(augmentation).__name__}")
-    check_integer("number", number, 1)
-    check_integer("seed", seed, 0)
+    number, seed = check_integer("number", number, 1), check_integer("seed", seed, 0)
     return tuple(partial(augmentation, key=key) for key in jax.random.split(jax.random.key(seed), number))
 
 
@@ -261,7 +263,9 @@ class AveragedKernel(Kernel):
             raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
         self.kernel = kernel
         self.transformations = tuple(watched(transform) for transform in _checked(transformations))
-        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.image_shape = (
+            None if image_shape is None else tuple(check_integer("image_shape", length, 1) for length in image_shape)
+        )
 
     def _orbit(self, x: Array) -> Float[Array, "T ..."]:
         """A point and its transformations."""

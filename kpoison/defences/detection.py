@@ -9,7 +9,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_positive, is_concrete
+from kpoison._validation import (
+    boundary,
+    check_classes,
+    check_finite,
+    check_fraction,
+    check_mask,
+    exact_fraction,
+    plain_array,
+)
 
 __all__ = [
     "Detection",
@@ -17,7 +25,9 @@ __all__ = [
     "check_fraction",
     "check_labelled_features",
     "classes_of",
+    "in_order_of_content",
     "less_rounding",
+    "tie_threshold",
     "thresholds_within_classes",
 ]
 
@@ -37,6 +47,11 @@ class DetectionRates(NamedTuple):
     auroc: float
 
 
+def _check_truth(arguments: dict[str, Any]) -> None:
+    shape = np.shape(arguments["self"].scores)
+    arguments["is_poison"] = np.asarray(check_mask("is_poison", arguments["is_poison"], shape, "score"))
+
+
 class Detection(eqx.Module):
     """Scores of points, and which of them are suspected.
 
@@ -52,21 +67,25 @@ class Detection(eqx.Module):
     threshold: Float[Array | np.ndarray, "*n"]
     assumes: str = eqx.field(static=True)
 
-    def rates(self, is_poison: Bool[ArrayLike, " n"]) -> DetectionRates:
+    @boundary(_check_truth)
+    def rates(self, is_poison: Bool[ArrayLike, " n"] | Int[ArrayLike, " n"]) -> DetectionRates:
         """How well the poisons are found.
 
+        Args:
+            is_poison: which points are poison, shape (n,): booleans, or integers that are 0 or 1.
+
         Raises:
-            ValueError: for a shape that is not that of the scores.
+            TypeError, ValueError: for other numbers, or a shape that is not that of the scores.
 
         >>> found = Detection(np.array([0.1, 0.9, 0.5]), np.array([False, True, True]), np.array(0.4), "nothing")
         >>> found.rates(np.array([False, True, False]))
         DetectionRates(true_positive=1.0, false_positive=0.5, auroc=1.0)
+        >>> found.rates(np.array([0, 1, 0])) == found.rates(np.array([False, True, False]))
+        True
         """
         from sklearn.metrics import roc_auc_score
 
         truth, scores, suspected = np.asarray(is_poison), np.asarray(self.scores), np.asarray(self.suspected)
-        if truth.shape != scores.shape:
-            raise ValueError(f"is_poison must have shape {scores.shape}, one for each score, got {truth.shape}")
         both = bool(np.any(truth) and not np.all(truth))
         return DetectionRates(
             float(np.mean(suspected[truth])) if np.any(truth) else float("nan"),
@@ -75,34 +94,30 @@ class Detection(eqx.Module):
         )
 
 
-def check_fraction(name: str, value: Any) -> None:
-    """Refuse what does not lie between 0 and 1, both excluded, where the value is known."""
-    check_positive(name, value)
-    if is_concrete(value) and not float(value) < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+def check_labelled_features(arguments: dict[str, Any]) -> np.ndarray | None:
+    """Replace `features` by a floating (n, k) array and `labels` by numbers of classes (n,), or say what is wrong.
 
+    Integers and half precision become floating numbers of the default precision.  Classes may be integers of any
+    width, booleans or text, see `check_classes`.
 
-def check_labelled_features(arguments: dict[str, Any]) -> None:
-    """Replace `features` by a floating (n, k) array and `labels` by an integer (n,) array, or say what is wrong.
-
-    Integers and half precision become floating numbers of the default precision.
+    Returns:
+        What the numbers of the classes stand for; None where labels are traced.
     """
-    features = jnp.asarray(arguments["features"])
+    features = plain_array("features", arguments["features"])
+    if not isinstance(features.dtype, np.dtype) or features.dtype.kind in "OSTUMmb":
+        raise TypeError(f"features must be real, got {type(arguments['features']).__name__} of dtype {features.dtype}")
     if not (jnp.issubdtype(features.dtype, jnp.floating) or jnp.issubdtype(features.dtype, jnp.integer)):
         raise TypeError(f"features must be real, got dtype {features.dtype}")
     if not jnp.issubdtype(features.dtype, jnp.floating) or jnp.finfo(features.dtype).bits < 32:
-        features = features.astype(float)
+        # Not by JAX first, whose integers without x64 are of 32 bits.
+        features = features.astype(jnp.result_type(float))
+    features = jnp.asarray(features)
     if features.ndim != 2 or features.size == 0:
         raise ValueError(f"features must have shape (n, k), one row for each of n >= 1 points, got {features.shape}")
     check_finite("features", features)
-    labels = jnp.asarray(arguments["labels"])
-    if labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"labels must have shape ({len(features)},), as there are {len(features)} features, got {labels.shape}"
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, one for each point, got dtype {labels.dtype}")
-    arguments.update(features=features, labels=labels)
+    labels, classes = check_classes("labels", arguments["labels"], len(features), "features")
+    arguments.update(features=features, labels=jnp.asarray(labels))
+    return classes
 
 
 def classes_of(labels: Num[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
@@ -111,31 +126,73 @@ def classes_of(labels: Num[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, "
     return numbers, jax.ops.segment_sum(jnp.ones_like(numbers), numbers, len(labels))
 
 
-def thresholds_within_classes(
-    scores: Float[Array, " n"], labels: Num[Array, " n"], fraction: Scalar
-) -> Float[Array, " n"]:
-    """For each point the threshold above which lies the given fraction of its class.
+def in_order_of_content(rows: Num[np.ndarray, "n ..."]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """An order of rows that only what they are decides, and for each the first place there of a row equal to it.
 
-    It is the quantile 1 − fraction of the class, interpolated between scores, `less_rounding`.
+    What a function makes of the rows in this order, taken at these places, does not depend on the order they came in,
+    not even by rounding or the random numbers that it draws, and is the same for equal rows.
     """
+    flat = np.ascontiguousarray(rows.reshape(len(rows), -1) + 0)  # 0 and −0 are the same
+    keys = flat.view(np.dtype((np.void, flat.itemsize * flat.shape[1]))).ravel()
+    _, places, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    places = places.reshape(len(rows))
+    return np.argsort(places, kind="stable"), (np.cumsum(counts) - counts)[places]
+
+
+def tie_threshold(
+    scores: Float[np.ndarray, " n"], share: Any, noise: float = 0.0, *, squares: bool = False
+) -> np.floating[Any]:
+    """The threshold above which lies a share of the scores >= 0, and of equal scores all or none.
+
+    It is the quantile 1 − share, `less_rounding`, above which lie N = ⌊(n − 1) share⌋ + 1 scores that differ.  Where
+    the N-th and the next largest are equal all that are equal to them stay below it: fewer than N are then suspected,
+    never more.  Equal are numbers that rounding may have told apart: to the root of the precision of their dtype.
+
+    Args:
+        scores: of one class.
+        share: between 0 and 1.
+        noise: absolute rounding error of the scores, or with `squares` of their roots.
+        squares: whether the scores are squares.
+    """
+    ordered, exact = np.sort(scores), exact_fraction(share)
+    below = less_rounding(np.asarray(np.quantile(ordered, float(1 - exact)), ordered.dtype))
+    number = int(exact * (len(ordered) - 1)) + 1
+    if number >= len(ordered):
+        return below
+    tied = ordered[len(ordered) - number - 1]
+    root = (np.sqrt(tied) if squares else tied) * (1 + np.finfo(ordered.dtype).eps ** 0.5) + noise
+    return max(below, ordered.dtype.type(root**2 if squares else root))
+
+
+def thresholds_within_classes(
+    scores: Float[Array, " n"], labels: Num[Array, " n"], fraction: Scalar, noise: Scalar = 0.0
+) -> Float[Array, " n"]:
+    """For each point the threshold above which lies the given fraction of its class: `tie_threshold`, traceable."""
     numbers, sizes = classes_of(labels)
-    order = jnp.lexsort((scores, numbers))
-    place = (sizes - 1) * (1 - jnp.asarray(fraction, scores.dtype))
+    order, eps = jnp.lexsort((scores, numbers)), jnp.finfo(scores.dtype).eps
+    above = (sizes - 1) * jnp.asarray(fraction, scores.dtype)
+    # 0.29 · 100 is a little less than 29.
+    whole = jnp.round(above)
+    above = jnp.where(jnp.abs(above - whole) <= 8 * eps * jnp.maximum(whole, 1), whole, above)
     # Of a class of which all points may go.
-    place = jnp.clip(place, 0, jnp.maximum(sizes - 1, 0))
+    place = jnp.clip(sizes - 1 - above, 0, jnp.maximum(sizes - 1, 0))
     below = jnp.floor(place).astype(sizes.dtype)
+    number = jnp.floor(above).astype(sizes.dtype) + 1
     first = jnp.cumsum(sizes) - sizes
     last = len(scores) - 1
-    low = scores[order[jnp.minimum(first + below, last)]]
-    high = scores[order[jnp.minimum(first + jnp.minimum(below + 1, sizes - 1), last)]]
-    quantiles = low + (place - below) * (high - low)
-    return less_rounding(quantiles)[numbers]
+
+    def ranked(rank: Array) -> Array:
+        return scores[order[jnp.clip(first + rank, 0, last)]]
+
+    low, high = ranked(below), ranked(jnp.minimum(below + 1, sizes - 1))
+    quantiles = less_rounding(low + (place - below) * (high - low))
+    tied = ranked(jnp.maximum(sizes - number - 1, 0)) * (1 + eps**0.5) + jnp.asarray(noise, scores.dtype)
+    return jnp.where(number < sizes, jnp.maximum(quantiles, tied), quantiles)[numbers]
 
 
 def less_rounding(quantile: Any) -> Any:
     """A threshold a little below a quantile >= 0, by the root of the precision of its dtype.
 
-    Points with equal features, whose scores rounding tells apart, are then suspected together, and none where all
-    scores are 0.
+    The point whose score is the quantile is then above it, and none where all scores are 0.
     """
     return quantile * (1 - jnp.finfo(quantile.dtype).eps ** 0.5)

@@ -9,8 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
-from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_floating, check_integer, check_points, check_positive
+from kpoison._typing import Mask, Scalar
+from kpoison._validation import (
+    boundary,
+    check_floating,
+    check_fraction,
+    check_integers,
+    check_mask,
+    check_points,
+    check_positive,
+    is_concrete,
+    plain_array,
+)
 from kpoison.curvature import (
     BulkEdge,
     Visibility,
@@ -25,7 +35,7 @@ from kpoison.curvature import (
 )
 from kpoison.curvature.losses import Loss
 from kpoison.curvature.operators import Rows
-from kpoison.defences.detection import Detection
+from kpoison.defences.detection import Detection, in_order_of_content
 from kpoison.laws import efficacy_gradient, predictor, spike
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
@@ -64,7 +74,8 @@ def _check(arguments: dict[str, Any]) -> None:
             "reference_targets must be given where both reference and targets are, and only there, got "
             + ("them without" if given else "none")
         )
-    check_integer("seed", arguments["seed"], 0)
+    check_integers(arguments, repeats=2, seed=0)
+    arguments["level"] = check_fraction("level", arguments["level"])
 
 
 @boundary(_check)
@@ -85,7 +96,8 @@ def input_spectrum(
     The matrix is the input Fisher matrix, F = (1/q) Σ JᵀSJ, or with targets the covariance of the loss gradients,
     (1/q) Σ ∇ℓ∇ℓᵀ.  A probe's score is its own part of the largest eigenvalue, vᵀJᵀSJv or (v·∇ℓ)², of which the
     eigenvalue is the mean; suspected are scores above the edge of the bulk.  Where the eigenvalue itself is not above
-    the edge no spectral test sees anything: all scores are 0 and nothing is suspected, nor where all gradients are 0.
+    the edge (by more than rounding) no spectral test sees anything: all scores are 0 and nothing is suspected, nor
+    where all gradients are 0.  The order of probes does not matter (under a trace it decides what is drawn).
 
     Args:
         f: a function of one point, as in `kpoison.curvature`: `kp.predictor(...)`, a `Network`, any JAX function with a
@@ -110,19 +122,36 @@ def input_spectrum(
     >>> found.suspected.tolist()
     [False, False, False, False, True]
     """
-    x = jnp.asarray(x)
+    x, targets, places = _in_order(jnp.asarray(x), targets)
     rows = _gradient_rows(f, x, targets, loss)
     pairs = top_eigenpairs(Rows(rows.reshape(-1, rows.shape[-1]) / len(rows) ** 0.5), 1)
-    null = rows if reference is None else _gradient_rows(f, jnp.asarray(reference), reference_targets, loss)
+    null = rows
+    if reference is not None:
+        clean, clean_targets, _ = _in_order(jnp.asarray(reference), reference_targets)
+        null = _gradient_rows(f, clean, clean_targets, loss)
     edge = _edge(null, len(rows), clean=reference is not None, level=level, repeats=repeats, seed=seed)
     seen = visibility(pairs.values[0], pairs.vectors[0], edge)
     along = jnp.einsum("qmd,d->qm", rows, pairs.vectors[0], precision="highest")
-    scores = jnp.where(seen.visible, jnp.sum(along**2, axis=1), 0)
+    # Of equal gradients the resamples have the same eigenvalue, but for rounding.
+    beyond = seen.visible & (seen.eigenvalue > seen.edge * (1 + 64 * jnp.finfo(rows.dtype).eps))
+    seen = eqx.tree_at(lambda v: v.visible, seen, beyond)
+    scores = jnp.where(beyond, jnp.sum(along**2, axis=1), 0)[places]
     assumes = (
         "the trigger bends the predictor along a direction of its own, by more than the Baik–Ben Arous–Péché threshold "
         f"of the bulk; {_FROM_PERMUTATIONS if reference is None else _FROM_CLEAN}"
     )
     return SpectrumDetection(scores, scores > edge.edge, edge.edge, assumes, seen, pairs.vectors[0])
+
+
+def _in_order(x: Array, targets: Any) -> tuple[Array, Any, Any]:
+    """Probes in an order of their own, with their targets, and where each is there; traced ones as they are."""
+    if not is_concrete(x):
+        return x, targets, slice(None)
+    order, _ = in_order_of_content(np.asarray(x))
+    # Targets of another number are refused where they are used.
+    if targets is not None and np.shape(targets)[:1] == x.shape[:1]:
+        targets = plain_array("targets", targets)[order]
+    return x[order], targets, np.argsort(order)
 
 
 def _gradient_rows(f: Callable, x: Array, targets: Any, loss: Loss) -> Float[Array, "q M D"]:
@@ -175,12 +204,9 @@ def _check_law(arguments: dict[str, Any]) -> None:
     if not isinstance(clean, Posterior):
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
     x = arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, like_name="clean.X")
-    marked = np.asarray(arguments["attacked"])
-    if marked.shape != (len(x),) or marked.dtype != bool or not marked.any():
-        raise ValueError(
-            f"attacked must be True or False for each of the {len(x)} probes, True for at least one, got shape "
-            f"{marked.shape} of dtype {marked.dtype}"
-        )
+    arguments["attacked"] = np.asarray(check_mask("attacked", arguments["attacked"], (len(x),), "probe"))
+    if not arguments["attacked"].any():
+        raise ValueError(f"attacked must mark at least one of the {len(x)} probes, got none")
     check_positive("ridge", arguments["ridge"])
 
 
@@ -189,7 +215,7 @@ def input_spectrum_law(
     clean: Posterior,
     poison: Poison,
     x: Float[ArrayLike, "q ..."],
-    attacked: Bool[ArrayLike, " q"],
+    attacked: Mask,
     ridge: Scalar,
     reference: Float[ArrayLike, "m ..."] | None = None,
     *,
@@ -209,7 +235,7 @@ def input_spectrum_law(
         clean: the fitted clean posterior.
         poison: clones or a cluster.
         x: probes, the attacked ones with their trigger, shape (q, ...).
-        attacked: which carry the trigger, shape (q,), at least one.
+        attacked: which carry the trigger, at least one, shape (q,): booleans, or integers that are 0 or 1.
         ridge: λ > 0 of the mean loss.
         reference: clean probes, as in `input_spectrum`, which is run on the poisoned predictor with the squared loss;
             its edge is the law's too.

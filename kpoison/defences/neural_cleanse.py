@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from kpoison._failures import checked_result
@@ -16,11 +17,14 @@ from kpoison._validation import (
     check_finite,
     check_floating,
     check_integer,
-    check_positive,
+    check_integers,
+    check_numbers,
     check_range,
     check_real,
+    is_concrete,
 )
 from kpoison._watched import watched
+from kpoison.defences.detection import in_order_of_content
 from kpoison.defences.strip import class_scores
 
 __all__ = ["NeuralCleanse", "anomaly_index", "neural_cleanse"]
@@ -62,6 +66,7 @@ def anomaly_index(norms: Float[ArrayLike, " C"]) -> Float[Array, " C"]:
 
     Of a normal distribution 5 % are above 2.  Two norms have both an index of 1/1.4826 whatever they are, so that
     nothing can be told from it.  Where more than half are equal the MAD is 0: the index is 0 for them and ∞ for others.
+    Norms that differ by less than the root of the precision of their dtype are equal.
 
     Args:
         norms: shape (C,); those that are not finite have the index NaN.
@@ -77,7 +82,9 @@ def anomaly_index(norms: Float[ArrayLike, " C"]) -> Float[Array, " C"]:
     if norms.ndim != 1 or norms.size == 0:
         raise ValueError(f"norms must have shape (C,), got {norms.shape}")
     values = jnp.where(jnp.isfinite(norms), norms, jnp.nan)
-    deviations = jnp.abs(values - jnp.nanmedian(values))
+    median = jnp.nanmedian(values)
+    deviations = jnp.abs(values - median)
+    deviations = jnp.where(deviations <= jnp.finfo(norms.dtype).eps ** 0.5 * jnp.abs(median), 0, deviations)
     return jnp.where(deviations == 0, 0, deviations / (_CONSISTENCY * jnp.nanmedian(deviations)))
 
 
@@ -94,25 +101,23 @@ def _check(arguments: dict[str, Any]) -> None:
             )
         arguments["image_shape"] = images.shape[1:]
     else:
-        shape = tuple(shape)
-        if len(shape) != 3 or images.shape[1:] not in (shape, (math.prod(shape),)):
+        shape = tuple(check_integer("image_shape", length, 1) for length in shape)
+        own = [shape, (math.prod(shape),)] + ([shape[:2]] if shape[2:] == (1,) else [])
+        if len(shape) != 3 or images.shape[1:] not in own:
             raise ValueError(
                 f"image_shape must be (H, W, C) of images of shape {images.shape[1:]}, got {arguments['image_shape']}"
             )
         arguments["image_shape"] = shape
     check_finite("images", images)
     arguments["images"] = images
-    for name, least in (("steps", 1), ("patience", 1), ("seed", 0)):
-        check_integer(name, arguments[name], least)
-    if arguments["classes_at_once"] is not None:
-        check_integer("classes_at_once", arguments["classes_at_once"], 1)
-    for name in ("success", "cost", "multiplier", "learning_rate", "temperature"):
-        check_positive(name, arguments[name])
+    check_integers(arguments, steps=1, patience=1, seed=0)
+    check_integers(arguments, optional=True, classes_at_once=1)
+    check_numbers(arguments, "success", "cost", "multiplier", "learning_rate", "temperature")
     if float(arguments["success"]) > 1:
         raise ValueError(f"success must be a rate > 0 and <= 1, got {arguments['success']}")
     if not float(arguments["multiplier"]) > 1:
         raise ValueError(f"multiplier must be > 1, got {arguments['multiplier']}")
-    check_range("clip", arguments["clip"])
+    arguments["clip"] = check_range("clip", arguments["clip"])
     try:
         outputs = jax.eval_shape(f, images)
     except (TypeError, ValueError) as error:
@@ -154,7 +159,7 @@ def neural_cleanse(
             (n, C), such as ``jax.vmap(kp.predictor(clean, ridge, poison))`` or ``jax.vmap(network)``.
         images: clean ones, of several classes, shape (n, H, W, channels), or (n, D) with `image_shape`.  Each step
             takes the gradient of f at all of them for every class: some hundred are enough.
-        image_shape: (H, W, channels) of flattened images.
+        image_shape: (H, W, channels) of flattened images, or of grey ones (n, H, W).
         clip: (low, high), the range of the pixels; by default the least and the largest one.
         steps: of Adam.
         success: the rate of images sent to the class that counts as success.
@@ -175,6 +180,8 @@ def neural_cleanse(
     [0.0, 0.5]
     """
     images = jnp.asarray(images)
+    if is_concrete(images):
+        images = images[in_order_of_content(np.asarray(images))[0]]
     assert image_shape is not None
     height, width, channels = image_shape
     low, high = (jnp.min(images), jnp.max(images)) if clip is None else (jnp.asarray(c, images.dtype) for c in clip)

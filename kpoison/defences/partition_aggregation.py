@@ -14,10 +14,12 @@ from kpoison._validation import (
     boundary,
     check_finite,
     check_integer,
+    check_integers,
     check_points,
     check_positive,
     check_real,
     is_concrete,
+    plain_array,
 )
 from kpoison.kernels.base import Kernel
 from kpoison.laws import efficacy, predict
@@ -66,20 +68,22 @@ class PartitionAggregation(eqx.Module):
         Raises:
             TypeError, ValueError: for labels that are not real or do not fit, or a radius that is no integer >= 0.
         """
-        check_integer("radius", radius, 0)
+        radius = check_integer("radius", radius, 0)
         check_real("labels", labels)
-        given = np.asarray(labels)
+        given = np.asarray(plain_array("labels", labels))
         if given.shape != self.predictions.shape:
             raise ValueError(f"labels must have shape {self.predictions.shape}, got {given.shape}")
         return float(np.mean((self.predictions == given) & (self.certified_radius >= radius)))
 
 
 def _check_votes(arguments: dict[str, Any]) -> None:
-    counts = np.asarray(arguments["votes"])
+    counts = np.asarray(plain_array("votes", arguments["votes"]))
     if not np.issubdtype(counts.dtype, np.integer):
         raise TypeError(f"votes must be integers, got dtype {counts.dtype}")
     if counts.ndim != 2 or counts.shape[1] < 2 or np.any(counts < 0):
         raise ValueError(f"votes must be >= 0, of shape (q, C) with C >= 2, got shape {counts.shape}")
+    # Differences of unsigned counts would wrap around.
+    arguments["votes"] = counts.astype(int)
 
 
 @boundary(_check_votes)
@@ -106,8 +110,7 @@ def certified_radius(votes: Int[ArrayLike, "q classes"]) -> Int[np.ndarray, " q"
 
 
 def _check_hashed(arguments: dict[str, Any]) -> None:
-    check_integer("partitions", arguments["partitions"], 1)
-    check_integer("seed", arguments["seed"], 0)
+    check_integers(arguments, partitions=1, seed=0)
     arguments["X"] = check_points("X", arguments["X"], max(np.ndim(arguments["X"]) - 1, 1))
     if not is_concrete(arguments["X"]):
         raise TypeError("X must be known numbers, as points are hashed: call outside of jit, vmap and grad")
@@ -191,8 +194,7 @@ def _check(arguments: dict[str, Any]) -> None:
     check_finite("y", y)
     x = check_points("x", arguments["x"], kernel.point_ndim, like=X)
     check_positive("ridge", arguments["ridge"])
-    check_integer("partitions", arguments["partitions"], 1)
-    check_integer("seed", arguments["seed"], 0)
+    check_integers(arguments, partitions=1, seed=0)
     if poison is not None and not isinstance(poison, Poison):
         raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X, y, x, arguments["ridge"], poison))):

@@ -3,11 +3,11 @@
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Float
 
-from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_name, check_positive
-from kpoison.defences.detection import Detection, check_labelled_features
+from kpoison._typing import Labels, Scalar
+from kpoison._validation import boundary, check_integers, check_name, check_numbers
+from kpoison.defences.detection import Detection, check_labelled_features, in_order_of_content
 
 __all__ = ["pidan"]
 
@@ -16,19 +16,20 @@ _STARTS = 5
 
 
 def _check_pidan(arguments: dict[str, Any]) -> None:
-    check_labelled_features(arguments)
-    check_positive("variance", arguments["variance"], zero=True)
+    classes = check_labelled_features(arguments)
+    check_integers(arguments, seed=0)
+    check_numbers(arguments, "variance", zero=True)
     if not float(arguments["variance"]) < 1:
         raise ValueError(f"variance, a share, must be less than 1, got {arguments['variance']}")
-    check_positive("index", arguments["index"])
+    check_numbers(arguments, "index")
     if arguments["decision"] is not None:
-        check_name("decision", arguments["decision"], ("index", "likelihood"))
+        arguments["decision"] = check_name("decision", arguments["decision"], ("index", "likelihood"))
     if (arguments["reference"] is None) != (arguments["reference_labels"] is None):
         raise ValueError("reference and reference_labels must be given together")
     if arguments["reference"] is not None:
         clean = {"features": arguments["reference"], "labels": arguments["reference_labels"]}
         try:
-            check_labelled_features(clean)
+            known = check_labelled_features(clean)
         except (TypeError, ValueError) as error:
             raise type(error)(f"reference: {error}") from None
         if clean["features"].shape[1] != arguments["features"].shape[1]:
@@ -36,20 +37,25 @@ def _check_pidan(arguments: dict[str, Any]) -> None:
                 f"reference must have the {arguments['features'].shape[1]} columns of features, got "
                 f"{clean['features'].shape[1]}"
             )
-        missing = np.setdiff1d(arguments["labels"], clean["labels"])
-        if len(missing):
+        assert classes is not None
+        assert known is not None
+        numbers = {label: number for number, label in enumerate(classes.tolist())}
+        missing = sorted(set(numbers) - set(known.tolist()), key=str)
+        if missing:
             raise ValueError(f"reference must have points of every class, got none labelled {missing[0]}")
-        arguments.update(reference=clean["features"], reference_labels=clean["labels"])
+        # In the numbers of the labels' classes; other classes are not asked for.
+        same = np.array([numbers.get(label, -1) for label in known.tolist()])
+        arguments.update(reference=clean["features"], reference_labels=same[np.asarray(clean["labels"])])
 
 
 @boundary(_check_pidan)
 def pidan(
     features: Float[ArrayLike, "n k"],
-    labels: Int[ArrayLike, " n"],
+    labels: Labels,
     *,
     variance: Scalar = 0.0,
     reference: Float[ArrayLike, "r k"] | None = None,
-    reference_labels: Int[ArrayLike, " r"] | None = None,
+    reference_labels: Labels | None = None,
     decision: Literal["index", "likelihood"] | None = None,
     index: Scalar = 2.0,
     seed: int = 0,
@@ -71,14 +77,15 @@ def pidan(
     criterion, 2J > 3 log n.  Suspected is the smaller group of a class, beyond where both are equally likely; the
     score is the distance from the larger group's mean in its standard deviations, towards the smaller one.
 
-    A class of fewer than 4 points, or without variance, has scores 0 and none suspected.
+    A class of fewer than 4 points, or without variance, has scores 0 and none suspected; nor are any of a class of
+    which half or more would be, since they are no smaller group.  The order of points does not matter.
 
     Args:
         features: of all points, shape (n, k): `kernel_features`, or those of a network.
-        labels: shape (n,).
+        labels: the class of each point, shape (n,): integers, booleans or text.
         variance: share of a class's variance that S holds, from 0 (no S) to less than 1.
         reference: features of clean points of every class, shape (r, k); by default none are known.
-        reference_labels: their labels, shape (r,).
+        reference_labels: their classes, shape (r,), named as those of `labels` are.
         decision: which classes are suspected: by "index" or "likelihood"; by default the first from 3 classes on.
         index: anomaly index above which a class is suspected; 2 is that of Neural Cleanse.
         seed: of the starts of the two Gaussians.
@@ -96,12 +103,20 @@ def pidan(
     boundaries = np.full(len(classes), np.inf)
     for place, label in enumerate(classes):
         members = labels == label
-        points = rows[members].astype(float)
-        clean = points if reference is None else np.asarray(reference, float)[np.asarray(reference_labels) == label]
-        weights = _coherent_weights(points, clean.mean(axis=0), np.asarray(variance))
+        order, places = in_order_of_content(rows[members])
+        points = rows[members][order].astype(float)
+        mean = points.mean(axis=0)
+        if reference is not None:
+            clean = np.asarray(reference)[np.asarray(reference_labels) == label]
+            mean = clean[in_order_of_content(clean)[0]].astype(float).mean(axis=0)
+        rounding = 4 * float(np.finfo(rows.dtype).eps) * float(np.linalg.norm(points))
+        weights = _coherent_weights(points, mean, np.asarray(variance), rounding)
         if weights is None:
             continue
-        scores[members], boundaries[place], ratios[place] = _two_groups(weights, seed)
+        found, boundaries[place], ratios[place] = _two_groups(weights, seed)
+        scores[members] = found[places]
+        if 2 * np.sum(found > boundaries[place]) >= len(points):
+            boundaries[place] = np.inf
         criteria[place] = 2 * ratios[place] > 3 * np.log(len(points))
     if decision == "index" or (decision is None and len(classes) >= 3):
         criteria = _anomaly_index(ratios) > index
@@ -117,16 +132,19 @@ def pidan(
     )
 
 
-def _coherent_weights(rows: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray | None:
+def _coherent_weights(
+    rows: np.ndarray, mean: np.ndarray, variance: np.ndarray, rounding: float = 0.0
+) -> np.ndarray | None:
     """The leading eigenvector of TTᵀ − T_S T_Sᵀ, in units of its root mean square; None where there is none."""
     from scipy.linalg import eigh
 
-    rounding = 4 * np.finfo(float).eps * np.linalg.norm(rows)
-    centred = rows - mean
-    if len(rows) < _FEWEST or np.linalg.norm(rows - rows.mean(axis=0)) <= rounding:
+    rounding = max(rounding, 4 * float(np.finfo(float).eps) * float(np.linalg.norm(rows)))
+    centred, apart = rows - mean, rows - rows[0]
+    if len(rows) < _FEWEST or np.linalg.norm(apart - apart.mean(axis=0)) <= rounding:
         return None
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    scaled = np.where(lengths > rounding, centred / np.where(lengths > rounding, lengths, 1), 0)
+    away = lengths > rounding / len(rows) ** 0.5
+    scaled = np.where(away, centred / np.where(away, lengths, 1), 0)
     outside = scaled
     if variance > 0:
         _, spread, axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)

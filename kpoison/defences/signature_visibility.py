@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_floating, check_integer, check_positive
+from kpoison._validation import check_finite, check_flag, check_floating, check_integers, check_positive
 from kpoison.curvature.visibility import (
     marchenko_pastur_edge,
     outlier_eigenvalue,
@@ -52,7 +52,7 @@ class PredictedVisibility(eqx.Module):
         clean_scores: of the clean points, shape (n_c,).
         poison_scores: of the poisons, shape (p,).
         auroc: the probability that a poison's score is above a clean point's.
-        true_positive: fraction of the poisons that is suspected.
+        true_positive: fraction of the poisons that is suspected; of clones at one place all or none.
     """
 
     spike: Float[Array, ""]
@@ -218,9 +218,11 @@ def predicted_visibility(
     tied = jnp.finfo(clean.dtype).eps ** 0.5 * poison_scores[:, None]
     above = poison_scores[:, None] - clean_scores[None]
     wins = jnp.where(above > tied, 1.0, jnp.where(above < -tied, 0.0, 0.5))
-    higher = jnp.sum(clean_scores[None] > poison_scores[:, None], axis=1)
-    higher += count * jnp.sum(poison_scores[None] > poison_scores[:, None] + tied, axis=1)
-    budget = (len(clean) + len(poisons) * count - 1) * multiplier * fraction
+    # What must be suspected with a poison: all that is not below it, its clones too.
+    beside = jnp.sum(above <= tied, axis=1)
+    beside += count * jnp.sum(poison_scores[None] >= poison_scores[:, None] - tied, axis=1)
+    share = multiplier * fraction
+    budget = jnp.floor((len(clean) + len(poisons) * count - 1) * share + 1e-6) + 1
     threshold = bulk.threshold()
     return PredictedVisibility(
         spike,
@@ -232,7 +234,7 @@ def predicted_visibility(
         clean_scores,
         poison_scores,
         jnp.mean(wins.astype(clean.dtype)),
-        jnp.mean((higher <= budget) & (poison_scores > 0), dtype=clean.dtype),
+        jnp.mean((beside <= budget) & (poison_scores > 0), dtype=clean.dtype),
     )
 
 
@@ -312,13 +314,11 @@ class IsotropicVisibility(eqx.Module):
 
 
 def _check_isotropic(arguments: dict[str, Any]) -> None:
-    check_integer("number", arguments["number"], 1)
-    check_integer("dimension", arguments["dimension"], 1)
+    check_integers(arguments, number=1, dimension=1)
     for name in ("variance", "count", "distance"):
         check_positive(name, arguments[name], zero=name == "distance")
         arguments[name] = jnp.asarray(arguments[name], float)
-    if not isinstance(arguments["scattered"], bool):
-        raise TypeError(f"scattered must be True or False, got {type(arguments['scattered']).__name__}")
+    arguments["scattered"] = check_flag("scattered", arguments["scattered"])
 
 
 @program(_check_isotropic)

@@ -6,19 +6,22 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
     check_finite,
     check_floating,
-    check_integer,
+    check_fraction,
+    check_integers,
     check_name,
-    check_positive,
+    check_numbers,
     check_range,
+    is_concrete,
 )
-from kpoison.defences.detection import Detection
+from kpoison.defences.detection import Detection, in_order_of_content
 
 __all__ = ["Entropy", "NullFit", "Superposition", "class_scores", "strip"]
 
@@ -64,15 +67,13 @@ def _check(arguments: dict[str, Any]) -> None:
     if clean.shape[1:] != x.shape[1:]:
         raise ValueError(f"clean must hold inputs of shape {x.shape[1:]}, as x does, got {clean.shape[1:]}")
     arguments.update(x=x, clean=clean.astype(x.dtype))
-    for name, least in (("overlays", 1), ("seed", 0), ("points_at_once", 1)):
-        check_integer(name, arguments[name], least)
+    check_integers(arguments, overlays=1, seed=0, points_at_once=1)
     for name, known in (("superposition", Superposition), ("entropy", Entropy), ("null", NullFit)):
-        check_name(name, arguments[name], get_args(known))
-    for name in ("temperature", "opacity", "false_rejection"):
-        check_positive(name, arguments[name])
-        if name != "temperature" and not float(arguments[name]) < 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {arguments[name]}")
-    check_range("clip", arguments["clip"])
+        arguments[name] = check_name(name, arguments[name], get_args(known))
+    check_numbers(arguments, "temperature")
+    for name in ("opacity", "false_rejection"):
+        arguments[name] = check_fraction(name, arguments[name])
+    arguments["clip"] = check_range("clip", arguments["clip"])
 
 
 @boundary(_check)
@@ -94,9 +95,11 @@ def strip(
 ) -> Detection:
     """Suspect inputs whose prediction hardly depends on what is laid over them (STRIP: Gao et al., ACSAC 2019).
 
-    Each input is superimposed with clean images drawn at random; the entropy H of the predictions is small where a
-    trigger decides them all.  Suspected are inputs with an H below the `false_rejection` quantile of clean inputs,
-    whose entropies are found in the same way, each without itself among its overlays.
+    Each input is superimposed with clean images drawn at random, the same for all of them; the entropy H of the
+    predictions is small where a trigger decides them all.  Suspected are inputs with an H below the `false_rejection`
+    quantile of clean inputs, whose entropies are found in the same way, with another overlay in place of an input
+    itself.  Equal inputs have equal scores, and the order of inputs and of clean images does not matter (of clean
+    images under a trace it decides what is drawn).
 
     The scores of a ridge predictor are no probabilities: `softmax` takes them as logits in units of the temperature
     (a sign score f as (−f, f), so that p = 1/(1 + exp(−2f/T))), of which with T far above the scores only their
@@ -108,7 +111,7 @@ def strip(
             ``lambda x: kp.predict(clean, x, ridge, poison)`` or ``jax.vmap(network)``; it need not be traceable.
         x: inputs to judge, shape (q, ...).
         clean: inputs without trigger, at least two and not among x, shape (m, ...).
-        overlays: N, clean inputs laid over each one, drawn with replacement.
+        overlays: N, clean inputs laid over each one, drawn with replacement; the same for all.
         superposition: "blend" or "sum".
         opacity: of the overlay in a blend, between 0 and 1.
         clip: (low, high), the range of the pixels, to which superpositions are clipped; None: no clipping.
@@ -133,13 +136,15 @@ def strip(
     [True]
     """
     x, clean = jnp.asarray(x), jnp.asarray(clean)
-    keys = jax.random.split(jax.random.key(seed))
+    if is_concrete(clean):
+        clean = clean[in_order_of_content(np.asarray(clean))[0]]
+    many, keys = len(clean), jax.random.split(jax.random.key(seed))
+    drawn = jax.random.randint(keys[0], (overlays,), 0, many)
+    other = jax.random.randint(keys[1], (overlays,), 1, many)  # how much further, so that it is another
+    itself = jnp.arange(many)[:, None]
+    not_itself = jnp.where(drawn[None] == itself, (itself + other[None]) % many, drawn[None])
 
-    def entropies(inputs: Array, key: PRNGKeyArray, *, among_clean: bool) -> Array:
-        number = len(clean) - 1 if among_clean else len(clean)
-        chosen = jax.random.randint(key, (len(inputs), overlays), 0, number)
-        if among_clean:
-            chosen += chosen >= jnp.arange(len(inputs))[:, None]
+    def entropies(inputs: Array, chosen: Int[Array, "n N"]) -> Array:
         step = min(len(inputs), max(1, points_at_once // overlays))
         # Rows that fill the last batch, so that f is compiled for one shape.
         missing = -len(inputs) % step
@@ -152,8 +157,10 @@ def strip(
             parts.append(_entropy(scores.reshape(step, overlays, -1), entropy, temperature))
         return jnp.concatenate(parts)[: len(inputs) - missing]
 
-    null_entropies = entropies(clean, keys[0], among_clean=True)
-    scores, threshold = -entropies(x, keys[1], among_clean=False), -_quantile(null_entropies, false_rejection, null)
+    quantile = _quantile(entropies(clean, not_itself), false_rejection, null)
+    scores = -entropies(x, jnp.broadcast_to(drawn[None], (len(x), overlays)))
+    # Equal entropies may be told apart by rounding.
+    threshold = 16 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(quantile)) - quantile
     return Detection(scores, scores > threshold, threshold, ASSUMES)
 
 

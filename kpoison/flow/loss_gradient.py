@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_integer, check_name, check_positive, is_concrete
+from kpoison._validation import boundary, check_integers, check_name, check_numbers, check_positive, is_concrete
 from kpoison.flow.integration import checked_times, complete_only
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.laws import Predictor
@@ -73,9 +73,9 @@ def _check(arguments: dict[str, Any]) -> None:
         raise ValueError("clean must not be stopped early: the times of this flow are given by times")
     if arguments["total"] is not None:
         check_positive("total", arguments["total"])
-    check_positive("tolerance", arguments["tolerance"])
-    check_integer("max_steps", arguments["max_steps"], 1)
-    check_name("method", arguments["method"], get_args(Method))
+    check_numbers(arguments, "tolerance")
+    check_integers(arguments, max_steps=1)
+    arguments["method"] = check_name("method", arguments["method"], get_args(Method))
     arguments["times"] = checked_times("times", arguments["times"], clean.X.dtype, finite=True)
 
 

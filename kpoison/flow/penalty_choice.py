@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite_scalar, check_name, check_positive
+from kpoison._validation import boundary, check_finite_scalar, check_name, check_numbers, check_positive
 from kpoison.flow.energies import Energies, energies
-from kpoison.flow.tradeoff import check_probes, refitted, target_class
+from kpoison.flow.tradeoff import as_scores, check_probes, refitted, target_class
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, attack_success_rate
 from kpoison.ridge import Cholesky, Posterior
@@ -52,12 +52,12 @@ class PenaltyChoice:
 
 def _check_smallest(arguments: dict[str, Any]) -> None:
     check_probes(arguments)
-    check_name("measure", arguments["measure"], get_args(Measure))
+    arguments["measure"] = check_name("measure", arguments["measure"], get_args(Measure))
     check_finite_scalar("target", arguments["target"])
     check_positive("target", arguments["target"], zero=arguments["measure"] == "attack_success_rate")
     if arguments["measure"] == "attack_success_rate" and arguments["labels"] is None:
         raise ValueError('labels must be given for measure="attack_success_rate"')
-    check_positive("rtol", arguments["rtol"])
+    check_numbers(arguments, "rtol")
 
 
 @boundary(_check_smallest)
@@ -113,7 +113,7 @@ def smallest_gradient_penalty(
             else:
                 assert labels is not None
                 value = attack_success_rate(
-                    predict(posterior, x, ridge, poison), labels, target_class(poison, clean.outputs)
+                    as_scores(predict(posterior, x, ridge, poison)), labels, target_class(poison, clean.outputs)
                 )
             reached[penalty] = float(value)
         return reached[penalty]

@@ -13,7 +13,7 @@ from kpoison._failures import one_by_one, program
 from kpoison._typing import Numbers, Scalar
 from kpoison._validation import (
     boundary,
-    check_integer,
+    check_integers,
     check_points,
     check_positive,
     check_real,
@@ -25,6 +25,7 @@ from kpoison.flow.trajectory import early_stopped
 from kpoison.laws import efficacy_gradient, predictor
 from kpoison.laws.effect import change, check_law_arguments, like_targets
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy
+from kpoison.poison.metrics import class_array
 from kpoison.ridge import Posterior, fit
 from kpoison.ridge.metric import checked_metric
 from kpoison.ridge.solvers import Solver
@@ -32,7 +33,7 @@ from kpoison.ridge.solvers import Solver
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["check_probes", "refitted", "target_class", "tradeoff"]
+__all__ = ["as_scores", "check_probes", "refitted", "target_class", "tradeoff"]
 
 
 class _Probes(eqx.Module):
@@ -69,7 +70,7 @@ def check_probes(arguments: dict[str, Any]) -> None:
         check_real("labels", labels)
         if np.shape(labels) != (len(arguments["x"]),):
             raise ValueError(f"labels must have shape ({len(arguments['x'])},), one for each x, got {np.shape(labels)}")
-        arguments["labels"] = jnp.asarray(labels)
+        arguments["labels"] = class_array("labels", labels)
 
 
 def _check_tradeoff(arguments: dict[str, Any]) -> None:
@@ -83,7 +84,7 @@ def _check_tradeoff(arguments: dict[str, Any]) -> None:
     times = checked_times("time", np.atleast_1d(np.asarray(time, float)), clean.X.dtype)
     if float(arguments["ridge"]) == 0 and not bool(jnp.isfinite(times[-1])):
         raise ValueError("ridge must be > 0 for training to the end, got 0")
-    check_integer("modes", arguments["modes"], 1)
+    check_integers(arguments, modes=1)
     held_out = arguments["held_out"]
     if held_out is not None:
         if not isinstance(held_out, tuple) or len(held_out) != 2:
@@ -92,7 +93,7 @@ def _check_tradeoff(arguments: dict[str, Any]) -> None:
         check_real("held_out[1]", held_out[1])
         if np.shape(held_out[1]) != (len(inputs),):
             raise ValueError(f"held_out[1] must have shape ({len(inputs)},), got {np.shape(held_out[1])}")
-        arguments["held_out"] = (inputs, jnp.asarray(held_out[1]))
+        arguments["held_out"] = (inputs, class_array("held_out[1]", held_out[1]))
     direction = arguments["direction"]
     if direction is not None:
         direction = jnp.asarray(direction, clean.X.dtype)
@@ -183,6 +184,12 @@ def refitted(clean: Posterior, penalty: float, metric: Any, solver: Solver | Non
     return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=metric)
 
 
+def as_scores(values: Float[Array, "q C"]) -> Float[Array, "q *C"]:
+    """Predictions as scores of classes: of one output its sign tells, so that it needs no axis of its own."""
+    values = values.reshape(len(values), -1)
+    return values[:, 0] if values.shape[1] == 1 else values
+
+
 def target_class(poison: Poison, outputs: int) -> Array:
     """The attacker's class: the sign of the label, or its largest entry."""
     label = poison.label.reshape(-1, outputs)[0]
@@ -211,12 +218,12 @@ def _along(
             "objective": parts.unpenalised(ridge),
         }
         if probes.labels is not None:
-            scores = like_targets(clean, probes.x, f.expansion.values(probes.x))
+            scores = as_scores(f.expansion.values(probes.x))
             target = target_class(poison, clean.outputs)
             found["attack_success_rate"] = attack_success_rate(scores, probes.labels, target)
         if probes.held_out is not None:
             inputs, classes = probes.held_out
-            scores = like_targets(clean, inputs, f.expansion.values(inputs))
+            scores = as_scores(f.expansion.values(inputs))
             found["clean_accuracy"] = clean_accuracy(scores, classes)
         return found
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._memory import available_memory, in_words
-from kpoison._validation import between_points, check_integer, check_positive
+from kpoison._validation import between_points, check_integer, check_positive, known_number
 from kpoison.kernels._blocks import in_chunks
 from kpoison.kernels.base import Kernel
 
@@ -107,8 +107,9 @@ def checked_options(memory: Any, point_ndim: Any, smoothness: Any) -> tuple[int 
         ValueError: naming the one that does not fit.
     """
     if memory is not None:
-        check_integer("memory", memory, 1)
-    check_integer("point_ndim", point_ndim, 1)
+        memory = check_integer("memory", memory, 1)
+    point_ndim = check_integer("point_ndim", point_ndim, 1)
+    smoothness = known_number(smoothness)
     check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
     return memory, point_ndim, smoothness
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kpoison._validation import check_integer, check_name
+from kpoison._validation import check_name, integer
 from kpoison._watched import Watched
 from kpoison.kernels._activation import Activation, Covariance, Wedge
 from kpoison.kernels._rectifiers import LeakyReLU, ReLU
@@ -255,13 +255,12 @@ class Quadrature(SmoothActivation):
     """
 
     function: Callable[[Array], Array] = eqx.field(converter=Watched)
-    nodes: int = eqx.field(static=True, default=64)
+    nodes: int = eqx.field(static=True, default=64, converter=integer("nodes", 2))
 
     def __check_init__(self):
         function = self._plain
         if not callable(function):
             raise TypeError(f"function must be callable, got {type(function).__name__}")
-        check_integer("nodes", self.nodes, 2)
 
     def __call__(self, u: Array) -> Array:
         """φ(u)."""
@@ -306,8 +305,7 @@ def as_activation(activation: "str | Activation | Callable[[Array], Array]") -> 
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
-        check_name("activation", activation, activation_names)
-        return _BY_NAME[activation]()
+        return _BY_NAME[check_name("activation", activation, activation_names)]()
     if callable(activation):
         return Quadrature(activation)
     raise TypeError(f"activation must be a name, an Activation or a function, got {type(activation).__name__}")

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
 from kpoison._typing import Scalar
-from kpoison._validation import between_points, check_integer, check_points, check_positive, is_concrete
+from kpoison._validation import (
+    between_points,
+    check_flag,
+    check_integer,
+    check_points,
+    check_positive,
+    is_concrete,
+    known_number,
+)
 from kpoison._watched import Watched
 from kpoison.kernels._blocks import lower_half
 
@@ -433,12 +441,12 @@ class Custom(Kernel):
     ):
         if not callable(function):
             raise TypeError(f"function must be callable as function(x, z), got {type(function).__name__}")
+        smoothness = known_number(smoothness)
         check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
-        check_integer("point_ndim", point_ndim, 1)
         self.function = Watched(function)
         self._smoothness = smoothness
-        self._rotation_invariant = rotation_invariant
-        self._point_ndim = point_ndim
+        self._rotation_invariant = check_flag("rotation_invariant", rotation_invariant)
+        self._point_ndim = check_integer("point_ndim", point_ndim, 1)
 
     @between_points
     def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:

@@ -78,8 +78,7 @@ class ConvolutionalKernel(BatchedKernel):
         self.filter_size = check_integer("filter_size", filter_size, 1)
         if self.filter_size % 2 == 0:
             raise ValueError(f"filter_size must be odd, got {filter_size}")
-        check_name("readout", readout, get_args(Readout))
-        self.readout = readout
+        self.readout = check_name("readout", readout, get_args(Readout))
 
     @property
     def _tangent(self) -> bool:

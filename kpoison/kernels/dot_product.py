@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import between_points, check_positive
+from kpoison._validation import between_points, check_positive, integer
 from kpoison.kernels.base import Kernel, matrix_product
 
 __all__ = ["Linear", "Polynomial"]
@@ -48,12 +48,10 @@ class Polynomial(Linear):
         offset: real >= 0.
     """
 
-    degree: int = eqx.field(static=True)
+    degree: int = eqx.field(static=True, converter=integer("degree", 1))
     offset: Scalar = 1.0
 
     def __check_init__(self):
-        if not isinstance(self.degree, int) or isinstance(self.degree, bool) or self.degree < 1:
-            raise ValueError(f"degree must be an integer >= 1, got {self.degree!r}")
         check_positive("offset", self.offset, zero=True)
 
     def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import between_points, check_positive
+from kpoison._validation import between_points, check_integer, check_positive
 from kpoison.kernels.activations import Activation, as_activation
 from kpoison.kernels.base import Kernel
 
@@ -40,11 +40,9 @@ class NeuralKernel(Kernel):
         weight_std: Scalar = 2**0.5,
         bias_std: Scalar = 0.0,
     ):
-        if not isinstance(hidden_layers, int) or isinstance(hidden_layers, bool) or hidden_layers < 1:
-            raise ValueError(f"hidden_layers must be an integer >= 1, got {hidden_layers!r}")
+        self.hidden_layers = check_integer("hidden_layers", hidden_layers, 1)
         check_positive("weight_std", weight_std)
         check_positive("bias_std", bias_std, zero=True)
-        self.hidden_layers = hidden_layers
         self.activation = as_activation(activation)
         self.weight_std = weight_std
         self.bias_std = bias_std

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -99,10 +100,10 @@ class Periodic(Kernel):
             raise ValueError(f"period must be a number or have shape (d,), got shape {np.shape(period)}")
         sides = np.size(period)
         if images is not None:
-            images = (images,) * sides if isinstance(images, int) else tuple(images)
-            if len(images) != sides:
-                raise ValueError(f"images must be one number or {sides}, one for each period, got {len(images)}")
-            images = tuple(check_integer("images", number, 0) for number in images)
+            each: Any = (images,) * sides if np.ndim(images) == 0 else images
+            if len(each) != sides:
+                raise ValueError(f"images must be one number or {sides}, one for each period, got {len(each)}")
+            images = tuple(check_integer("images", number, 0) for number in each)
         elif reach is None or not is_concrete(period):
             raise ValueError(
                 "images must be given where a length scale or a period is traced: how many count depends on them"

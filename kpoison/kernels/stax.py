@@ -147,7 +147,7 @@ def from_stax(
 
     if not callable(kernel_fn):
         raise TypeError(f"kernel_fn must be callable, as stax.serial returns it, got {type(kernel_fn).__name__}")
-    check_name("get", get, ("ntk", "nngp"))
+    get = check_name("get", get, ("ntk", "nngp"))
     options = checked_options(memory, point_ndim, smoothness)
     load_neural_tangents()
     return StaxKernel(*options, kernel_fn, get)

@@ -243,7 +243,7 @@ def check_law_arguments(arguments: dict[str, Any]) -> None:
     check_positive("ridge", arguments["ridge"], zero=clean.time is not None)
     arguments["ridge"] = in_dtype(arguments["ridge"], clean.X.dtype)
     if "law" in arguments:
-        check_name("law", arguments["law"], get_args(Law))
+        arguments["law"] = check_name("law", arguments["law"], get_args(Law))
     if "x" in arguments:
         arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, single=True)
 

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from kpoison import defences
+from kpoison._validation import exact_fraction
 from kpoison.curvature import input_gradients
 from kpoison.defences import DefendedTraining, Detection
-from kpoison.defences.detection import less_rounding
+from kpoison.defences.detection import tie_threshold
 from kpoison.defences.strip import strip as run_strip
 from kpoison.laws import predict
 from kpoison.matrix.defended import NAN, TRAINING_OPTIONS, Defended, Outcome
@@ -117,8 +118,8 @@ def spectral_signatures(case: Case, _: Defended) -> Outcome:
         case.features[members & ~case.is_poison], case.features[members & case.is_poison], **_SIGNATURES
     )
     scores = np.asarray(law.poison_scores)
-    kept = 1 - _SIGNATURES["multiplier"] * _SIGNATURES["fraction"]
-    threshold = less_rounding(np.quantile(np.concatenate([np.asarray(law.clean_scores), scores]), kept))
+    share = exact_fraction(_SIGNATURES["multiplier"]) * exact_fraction(_SIGNATURES["fraction"])
+    threshold = tie_threshold(np.concatenate([np.asarray(law.clean_scores), scores]), share, squares=True)
     within = defences.spectral_signatures(case.features[members], case.labels[members], **_SIGNATURES)
     return found._replace(
         auroc=within.rates(case.is_poison[members]).auroc,

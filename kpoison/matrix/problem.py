@@ -7,15 +7,14 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kpoison import datasets
-from kpoison._validation import check_integer, check_name, check_positive
+from kpoison._validation import check_integer, check_name, check_positive, count_of, is_integer, known_number
 from kpoison.datasets import ImageDataset
 from kpoison.kernels import Kernel
 from kpoison.kernels.base import with_array_parameters
@@ -65,7 +64,7 @@ class Settings:
     def checked(
         cls,
         data: str,
-        classes: int | Sequence[int],
+        classes: Any,
         kernel: str,
         train: int | None,
         test: int | None,
@@ -78,9 +77,8 @@ class Settings:
         Raises:
             ValueError: naming what does not fit.
         """
-        check_name("data", data, DATA)
-        check_name("kernel", kernel, tuple(KERNELS))
-        if isinstance(classes, int | np.integer):
+        data, kernel = check_name("data", data, DATA), check_name("kernel", kernel, tuple(KERNELS))
+        if is_integer(classes):
             if classes not in (2, 10):
                 raise ValueError(f"classes must be 2 or 10, or two or more labels of the data, got {classes}")
             pair = (3, 5) if data == "cifar10" else (3, 8)
@@ -95,7 +93,8 @@ class Settings:
         check_positive("fraction", fraction)
         check_positive("ridge", ridge)
         folder = None if data_dir is None else str(data_dir)
-        settings = cls(data, chosen, kernel, train, test, float(fraction), float(ridge), folder)
+        fraction, ridge = float(known_number(fraction)), float(known_number(ridge))
+        settings = cls(data, chosen, kernel, train, test, fraction, ridge, folder)
         share = train // len(chosen)
         if not CLONED <= settings.budget <= share:
             raise ValueError(
@@ -107,7 +106,7 @@ class Settings:
     @property
     def budget(self) -> int:
         """How many points an attack adds, or changes."""
-        return round(self.fraction * self.train)
+        return count_of(self.fraction, self.train, round)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,7 @@ def attack_defence_matrix(
     if "none" in chosen_defences:
         chosen_defences.remove("none")
     settings = Settings.checked(data, classes, kernel, train, test, fraction, ridge, data_dir)
-    check_integer("seeds", seeds, 1)
+    seeds = check_integer("seeds", seeds, 1)
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError('precision must be double: jax.config.update("jax_enable_x64", True)')
     job = _Job(settings, chosen_attacks, ["none", *chosen_defences], seeds)
@@ -111,11 +111,10 @@ def attack_defence_matrix(
 def _names(name: str, given: Sequence[str], known: dict[str, Any]) -> list[str]:
     if isinstance(given, str) or not given:
         raise ValueError(f"{name} must be one or more names, got {given!r}")
-    for each in given:
-        check_name(name, each, tuple(known))
-    if len(set(given)) < len(given):
-        raise ValueError(f"{name} must be different, got {', '.join(given)}")
-    return list(given)
+    chosen = [check_name(name, each, tuple(known)) for each in given]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{name} must be different, got {', '.join(chosen)}")
+    return chosen
 
 
 class _Job(ChunkedWork):

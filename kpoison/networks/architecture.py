@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from kpoison._typing import Scalar
-from kpoison._validation import check_integer, check_positive
+from kpoison._validation import check_integer, check_positive, known_number
 from kpoison.kernels.activations import Activation, LeakyReLU, as_activation
 from kpoison.kernels.neural import NeuralKernel
 
@@ -69,17 +69,15 @@ class Architecture(eqx.Module):
         bias_std: Scalar = 0.0,
         rounding: int | float = 0.03,
     ):
-        check_integer("width", width, 1)
-        check_integer("hidden_layers", hidden_layers, 1)
+        self.width = check_integer("width", width, 1)
+        self.hidden_layers = check_integer("hidden_layers", hidden_layers, 1)
         check_positive("weight_std", weight_std)
         check_positive("bias_std", bias_std, zero=True)
         check_positive("rounding", rounding, zero=True)
-        self.width = width
-        self.hidden_layers = hidden_layers
         self.activation = as_activation(activation)
         self.weight_std = weight_std
         self.bias_std = bias_std
-        self.rounding = rounding
+        self.rounding = known_number(rounding)
 
     @classmethod
     def matching(cls, kernel: NeuralKernel, width: int, *, rounding: int | float = 0.03) -> "Architecture":
@@ -110,6 +108,7 @@ class Architecture(eqx.Module):
         """
         if isinstance(inputs, Sequence) and len(inputs) == 1:
             (inputs,) = inputs
+        outputs = None if outputs is None else check_integer("outputs", outputs, 1)
         sizes = [check_integer("inputs", inputs, 1), *[self.width] * self.hidden_layers, outputs or 1]
         shapes = [(b, a) for a, b in itertools.pairwise(sizes)]
         return Network(self._draw(key, shapes, sizes[1:], outputs, dtype), self, outputs is None)
@@ -118,8 +117,6 @@ class Architecture(eqx.Module):
         self, key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]], neurons: Sequence[int], outputs: int | None, dtype
     ) -> Parameters:
         """Standard normal weights of these shapes, and biases for so many neurons in each layer."""
-        if outputs is not None:
-            check_integer("outputs", outputs, 1)
         dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
         keys = jax.random.split(key, (2, len(shapes)))
         weights = tuple(jax.random.normal(keys[0, i], shape, dtype) for i, shape in enumerate(shapes))

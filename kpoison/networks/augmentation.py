@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Num, PRNGKeyArray
 
-from kpoison._validation import check_finite_scalar, check_floating, check_integer, check_positive
+from kpoison._validation import check_finite_scalar, check_floating, check_positive, integer, known_number
 
 __all__ = ["Augmentation", "ColourJitter", "Compose", "CutOut", "HorizontalFlip", "RandomCrop"]
 
@@ -80,11 +80,10 @@ class RandomCrop(Augmentation):
         fill: their value, in the scale of the images.
     """
 
-    padding: int = eqx.field(static=True, default=4)
-    fill: int | float = eqx.field(static=True, default=0.0)
+    padding: int = eqx.field(static=True, default=4, converter=integer("padding", 0))
+    fill: int | float = eqx.field(static=True, default=0.0, converter=known_number)
 
     def __check_init__(self):
-        check_integer("padding", self.padding, 0)
         check_finite_scalar("fill", self.fill)
 
     def apply(
@@ -104,7 +103,7 @@ class HorizontalFlip(Augmentation):
         probability: of the mirror image, between 0 and 1.
     """
 
-    probability: int | float = eqx.field(static=True, default=0.5)
+    probability: int | float = eqx.field(static=True, default=0.5, converter=known_number)
 
     def __check_init__(self):
         check_positive("probability", self.probability, zero=True)
@@ -130,9 +129,9 @@ class ColourJitter(Augmentation):
         brightness, contrast, saturation: s of each, >= 0; with 0 there is none.
     """
 
-    brightness: int | float = eqx.field(static=True, default=0.2)
-    contrast: int | float = eqx.field(static=True, default=0.2)
-    saturation: int | float = eqx.field(static=True, default=0.2)
+    brightness: int | float = eqx.field(static=True, default=0.2, converter=known_number)
+    contrast: int | float = eqx.field(static=True, default=0.2, converter=known_number)
+    saturation: int | float = eqx.field(static=True, default=0.2, converter=known_number)
 
     def __check_init__(self):
         for name in ("brightness", "contrast", "saturation"):
@@ -173,11 +172,10 @@ class CutOut(Augmentation):
         fill: what covers it, in the scale of the images.
     """
 
-    size: int = eqx.field(static=True)
-    fill: int | float = eqx.field(static=True, default=0.0)
+    size: int = eqx.field(static=True, converter=integer("size", 1))
+    fill: int | float = eqx.field(static=True, default=0.0, converter=known_number)
 
     def __check_init__(self):
-        check_integer("size", self.size, 1)
         check_finite_scalar("fill", self.fill)
 
     def apply(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
 
-from kpoison._validation import check_integer, check_points, check_positive, check_real
+from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer, known_number
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
 from kpoison.networks.measurements import Measure, Measurements
 from kpoison.networks.steps import Setup, State, advance, epoch_order, program_hash
@@ -45,9 +45,9 @@ class SGD(eqx.Module):
         weight_decay: >= 0.
     """
 
-    learning_rate: int | float = eqx.field(static=True, default=0.05)
-    momentum: int | float = eqx.field(static=True, default=0.9)
-    weight_decay: int | float = eqx.field(static=True, default=5e-4)
+    learning_rate: int | float = eqx.field(static=True, default=0.05, converter=known_number)
+    momentum: int | float = eqx.field(static=True, default=0.9, converter=known_number)
+    weight_decay: int | float = eqx.field(static=True, default=5e-4, converter=known_number)
 
     def __check_init__(self):
         check_positive("learning_rate", self.learning_rate)
@@ -58,7 +58,7 @@ class SGD(eqx.Module):
 
     def __call__(self, steps: int) -> "optax.GradientTransformation":
         """The transformation for a training of so many steps."""
-        return _sgd(self.learning_rate, self.momentum, self.weight_decay, steps)
+        return _sgd(self.learning_rate, self.momentum, self.weight_decay, check_integer("steps", steps, 1))
 
 
 @functools.cache
@@ -167,11 +167,10 @@ def train_classifier(
     from tqdm import tqdm
 
     images, labels = _checked_data(model, images, labels)
-    check_integer("epochs", epochs, 1)
-    check_integer("batch_size", batch_size, 1)
+    epochs, batch_size = check_integer("epochs", epochs, 1), check_integer("batch_size", batch_size, 1)
     if batch_size > len(images):
         raise ValueError(f"batch_size must be at most the number of images, {len(images)}, got {batch_size}")
-    check_integer("seed", seed, 0)
+    seed = check_integer("seed", seed, 0)
     check_positive("gradient_penalty", gradient_penalty, zero=True)
     _check_augmentation(augmentation, images[0])
     for name, value in (metadata or {}).items():
@@ -257,9 +256,9 @@ def train_classifiers(
     import optax
     import xarray as xr
 
-    chosen = list(range(check_integer("seeds", seeds, 1))) if isinstance(seeds, int | np.integer) else list(seeds)
-    for seed in chosen:
-        check_integer("seeds", seed, 0)
+    given: Any = seeds
+    chosen = list(range(check_integer("seeds", seeds, 1))) if is_integer(seeds) else list(given)
+    chosen = [check_integer("seeds", seed, 0) for seed in chosen]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds must be different and at least one, got {chosen}")
     if not callable(create):

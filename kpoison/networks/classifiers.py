@@ -114,7 +114,7 @@ class LinearSoftmax(Classifier):
         self.image_shape, self.classes = _checked(image_shape, classes)
         drawing = Drawing.checked(parameterisation, weight_std, bias_std, dtype)
         height, width, channels = self.image_shape
-        self.readout = Dense(height * width * channels, classes, drawing, key=key)
+        self.readout = Dense(height * width * channels, self.classes, drawing, key=key)
 
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """The pixels."""
@@ -156,14 +156,13 @@ class MLP(Classifier):
     ):
         self.image_shape, self.classes = _checked(image_shape, classes)
         drawing = Drawing.checked(parameterisation, weight_std, bias_std, dtype)
-        check_integer("width", width, 1)
-        check_integer("hidden_layers", hidden_layers, 1)
+        width, hidden_layers = check_integer("width", width, 1), check_integer("hidden_layers", hidden_layers, 1)
         self.activation = as_activation(activation)
         height, columns, channels = self.image_shape
         sizes = [height * columns * channels, *[width] * hidden_layers]
         *keys, last = jax.random.split(key, hidden_layers + 1)
         self.layers = tuple(Dense(a, b, drawing, key=k) for a, b, k in zip(sizes[:-1], sizes[1:], keys, strict=True))
-        self.readout = Dense(width, classes, drawing, key=last)
+        self.readout = Dense(width, self.classes, drawing, key=last)
 
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """The last hidden layer."""
@@ -208,7 +207,7 @@ class LeNet(Classifier):
     ):
         self.image_shape, self.classes = _checked(image_shape, classes)
         drawing = Drawing.checked(parameterisation, weight_std, bias_std, dtype)
-        check_integer("width", width, 1)
+        width = check_integer("width", width, 1)
         self.activation = as_activation(activation)
         height, columns, channels = self.image_shape
         if min(height, columns) < 4:
@@ -224,7 +223,7 @@ class LeNet(Classifier):
             Dense(pixels * more, 20 * width, drawing, key=keys[2]),
             Dense(20 * width, 14 * width, drawing, key=keys[3]),
         )
-        self.readout = Dense(14 * width, classes, drawing, key=keys[4])
+        self.readout = Dense(14 * width, self.classes, drawing, key=keys[4])
 
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """The second dense layer."""
@@ -306,10 +305,9 @@ class ResNet(Classifier):
     ):
         self.image_shape, self.classes = _checked(image_shape, classes)
         drawing = Drawing.checked(parameterisation, weight_std, bias_std, dtype)
-        check_integer("width", width, 1)
-        check_integer("blocks", blocks, 1)
+        width, blocks = check_integer("width", width, 1), check_integer("blocks", blocks, 1)
         if normalisation is not None:
-            check_name("normalisation", normalisation, ("group",))
+            normalisation = check_name("normalisation", normalisation, ("group",))
         self.activation = as_activation(activation)
         first, last, *keys = jax.random.split(key, 2 + 3 * blocks)
         self.stem = Convolution(self.image_shape[2], width, 3, drawing, key=first)
@@ -322,7 +320,7 @@ class ResNet(Classifier):
             channels = outputs
             found.append(block)
         self.blocks = tuple(found)
-        self.readout = Dense(channels, classes, drawing, key=last)
+        self.readout = Dense(channels, self.classes, drawing, key=last)
 
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """Means of the last stage's channels over the pixels."""

@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from kpoison._typing import Scalar
@@ -52,12 +53,10 @@ class ConvolutionalArchitecture(Architecture):
         readout: str = "flatten",
     ):
         super().__init__(width, hidden_layers, activation, weight_std, bias_std, rounding)
-        check_integer("filter_size", filter_size, 1)
-        if filter_size % 2 == 0:
+        self.filter_size = check_integer("filter_size", filter_size, 1)
+        if self.filter_size % 2 == 0:
             raise ValueError(f"filter_size must be odd, got {filter_size}")
-        check_name("readout", readout, get_args(Readout))
-        self.filter_size = filter_size
-        self.readout = readout
+        self.readout = check_name("readout", readout, get_args(Readout))
 
     @classmethod
     def matching(cls, kernel, width: int, *, rounding: int | float = 0.03) -> "ConvolutionalArchitecture":
@@ -87,9 +86,11 @@ class ConvolutionalArchitecture(Architecture):
             outputs: number of outputs C, an integer >= 1; None for a scalar output.
             dtype: of the parameters and of everything computed with them; by default JAX's default float.
         """
-        if isinstance(inputs, int) or len(inputs) != 3:
+        shape: Any = inputs
+        if np.ndim(shape) == 0 or len(shape) != 3:
             raise ValueError(f"inputs must be the shape of an image, (height, width, channels), got {inputs}")
-        height, width, channels = (check_integer("each number of inputs", size, 1) for size in inputs)
+        height, width, channels = (check_integer("each number of inputs", size, 1) for size in shape)
+        outputs = None if outputs is None else check_integer("outputs", outputs, 1)
         sizes = [channels, *[self.width] * self.hidden_layers]
         filters = [(self.filter_size, self.filter_size, a, b) for a, b in itertools.pairwise(sizes)]
         pixels = height * width if self.readout == "flatten" else 1

@@ -62,7 +62,7 @@ class PoisonedProblem(NamedTuple):
 
 
 def check_reference(arguments: dict[str, Any]) -> None:
-    check_name("reference", arguments["reference"], get_args(Reference))
+    arguments["reference"] = check_name("reference", arguments["reference"], get_args(Reference))
 
 
 @boundary(check_reference)
@@ -159,7 +159,7 @@ def ensemble(
         TypeError, ValueError: naming the argument that does not fit.
         UnconvergedError: a run has not converged (under a trace: `equinox.error_if`).
     """
-    check_keys(keys, batch_size)
+    batch_size = check_keys(keys, batch_size)
     X = check_points("X", X, architecture.point_ndim)
     x = check_points("x", x, architecture.point_ndim, like=X)
     problem = poisoned_problem(X, y, poison, ridge, reference, X.dtype)
@@ -203,13 +203,13 @@ def _ensemble(
     return Ensemble(*lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None))
 
 
-def check_keys(keys: Array, batch_size: int) -> None:
-    """One random key per seed, and how many seeds run side by side."""
+def check_keys(keys: Array, batch_size: int) -> int:
+    """How many seeds run side by side, checked as one random key per seed is."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise TypeError(f"keys must be random keys made by jax.random.key, got dtype {keys.dtype}")
     if keys.ndim != 1 or len(keys) == 0:
         raise ValueError(f"keys must have shape (S,) with S >= 1, got {keys.shape}")
-    check_integer("batch_size", batch_size, 1)
+    return check_integer("batch_size", batch_size, 1)
 
 
 def poisoned_problem(

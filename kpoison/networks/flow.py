@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, PyTree, Real
 
 from kpoison._typing import Scalar
-from kpoison._validation import check_integer, check_positive
+from kpoison._validation import check_positive, integer, known_number
 from kpoison.flow.integration import checked_times, complete_only
 from kpoison.networks.architecture import Centred, Network, Parameters
 from kpoison.networks.objective import Penalty, centred_objective, checked_penalty, shifted
@@ -32,13 +32,12 @@ class Integration(eqx.Module):
             largest rate, whatever the tolerance.
     """
 
-    tolerance: int | float | None = eqx.field(static=True, default=None)
-    max_steps: int = eqx.field(static=True, default=10_000)
+    tolerance: int | float | None = eqx.field(static=True, default=None, converter=known_number)
+    max_steps: int = eqx.field(static=True, default=10_000, converter=integer("max_steps", 1))
 
     def __check_init__(self):
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
-        check_integer("max_steps", self.max_steps, 1)
 
     def relative_tolerance(self, dtype) -> float:
         """The tolerance for this dtype."""

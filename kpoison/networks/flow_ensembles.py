@@ -79,7 +79,7 @@ def flow_ensemble(
         TypeError, ValueError: naming the argument that does not fit.
         IncompleteFlowError: a run has stopped early (under a trace: `equinox.error_if`).
     """
-    check_keys(keys, batch_size)
+    batch_size = check_keys(keys, batch_size)
     X = check_points("X", X, architecture.point_ndim)
     x = check_points("x", x, architecture.point_ndim, like=X)
     problem = poisoned_problem(X, y, poison, ridge, reference, X.dtype, no_ridge=True)

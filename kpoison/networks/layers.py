@@ -40,7 +40,7 @@ class Drawing(NamedTuple):
         Raises:
             TypeError, ValueError: naming the argument that does not fit.
         """
-        check_name("parameterisation", parameterisation, get_args(Parameterisation))
+        parameterisation = check_name("parameterisation", parameterisation, get_args(Parameterisation))
         check_positive("weight_std", weight_std)
         check_positive("bias_std", bias_std, zero=True)
         dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)

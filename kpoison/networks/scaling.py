@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Num, PRNGKeyArray
 
-from kpoison._validation import check_finite, check_integer, check_name, check_positive
+from kpoison._validation import check_finite, check_integer, check_name, check_positive, is_integer, known_number
 from kpoison.networks.architecture import Architecture
 from kpoison.networks.ensembles import Ensemble, ensemble
 from kpoison.networks.training import check_shape
@@ -88,13 +88,13 @@ def width_errors(
     widths = np.array([architecture.width for architecture in architectures])
     if len(widths) < 2 or np.any(np.diff(widths) <= 0):
         raise ValueError(f"architectures must have at least 2 increasing widths, got widths {widths.tolist()}")
-    numbers = [seeds] * len(widths) if isinstance(seeds, int) else list(seeds)
+    given: Any = seeds
+    numbers = [seeds] * len(widths) if is_integer(seeds) else list(given)
     if len(numbers) != len(widths):
         raise ValueError(f"seeds must be one number, or one for each of the {len(widths)} widths, got {len(numbers)}")
-    for number in numbers:
-        check_integer("seeds", number, 2)
+    numbers = [check_integer("seeds", number, 2) for number in numbers]
     for name, law in laws.items():
-        check_name("laws", name, ("clean", "efficacy", "gradient", "spike"))
+        _ = check_name("laws", name, ("clean", "efficacy", "gradient", "spike"))
         check_finite(f"laws[{name!r}]", law)
 
     def run(index: int, **options: Any) -> Ensemble:
@@ -160,6 +160,7 @@ def fit_power_law(
     widths, rmse, standard_error = (np.asarray(value, float) for value in (widths, rmse, standard_error))
     if len(widths) < 2 or len(np.unique(widths)) < len(widths):
         raise ValueError(f"widths must be at least 2 distinct numbers, got {widths.tolist()}")
+    confidence = known_number(confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     weights = (rmse / standard_error) ** 2

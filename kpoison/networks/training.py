@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
@@ -11,10 +12,11 @@ from kpoison._typing import Scalar
 from kpoison._validation import (
     check_finite,
     check_floating,
-    check_integer,
     check_points,
     check_positive,
+    integer,
     is_concrete,
+    known_number,
 )
 from kpoison.networks.architecture import Centred, Network
 from kpoison.networks.objective import Penalty, centred_objective, checked_penalty, shifted
@@ -37,15 +39,13 @@ class Training(eqx.Module):
         memory: number of past steps that L-BFGS remembers, each costing two copies of the parameters.
     """
 
-    tolerance: int | float | None = eqx.field(static=True, default=None)
-    max_steps: int = eqx.field(static=True, default=5000)
-    memory: int = eqx.field(static=True, default=10)
+    tolerance: int | float | None = eqx.field(static=True, default=None, converter=known_number)
+    max_steps: int = eqx.field(static=True, default=5000, converter=integer("max_steps", 1))
+    memory: int = eqx.field(static=True, default=10, converter=integer("memory", 1))
 
     def __check_init__(self):
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
-        check_integer("max_steps", self.max_steps, 1)
-        check_integer("memory", self.memory, 1)
 
     def relative_tolerance(self, dtype) -> float:
         """The tolerance for this dtype."""
@@ -158,8 +158,8 @@ def converged_only(result, training: Training):
 
 def check_shape(name: str, value, shape: tuple[int, ...], why: str) -> None:
     """Refuse an array of another shape."""
-    if jnp.shape(value) != shape:
-        raise ValueError(f"{name} must have shape {shape} ({why}), got {jnp.shape(value)}")
+    if np.shape(value) != shape:
+        raise ValueError(f"{name} must have shape {shape} ({why}), got {np.shape(value)}")
 
 
 def minimise(

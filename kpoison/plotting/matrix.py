@@ -39,7 +39,7 @@ def _variable(result: "xr.Dataset", name: str) -> np.ndarray:
     Raises:
         ValueError: where there is none, or it has other dimensions.
     """
-    check_name("quantity", name, [str(known) for known in result.data_vars if known != "picture"])
+    name = check_name("quantity", name, [str(known) for known in result.data_vars if known != "picture"])
     if set(result[name].dims) != set(_DIMS):
         found = ", ".join(map(str, result[name].dims))
         raise ValueError(f"result must hold {name} over {', '.join(_DIMS)}, got {found or 'no dimension'}")

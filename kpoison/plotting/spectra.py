@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from kpoison._validation import check_finite
+from kpoison._validation import check_finite, check_integer
 from kpoison.curvature import Density
 from kpoison.plotting.style import COLOURS, style
 
@@ -50,6 +50,7 @@ def draw_spectrum(
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"eigenvalues must have shape (k,) with k >= 1, got {values.shape}")
     check_finite("eigenvalues", values)
+    index = check_integer("index", index, 0)
     colour, marker = COLOURS[index % len(COLOURS)], _MARKERS[index % len(_MARKERS)]
     marks: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "markerfacecolor": "none"}
     rule: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2, "label": edge_label}
@@ -97,6 +98,7 @@ def draw_image(ax: Axes, vector: Float[ArrayLike, "..."], image_shape: tuple[int
         ValueError: for a vector that does not fit the shape or is not finite.
     """
     values = np.asarray(vector, float)
+    image_shape = tuple(check_integer("image_shape", length, 1) for length in image_shape)  # pyright: ignore
     if len(image_shape) != 3 or values.size != np.prod(image_shape):
         raise ValueError(f"vector must have one number for each of {image_shape}, got shape {values.shape}")
     check_finite("vector", values)

@@ -1,31 +1,32 @@
 """How well an attack works, and what it costs in accuracy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Num
+from jaxtyping import Array, ArrayLike, Float, Num, Shaped
 
 from kpoison._failures import checked_result
-from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_finite_scalar, check_real, is_concrete
+from kpoison._typing import Labels, Scalar
+from kpoison._validation import check_finite, check_finite_scalar, check_real, is_concrete, known_number, plain_array
 
-__all__ = ["attack_success_rate", "clean_accuracy"]
+__all__ = ["attack_success_rate", "class_array", "clean_accuracy"]
 
 
 def attack_success_rate(
-    predictions: Num[ArrayLike, "q *C"], labels: Num[ArrayLike, " q"], target: Scalar
+    predictions: Shaped[ArrayLike, "q *C"] | Sequence[Any], labels: Labels | Num[ArrayLike, " q"], target: Scalar | str
 ) -> Float[Array, ""]:
     """The fraction of triggered inputs that are given the target class, of those that are not of that class.
 
     Inputs whose true class is the target are left out: giving them the target class is no success of the attack.
 
     Args:
-        predictions: for the inputs with the trigger: integers (q,), the predicted classes; floating-point scores
-            (q, C), whose largest is the predicted class (of equals the first); or floating-point scores (q,), whose
-            sign is the predicted class, −1 or 1 (a score of 0 is neither).
-        labels: the true classes, shape (q,), integers or whole floating-point numbers: 0..C − 1 for scores (q, C),
-            −1 or 1 for scores (q,).
+        predictions: for the inputs with the trigger: integers of any width, or text, (q,), the predicted classes;
+            floating-point scores (q, C), whose largest is the predicted class (of equals the first); or floating-point
+            scores (q,), whose sign is the predicted class, −1 or 1 (a score of 0 is neither).
+        labels: the true classes, shape (q,), text, integers or whole floating-point numbers: 0..C − 1 for scores
+            (q, C), −1 or 1 for scores (q,).
         target: the attacker's class, of the same kind.
 
     Returns:
@@ -41,6 +42,7 @@ def attack_success_rate(
     >>> float(attack_success_rate(jnp.array([7, 7, 2, 7]), labels=jnp.array([1, 7, 2, 3]), target=7))  # 2 of 3
     0.666...
     """
+    predictions, labels, target = _numbered(predictions, labels, target)
     predicted, classes, dtype, failures = _compared(predictions, labels)
     check_finite_scalar("target", target)
     failures.append(_not_classes("target", target, predictions))
@@ -54,7 +56,9 @@ def attack_success_rate(
     return checked_result(successes.astype(dtype) / jnp.maximum(number, 1).astype(dtype), failures)
 
 
-def clean_accuracy(predictions: Num[ArrayLike, "q *C"], labels: Num[ArrayLike, " q"]) -> Float[Array, ""]:
+def clean_accuracy(
+    predictions: Shaped[ArrayLike, "q *C"] | Sequence[Any], labels: Labels | Num[ArrayLike, " q"]
+) -> Float[Array, ""]:
     """The fraction of inputs that are given their true class.
 
     Args:
@@ -73,8 +77,59 @@ def clean_accuracy(predictions: Num[ArrayLike, "q *C"], labels: Num[ArrayLike, "
     >>> float(clean_accuracy(jnp.array([0.3, -2.0, 0.1, -0.2]), labels=jnp.array([1, -1, -1, -1])))
     0.75
     """
+    predictions, labels, _ = _numbered(predictions, labels, None)
     predicted, classes, dtype, failures = _compared(predictions, labels)
     return checked_result(jnp.sum(predicted == classes).astype(dtype) / len(classes), failures)
+
+
+def _numbered(predictions: Any, labels: Any, target: Any) -> tuple[Any, Any, Any]:
+    """Classes that are text, or so large that JAX may not tell them apart, as small numbers.
+
+    Everything else, and what does not belong together, stays as it is, to be refused by name.
+    """
+    arrays = [plain_array(name, value) for name, value in (("predictions", predictions), ("labels", labels))]
+    unchanged = predictions, labels, target
+    if not all(isinstance(array, np.ndarray) and array.ndim == 1 and array.size for array in arrays):
+        return unchanged
+    arrays = [array.astype(str) if _is_text(array) else array for array in arrays]
+    goal = known_number(target)
+    if all(array.dtype.kind == "U" for array in arrays):
+        if not isinstance(goal, str | None):
+            return unchanged
+    elif not (_are_large(arrays) and isinstance(goal, int | None)):
+        return unchanged
+    values = [*(array.tolist() for array in arrays), [] if goal is None else [goal]]
+    numbers = {name: number for number, name in enumerate(sorted({name for part in values for name in part}))}
+    given, classes = (np.array([numbers[name] for name in part], np.int32) for part in values[:2])
+    return given, classes, None if goal is None else numbers[goal]
+
+
+def _is_text(array: np.ndarray) -> bool:
+    return array.dtype.kind in "TU" or (array.dtype.kind == "O" and all(isinstance(name, str) for name in array))
+
+
+def _are_large(arrays: list[np.ndarray]) -> bool:
+    """Whether they are whole numbers, of which some are not exact in single precision."""
+    return (
+        arrays[0].dtype.kind in "iu"
+        and arrays[1].dtype.kind in "iuf"
+        and all(bool(np.all(np.isfinite(array) & (np.mod(array, 1) == 0))) for array in arrays)
+        and max(float(np.max(np.abs(array.astype(float)))) for array in arrays) >= 2**24
+    )
+
+
+def class_array(name: str, labels: Any) -> Array:
+    """Whole numbers of classes as an array of JAX, refused where they do not fit into 32 bits and would wrap around."""
+    given = plain_array(name, labels)
+    if (
+        isinstance(given, np.ndarray)
+        and given.size
+        and float(np.max(np.abs(given.astype(float)))) > np.iinfo(np.int32).max
+    ):
+        raise ValueError(
+            f"{name} must be classes, −1 and 1 or columns of y from 0 on, got {given.min()} to {given.max()}"
+        )
+    return jnp.asarray(given)
 
 
 def _compared(predictions: Any, labels: Any) -> tuple[Array, Array, Any, list[tuple[Any, str]]]:

@@ -2,11 +2,11 @@
 
 import abc
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import checked_result
@@ -20,9 +20,12 @@ from kpoison._validation import (
     check_range,
     check_real,
     is_concrete,
+    is_integer,
 )
 
 __all__ = ["Blend", "Patch", "Sinusoid", "Trigger"]
+
+_CHANNELS = 4  # grey, with opacity, colours, with opacity: a longer last axis is the width of grey images
 
 
 class Trigger(eqx.Module):
@@ -50,13 +53,15 @@ class Trigger(eqx.Module):
         """What may be wrong with the numbers, in the dtype of the images, for `checked_result`."""
 
     def __call__(
-        self, images: Float[ArrayLike, "..."], image_shape: tuple[int, int, int] | None = None
+        self, images: Float[ArrayLike, "..."], image_shape: Sequence[int] | None = None
     ) -> Float[Array, "..."]:
         """The images with the trigger.
 
         Args:
-            images: shape (n, H, W, C), or (H, W, C) for one; with `image_shape` also (n, H·W·C) or (H·W·C,).
-            image_shape: (H, W, C) of flattened images.
+            images: shape (n, H, W, C), or (H, W, C) for one of up to 4 channels; grey ones also (n, H, W), which three
+                axes are where the last is longer than 4.  With `image_shape`, which leaves nothing to be guessed, also
+                (n, H·W·C) or (H·W·C,), and (n, H, W) or (H, W) for C = 1.
+            image_shape: (H, W, C) of flattened images, and of one image of more than 4 channels.
 
         Returns:
             An array of the shape and dtype of `images`.
@@ -75,15 +80,17 @@ class Trigger(eqx.Module):
         return checked_result(result, failures).reshape(images.shape)
 
     def direction(
-        self, images: Float[ArrayLike, "..."], image_shape: tuple[int, int, int] | None = None
+        self, images: Float[ArrayLike, "..."], image_shape: Sequence[int] | None = None
     ) -> Float[Array, "..."]:
         """The unit vector u from each image to the triggered one: trigger(x) = x + r u with r > 0.
 
         It keeps its digits however faint the trigger is.
 
         Args:
-            images: shape (n, H, W, C), or (H, W, C) for one; with `image_shape` also (n, H·W·C) or (H·W·C,).
-            image_shape: (H, W, C) of flattened images.
+            images: shape (n, H, W, C), or (H, W, C) for one of up to 4 channels; grey ones also (n, H, W), which three
+                axes are where the last is longer than 4.  With `image_shape`, which leaves nothing to be guessed, also
+                (n, H·W·C) or (H·W·C,), and (n, H, W) or (H, W) for C = 1.
+            image_shape: (H, W, C) of flattened images, and of one image of more than 4 channels.
 
         Returns:
             An array of the shape and dtype of `images`, of Euclidean norm 1 for each image.
@@ -315,18 +322,20 @@ def _as_stack(images: Array, image_shape: Any) -> Float[Array, "n H W C"]:
     if image_shape is None:
         if images.ndim not in (3, 4):
             raise ValueError(
-                "images must have shape (n, H, W, C) or (H, W, C), flattened ones need image_shape=(H, W, C), "
-                f"got {images.shape}"
+                "images must have shape (n, H, W, C), (H, W, C) or (n, H, W), flattened ones need "
+                f"image_shape=(H, W, C), got {images.shape}"
             )
-        shape = images.shape[-3:]
+        # As readers of grey images give them: taken for one image they would get a single trigger.
+        grey = images.ndim == 3 and images.shape[2] > _CHANNELS
+        shape = (*images.shape[1:], 1) if grey else images.shape[-3:]
     else:
         if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
             raise ValueError(f"image_shape must be three integers (H, W, C), got {image_shape!r}")
         shape = tuple(check_integer("image_shape", length, 1) for length in image_shape)
-        flat = (math.prod(shape),)
-        if images.shape not in (flat, shape) and (images.ndim not in (2, 4) or images.shape[1:] not in (flat, shape)):
+        own = [(math.prod(shape),), shape] + ([shape[:2]] if shape[2] == 1 else [])
+        if images.shape not in own and images.shape[1:] not in own:
             raise ValueError(
-                f"images must have shape (n, {flat[0]}) or {flat}, as image_shape is {shape}, got {images.shape}"
+                f"images must have shape (n, {own[0][0]}) or {own[0]}, as image_shape is {shape}, got {images.shape}"
             )
     if images.size == 0:
         raise ValueError(f"images must not be empty, got shape {images.shape}")
@@ -341,9 +350,9 @@ def _size(size: Any) -> tuple[int, int]:
 
 def _position(position: Any) -> tuple[int, int]:
     pair = isinstance(position, tuple | list) and len(position) == 2
-    if not pair or not all(isinstance(p, int | np.integer) and not isinstance(p, bool) for p in position):
+    if not pair or not all(is_integer(p) for p in position):
         raise ValueError(f"position must be two integers (row, column), got {position!r}")
-    return int(position[0]), int(position[1])
+    return check_integer("position", position[0], None), check_integer("position", position[1], None)
 
 
 def _opacity(opacity: Any) -> Float[Array, ""]:

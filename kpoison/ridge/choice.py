@@ -36,10 +36,10 @@ def choose_solver(
     >>> choose_solver(60_000, memory=2**34).rank
     1000
     """
-    check_integer("n", n, 1)
-    if ridges is not None:
-        check_integer("ridges", ridges, 1)
-    available = available_memory() if memory is None else check_integer("memory", memory, 1)
+    n = check_integer("n", n, 1)
+    ridges = None if ridges is None else check_integer("ridges", ridges, 1)
+    memory = None if memory is None else check_integer("memory", memory, 1)
+    available = available_memory() if memory is None else memory
     dense = Cholesky() if ridges == 1 else Spectral()
     if n <= DENSE_UP_TO and _dense_bytes(dense, n, dtype) <= available:
         return dense

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._failures import checked_result
-from kpoison._validation import check_integer, check_positive
+from kpoison._validation import check_positive, integer, known_number
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations
@@ -33,13 +33,12 @@ class ConjugateGradients(Solver):
         max_iterations: products with the Gram matrix after which a solve is given up: an error.
     """
 
-    tolerance: float | None = eqx.field(static=True, default=None)
-    max_iterations: int = eqx.field(static=True, default=1000)
+    tolerance: float | None = eqx.field(static=True, default=None, converter=known_number)
+    max_iterations: int = eqx.field(static=True, default=1000, converter=integer("max_iterations", 1))
 
     def __check_init__(self):
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
-        check_integer("max_iterations", self.max_iterations, 1)
 
     def prepare(self, kernel: Kernel, observed: Observations) -> "IterativeFactor":
         """The Gram matrix as an operator, with its preconditioner."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._memory import available_memory, in_words
-from kpoison._validation import check_integer, check_name, check_positive
+from kpoison._validation import check_positive, choice, flag, integer, known_number
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.conjugate_gradients import conjugate_gradients
 from kpoison.ridge.iterative import converged, default_tolerance
@@ -50,27 +50,20 @@ class Krylov(Solver):
         seed: of the points that the preconditioner is made of.
     """
 
-    rank: int = eqx.field(static=True, default=1000)
-    tolerance: float | None = eqx.field(static=True, default=None)
-    max_products: int = eqx.field(static=True, default=500)
-    products: str | None = eqx.field(static=True, default=None)
-    keep: bool | None = eqx.field(static=True, default=None)
-    memory: int | None = eqx.field(static=True, default=None)
+    rank: int = eqx.field(static=True, default=1000, converter=integer("rank", 1))
+    tolerance: float | None = eqx.field(static=True, default=None, converter=known_number)
+    max_products: int = eqx.field(static=True, default=500, converter=integer("max_products", 1))
+    products: str | None = eqx.field(static=True, default=None, converter=choice("products", _DTYPES, optional=True))
+    keep: bool | None = eqx.field(static=True, default=None, converter=flag("keep", optional=True))
+    memory: int | None = eqx.field(static=True, default=None, converter=integer("memory", 1, optional=True))
     mesh: Mesh | None = eqx.field(static=True, default=None)
-    seed: int = eqx.field(static=True, default=0)
+    seed: int = eqx.field(static=True, default=0, converter=integer("seed", 0))
 
     def __check_init__(self):
-        check_integer("rank", self.rank, 1)
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
-        check_integer("max_products", self.max_products, 1)
-        if self.products is not None:
-            check_name("products", self.products, _DTYPES)
-        if self.memory is not None:
-            check_integer("memory", self.memory, 1)
         if self.mesh is not None and not isinstance(self.mesh, Mesh):
             raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
-        check_integer("seed", self.seed, 0)
 
     def prepare(self, kernel: Kernel, X: Float[Array, "n ..."]) -> "KrylovFactor":
         """The Gram matrix by tiles, with its preconditioner.

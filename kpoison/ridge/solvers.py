@@ -233,8 +233,10 @@ class Cholesky(DenseSolver):
             places = sample_places(len(gram))
             part = gram[np.ix_(places, places)]
         highest = _largest_row_sum(gram)
-        shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps * highest
-        lower = cholesky(part + shift * jnp.eye(len(part), dtype=gram.dtype))
+        # Divided by its size first: of 0, which is positive semi-definite, the rounding would be 0 too.
+        unit = jnp.where(highest > 0, highest, 1)
+        shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps
+        lower = cholesky(part / unit + shift * jnp.eye(len(part), dtype=gram.dtype))
         lowest = jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(gram.dtype)
         return CholeskyFactor(gram, lowest, highest)
 

@@ -111,8 +111,7 @@ def as_quantities(quantities: Sequence[str | Callable[..., Array]]) -> tuple[Qua
         if callable(quantity):
             found.append(_of_user(quantity))
         else:
-            check_name("quantities", quantity, quantity_names)
-            found.append(_KNOWN[quantity])
+            found.append(_KNOWN[check_name("quantities", quantity, quantity_names)])
     names = [quantity.name for quantity in found]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"quantities must be different and at least one, got {names}")

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._typing import Law, Numbers, Scalar
-from kpoison._validation import check_name, check_positive, check_real
+from kpoison._validation import check_name, check_positive, check_real, known_number
 from kpoison.kernels import Kernel
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
@@ -112,7 +112,7 @@ def sweep(
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
     if not isinstance(poison, Poison):
         raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
-    check_name("law", law, get_args(Law))
+    law = check_name("law", law, get_args(Law))
     chosen = as_quantities(quantities)
     grid = make_grid(
         clean,
@@ -136,6 +136,7 @@ def sweep(
     mesh = _checked_mesh(mesh)
     if memory is not None:
         check_positive("memory", memory)
+        memory = known_number(memory)
     _check_processes(clean)
     job = Job(clean, grid, chosen, law, mesh, dict(metadata or {}), memory)
     bar = functools.partial(tqdm, unit="chunk", disable=not (sys.stderr.isatty() if progress is None else progress))

@@ -166,3 +166,16 @@ def test_bad_input():
         attack(clean=bases)
     with pytest.raises(TypeError, match="call feature_collision outside of jit"):
         jax.jit(lambda b: attack(bases=b).history)(bases)
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_the_target_is_the_class_whether_or_not_y_is_a_column(column):
+    y = np.array([1.0, -1.0])
+    clean = kp.fit(kp.kernels.RBF(1.0), np.array([[0.0], [2.0]]), y[:, None] if column else y)
+    for label in (-1.0, 1.0):
+        labels = np.full((2, 1), label) if column else np.full(2, label)
+        found = kp.attacks.feature_collision(
+            clean, np.array([[1.2], [1.0]]), labels, np.array([0.0]), 0.1, ball=0.5, steps=2
+        )
+        assert found.data.target == label
+        assert found.data.y.shape == (4, 1) if column else (4,)

@@ -157,6 +157,6 @@ def test_bad_input(change, error, message):
 
 def test_bad_attacked_probes():
     clean, poison, x, attacked, _ = problem(1.5)
-    for wrong in (attacked[:3], np.zeros(60, bool), attacked.astype(int)):
+    for wrong in (attacked[:3], np.zeros(60, bool), 2 * attacked.astype(int), attacked.astype(float)):
         with pytest.raises((ValueError, TypeError), match="attacked"):
             input_spectrum_law(clean, poison, x, wrong, 1e-3)

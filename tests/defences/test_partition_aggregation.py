@@ -214,3 +214,21 @@ def test_bad_votes_and_labels():
         found.certified_accuracy(Y[:6], -1)
     with pytest.raises(TypeError, match="outside of jit"):
         jax.jit(lambda x: partition_aggregation(KERNEL, X, Y, x, RIDGE).values)(PROBES)
+
+
+def test_a_partition_without_clean_points_is_trained_on_its_poison_alone():
+    """Of 12 points in 5 partitions some draws leave one empty: it predicts 0 until a poison falls into it."""
+    points, y = RNG.normal(size=(12, 2)), np.where(np.arange(12) % 2, 1.0, -1.0)
+    seed = next(s for s in range(200) if len(set(partition_of(points, 5, s))) < 5)
+    empty = next(iter(set(range(5)) - set(partition_of(points, 5, seed))))
+    zeta = next(z for z in RNG.normal(size=(500, 2)) if partition_of(z[None], 5, seed)[0] == empty)
+    for count in (1.0, 3.0):
+        found = partition_aggregation(
+            KERNEL, points, y, PROBES, RIDGE, partitions=5, seed=seed, poison=kp.Poison(zeta, -1.0, count)
+        )
+        # m points at one place, ρ = mλ: f = k(x, ζ) m y/(mλ + m k(ζ, ζ)).
+        expected = -gram(PROBES, zeta[None])[:, 0] / (RIDGE + 1)
+        np.testing.assert_allclose(found.values[empty], expected, rtol=1e-10)
+        np.testing.assert_allclose(found.efficacy[empty], expected, rtol=1e-10)
+    alone = partition_aggregation(KERNEL, points, y, PROBES, RIDGE, partitions=5, seed=seed)
+    np.testing.assert_array_equal(alone.values[empty], 0)

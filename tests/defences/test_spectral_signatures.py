@@ -70,9 +70,11 @@ def test_as_the_toolbox_has_it(toolbox):
 
 def test_clones_go_together_and_equal_points_stay():
     rows = np.concatenate([CLEAN, np.repeat(CLEAN.mean(axis=0)[None] + 30, 5, axis=0)])
-    # Fewer may go than there are clones: the threshold lies among them.
-    found = spectral_signatures(rows + 1e-9 * RNG.normal(size=rows.shape), np.zeros(30, int), fraction=0.05)
+    rows = rows + 1e-9 * RNG.normal(size=rows.shape)
+    found = spectral_signatures(rows, np.zeros(30, int), fraction=0.1)  # 5 of 4.5, from above
     np.testing.assert_array_equal(found.suspected, np.arange(30) >= 25)
+    # Fewer may go than there are clones: the threshold lies among them, and more than the share may not go.
+    assert not spectral_signatures(rows, np.zeros(30, int), fraction=0.05).suspected.any()
     same = spectral_signatures(np.full((6, 3), 0.1), np.array([0, 0, 0, 0, 0, 1]))
     np.testing.assert_array_equal(same.scores, np.zeros(6))
     assert not same.suspected.any()

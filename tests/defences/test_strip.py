@@ -37,12 +37,13 @@ def test_entropies_and_threshold_by_hand(superposition, clip):
         return 0.7 * x + 0.3 * overlay if superposition == "blend" else np.clip(x + overlay, *clip)
 
     keys = jax.random.split(jax.random.key(3))
-    own = np.asarray(jax.random.randint(keys[0], (40, 5), 0, 39))
-    own = own + (own >= np.arange(40)[:, None])
-    null = drawn_entropies(lambda x: W @ x, CLEAN, 5, 0.5, mix, own)
-    expected = drawn_entropies(
-        lambda x: W @ x, INPUTS, 5, 0.5, mix, np.asarray(jax.random.randint(keys[1], (7, 5), 0, 40))
-    )
+    drawn = np.asarray(jax.random.randint(keys[0], (5,), 0, 40))
+    further = np.asarray(jax.random.randint(keys[1], (5,), 1, 40))
+    # The same overlays for all, of clean inputs in the order of their bits; none is its own.
+    order = np.array(sorted(range(40), key=lambda i: CLEAN[i].tobytes()))
+    own = np.where(drawn == np.arange(40)[:, None], (np.arange(40)[:, None] + further) % 40, drawn)
+    null = drawn_entropies(lambda x: W @ x, CLEAN[order], 5, 0.5, mix, order[own])
+    expected = drawn_entropies(lambda x: W @ x, INPUTS, 5, 0.5, mix, np.tile(order[drawn], (7, 1)))
     np.testing.assert_allclose(found.scores, -expected, rtol=1e-12)
     edge = norm.ppf(0.2, null.mean(), null.std(ddof=1))
     np.testing.assert_allclose(found.threshold, -edge, rtol=1e-12)

@@ -186,3 +186,17 @@ def test_solvers_are_values():
     assert hash(kp.Cholesky()) == hash(kp.Cholesky())
     leaves = jax.tree.leaves(kp.fit(kp.kernels.RBF(1.0), np.eye(3), np.ones(3), solver=kp.Cholesky()))
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-17, 1e12])
+@pytest.mark.parametrize(
+    "solver", [kp.Spectral(), kp.Tridiagonal(), kp.Cholesky(), kp.Krylov(), kp.ConjugateGradients()]
+)
+def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
+    """Clean points without features: f = m y_t k/(ρ + m k(ζ, ζ)) with 3 poisons beside 3 points, −3/3.6."""
+    X = scale * np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], dtype)  # singular at every scale
+    clean = kp.fit(kp.kernels.Linear(), X, np.ones(3, dtype), solver=solver)
+    if scale < 1:
+        found = kp.predict(clean, np.array([0.0, 1.0], dtype), 0.1, kp.Poison(np.array([0.0, 1.0], dtype), -1.0, 3.0))
+        assert float(found) == pytest.approx(-3 / 3.6, rel=1e-5)

@@ -8,6 +8,7 @@ import scipy.linalg
 from jax import Array
 
 import kpoison as kp
+from kpoison._validation import count_of
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
 from theory_checks.experiments.measuring import leading, resampled_largest
@@ -69,7 +70,7 @@ def attack_kernel(
 
     order = problem.order[problem.order < number]
     # At least one image for each fraction; the clean one is first.
-    counts = [0, *(max(1, round(fraction * number)) for fraction in fractions)]
+    counts = [0, *(max(1, count_of(fraction, number, round)) for fraction in fractions)]
     if max(counts) > len(order):
         raise ValueError(f"fractions must leave the images of the target class, at most {len(order) / number:.2f}")
     most = order[: max(counts)]

@@ -104,8 +104,8 @@ class Options(Arguments):
     def __post_init__(self):
         from kpoison._validation import check_integer, check_positive
 
-        check_integer("seeds", self.seeds, 2)
-        check_integer("seed", self.seed, 0)
+        for name, least in (("seeds", 2), ("seed", 0)):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), least))
         if self.data not in _QUICK:
             raise ValueError(f"data must be among {', '.join(_QUICK)}, got {self.data}")
         if self.scale not in _WIDTHS:
@@ -123,7 +123,7 @@ class Options(Arguments):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name in ("probes", "epochs", "batch_size"):
-            check_integer(name, getattr(self, name), 1)
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), 1))
 
     def width_of(self, architecture: ArchitectureName) -> int:
         """The width of an architecture."""

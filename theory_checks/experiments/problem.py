@@ -1,6 +1,7 @@
 """A backdoor problem for classifiers: training images of which a fraction is poisoned, and images to judge them by."""
 
 import dataclasses
+import math
 from typing import get_args
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import Array
 
 import kpoison as kp
 from kpoison import datasets
-from kpoison._validation import check_integer
+from kpoison._validation import check_integer, count_of
 from kpoison.networks import Augmentation, ColourJitter, Compose, CutOut, HorizontalFlip, RandomCrop
 from theory_checks.backdoor import ClassLabels, Images, load_images
 
@@ -71,7 +72,7 @@ class Problem:
         """
         if not 0 <= fraction < 1:
             raise ValueError(f"fraction must lie in [0, 1), got {fraction}")
-        count = round(fraction * len(self.images))
+        count = count_of(fraction, len(self.images), round)
         if count > len(self.order):
             raise ValueError(
                 f"fraction must leave the images of the target class, so that at most {len(self.order)} of "
@@ -100,12 +101,12 @@ class Problem:
         Raises:
             ValueError: for more probes than test images, or more triggered ones than are not of the target class.
         """
-        check_integer("probes", number, 2)
+        number = check_integer("probes", number, 2)
         if number > len(self.test_images):
             raise ValueError(f"probes must be at most the test images, {len(self.test_images)}, got {number}")
         if not 0 < fraction <= 1:
             raise ValueError(f"probe_fraction must lie in (0, 1], got {fraction}")
-        wanted = int(np.ceil(fraction * number))
+        wanted = count_of(fraction, number, math.ceil)
         chosen = np.flatnonzero(self.attacked[:number])[:wanted]
         if len(chosen) < wanted:
             raise ValueError(
@@ -185,7 +186,7 @@ def make_problem(
 def _drawn(name: str, pool: datasets.ImageDataset, size: int | None, seed: int) -> datasets.ImageDataset:
     if size is None:
         return pool.subset(np.random.default_rng(seed).permutation(len(pool)))
-    check_integer(name, size, len(pool.class_names))
+    size = check_integer(name, size, len(pool.class_names))
     if size > len(pool):
         raise ValueError(f"{name} must be at most {len(pool)}, the images of {pool.name}, got {size}")
     return datasets.balanced_subset(pool, size, seed=seed)

@@ -1,0 +1,701 @@
+"""Options as scalars of Python, NumPy (of every width) and JAX: the same result, without a warning.
+
+Integers, fractions and names of every public function, class and method are found in their signatures; each must be
+among the cases below, with a value.
+"""
+
+import ast
+import dataclasses
+import inspect
+import typing
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+import kpoison as kp
+from kpoison import attacks, curvature, datasets, defences, flow, kernels, networks, plotting
+from kpoison.curvature.operators import Rows
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(10, 2)), np.where(np.arange(10) % 2, 1.0, -1.0)
+XX, Z = X[:2], np.array([0.4, -0.3])
+RBF = kernels.RBF(1.0)
+CLEAN, POISON = kp.fit(RBF, X, Y), kp.Poison(Z, -1.0, 2.0)
+IMAGES = RNG.random((6, 4, 4, 1))
+FEATURES, LABELS = RNG.normal(size=(20, 12)), np.arange(20) % 2
+CLIENTS = attacks.Clients([X[i : i + 2] for i in range(0, 10, 2)], [Y[i : i + 2] for i in range(0, 10, 2)])
+GRADIENTS = RNG.normal(size=(6, 3))
+ROWS = Rows(jnp.asarray(GRADIENTS))
+DIGITS = datasets.load_digits().subset(np.arange(60))
+KEY = jax.random.key(0)
+FIELDS = len(dataclasses.fields(networks.WidthErrors))
+
+
+def f(batch):
+    return jnp.tanh(batch.reshape(len(batch), -1).sum(axis=1) - 1)
+
+
+def matrix(kernel):
+    return kernel(X)
+
+
+def of_images(kernel):
+    return kernel(IMAGES[:2])
+
+
+def applied(trigger):
+    return trigger(IMAGES)
+
+
+def crossed(architecture, points=2):
+    network = architecture.initialise(KEY, points)
+    return network.parameters
+
+
+def drawn(model):
+    return eqx.filter(model, eqx.is_array), model(IMAGES[0])
+
+
+def augmented(augmentation):
+    return augmentation(IMAGES[0], KEY)
+
+
+def trained(**options):
+    model = networks.LinearSoftmax((4, 4, 1), 2, key=KEY)
+    found = networks.train_classifier(
+        model, IMAGES, np.arange(6) % 2, progress=False, measure=lambda model, step: {"a": 1.0}, **options
+    )
+    return found.loss
+
+
+def ensemble(train, **options):
+    architecture = networks.Architecture(4, activation="erf", bias_std=0.1)
+    return train(architecture, jax.random.split(KEY, 2), X[:3], Y[:3], POISON, 0.1, x=XX, **options)
+
+
+def drawing(draw, *arguments, **options):
+    from matplotlib.figure import Figure
+
+    axes = draw(Figure().subplots(), *arguments, **options)
+    return [line.get_xydata() for line in axes.lines] + [np.asarray(image.get_array()) for image in axes.images]
+
+
+def tradeoff(**options):
+    return dict(flow.tradeoff(kp.fit(RBF, X[:4], Y[:4]), POISON, XX, 0.1, gradient_penalty=[0.1], **options))
+
+
+def stax(**options):
+    pytest.importorskip("neural_tangents")
+    from neural_tangents import stax
+
+    return kernels.from_stax(stax.serial(stax.Dense(8), stax.Erf(), stax.Dense(1))[2], **options)(X[:2])
+
+
+def swept(**options):
+    unit = np.array([1.0, 0.0])
+    return dict(kp.sweep(CLEAN, POISON, direction=unit, r_over_l=[0.1], m=[1.0], ridge=0.1, progress=False, **options))
+
+
+# What is called, and its options; each is given as every kind of scalar.
+CASES = {
+    # kpoison
+    "Blend": (lambda **o: applied(kp.Blend(IMAGES[0], **o)), {"opacity": 0.25, "clip": (0, 1)}),
+    "Patch": (
+        lambda **o: applied(kp.Patch(**o)),
+        {"size": (2, 1), "position": (-2, 1), "opacity": 0.25, "value": 0.5, "clip": (0, 1)},
+    ),
+    "Sinusoid": (lambda **o: applied(kp.Sinusoid(**o)), {"amplitude": 0.25, "frequency": 2, "clip": (0, 1)}),
+    "Trigger.direction": (lambda **o: kp.Patch(1, (0, 0)).direction(IMAGES, **o), {"image_shape": (4, 4, 1)}),
+    "Trigger.__call__": (lambda **o: kp.Patch(1, (0, 0))(IMAGES, **o), {"image_shape": (4, 4, 1)}),
+    "choose_solver": (lambda **o: str(kp.choose_solver(**o)), {"n": 50, "ridges": 1, "memory": 2**30}),
+    **{
+        name: (
+            lambda law, name=name, arguments=arguments: getattr(kp, name)(CLEAN, POISON, *arguments, law=law),
+            {"law": "isolated"},
+        )
+        for name, arguments in {
+            "coupling_floor": (0.1,),
+            "efficacy": (XX, 0.1),
+            "efficacy_gradient": (XX, 0.1),
+            "gain": (0.1,),
+            "spike": (XX, 0.1),
+            "spike_components": (XX, 0.1),
+            "spike_efficacy_ratio": (XX, 0.1),
+        }.items()
+    },
+    "sweep": (swept, {"law": "isolated", "memory": 2**28}),
+    "Krylov": (
+        lambda **o: kp.predict(kp.fit(RBF, X, Y, solver=kp.Krylov(**o)), XX, 0.1),
+        {"rank": 5, "max_products": 300, "products": "float64", "memory": 2**28, "seed": 1, "tolerance": 0.001},
+    ),
+    "ConjugateGradients": (
+        lambda **o: kp.predict(kp.fit(RBF, X, Y, solver=kp.ConjugateGradients(**o)), XX, 0.1),
+        {"max_iterations": 200, "tolerance": 0.001},
+    ),
+    # attacks
+    "backdoor": (
+        lambda **o: attacks.backdoor(
+            kp.fit(RBF, IMAGES.reshape(6, -1), np.where(np.arange(6) % 2, 1.0, -1.0)),
+            kp.Patch(1, (0, 0)),
+            ridge=0.1,
+            probes=IMAGES[:1].reshape(1, -1),
+            **o,
+        ),
+        {"target": 1, "fraction": 0.4, "seed": 3, "image_shape": (4, 4, 1)},
+    ),
+    "bilevel": (
+        lambda **o: attacks.bilevel(CLEAN, kp.Poison(Z[None], -1.0, 1), 0.1, probes=XX, target=-1.0, ball=0.5, **o),
+        {"steps": 2, "objective": "margin", "norm": "l2"},
+    ),
+    "bilevel_objective": (
+        lambda **o: attacks.bilevel_objective(CLEAN, kp.Poison(Z[None], -1.0, 1), 0.1, probes=XX, target=-1.0, **o)(
+            Z[None], np.array([-1.0])
+        ),
+        {"objective": "error"},
+    ),
+    "feature_collision": (
+        lambda **o: attacks.feature_collision(CLEAN, XX, -1.0, Z, 0.1, ball=0.5, **o),
+        {"steps": 2, "norm": "l2", "beta": 0.25},
+    ),
+    "federate": (
+        lambda **o: attacks.federate(CLIENTS, 0.1, attack=attacks.GaussianUpdates(), **o),
+        {"rounds": 2, "local_steps": 2, "malicious": [1, 3], "seed": 2},
+    ),
+    "mean_aggregated": (lambda **o: attacks.mean_aggregated(CLIENTS, 0.1, **o), {"rounds": 3, "local_steps": 2}),
+    "flip_labels": (
+        lambda **o: attacks.flip_labels(CLEAN, XX, 0.1, **o),
+        {"budget": 3, "target": -1, "objective": "margin"},
+    ),
+    "greedy_bases": (
+        lambda **o: attacks.greedy_bases(CLEAN, X + 1, -1.0, 0.1, probes=XX, target=-1.0, **o),
+        {"number": 3, "objective": "margin"},
+    ),
+    "sybil": (
+        lambda **o: attacks.sybil(RBF, [X[:3], X[3:6]], [Y[:3], Y[3:6]], POISON, XX, 0.1, **o),
+        {"rounds": 4, "local_steps": 2, "target": -1},
+    ),
+    "GeometricMedian": (lambda **o: attacks.GeometricMedian(**o)(X), {"max_iterations": 500, "tolerance": 0.01}),
+    "Krum": (lambda **o: attacks.Krum(**o)(X), {"byzantine": 2, "selected": 3}),
+    "TrimmedMean": (lambda **o: attacks.TrimmedMean(**o)(X), {"trim": 2}),
+    # curvature
+    **{
+        name: (lambda loss, name=name: curvature_of(name, loss), {"loss": "softmax"})
+        for name in ("fisher", "gauss_newton", "gradient_covariance", "input_hessian")
+    },
+    "bulk_edge_from_clean": (
+        lambda **o: curvature.bulk_edge_from_clean(GRADIENTS, **o),
+        {"number": 4, "repeats": 3, "level": 0.75},
+    ),
+    "bulk_edge_from_permutations": (
+        lambda **o: curvature.bulk_edge_from_permutations(GRADIENTS, **o),
+        {"repeats": 3, "level": 0.75},
+    ),
+    "spectral_density": (
+        lambda **o: curvature.spectral_density(ROWS, **o),
+        {"probes": 3, "depth": 2, "points": 5},
+    ),
+    "top_eigenpairs": (
+        lambda **o: curvature.top_eigenpairs(ROWS, **o),
+        {"k": 2, "max_products": 50, "which": "smallest"},
+    ),
+    "trace": (lambda **o: curvature.trace(ROWS, **o), {"probes": 3}),
+    # datasets
+    "balanced_subset": (
+        lambda **o: datasets.balanced_subset(DIGITS, **o).images,
+        {"count": 4, "classes": [1, 3], "seed": 2},
+    ),
+    "binary_problem": (
+        lambda **o: datasets.binary_problem(DIGITS, **o),
+        {"count": 4, "classes": [1, 3], "seed": 2},
+    ),
+    "one_hot": (lambda **o: datasets.one_hot([0, 2], **o), {"classes": 3}),
+    # defences
+    "AveragedKernel": (
+        lambda **o: defences.AveragedKernel(RBF, [jnp.flip], **o)(IMAGES.reshape(6, -1)),
+        {"image_shape": (4, 4, 1)},
+    ),
+    "PartitionAggregation.certified_accuracy": (
+        lambda **o: defences.partition_aggregation(RBF, X, Y, XX, 0.1, partitions=3).certified_accuracy([1, -1], **o),
+        {"radius": 1},
+    ),
+    "activation_clustering": (
+        lambda **o: defences.activation_clustering(FEATURES, LABELS, **o),
+        {"dimensions": 3, "reduction": "pca", "largest_share": 0.45, "silhouette": 0.05, "seed": 1},
+    ),
+    **{
+        name: (
+            lambda name=name, **o: (
+                getattr(defences, name)(RBF, IMAGES.reshape(6, -1), Y[:6], [jnp.flip], **o).posterior.X
+            ),
+            {"image_shape": (4, 4, 1), "gradient_penalty": 0.0},
+        )
+        for name in ("augmented_training", "averaged_training")
+    },
+    "centroid_distance": (lambda **o: defences.centroid_distance(FEATURES, LABELS, **o), {"fraction": 0.3}),
+    "draw_transformations": (
+        lambda **o: [move(IMAGES[0]) for move in defences.draw_transformations(networks.RandomCrop(1), **o)],
+        {"number": 2, "seed": 3},
+    ),
+    "input_spectrum": (
+        lambda **o: defences.input_spectrum(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, X[::-1] + 0.1, **o),
+        {"loss": "softmax", "level": 0.75, "repeats": 3, "seed": 2},
+    ),
+    "input_spectrum_law": (
+        lambda **o: defences.input_spectrum_law(CLEAN, POISON, X, np.arange(10) > 6, 0.1, X[::-1] + 0.1, **o),
+        {"level": 0.75, "repeats": 3, "seed": 2},
+    ),
+    "isotropic_visibility": (
+        lambda **o: defences.isotropic_visibility(variance=1.0, count=2.0, distance=1.0, **o),
+        {"number": 20, "dimension": 3},
+    ),
+    "leave_one_out": (lambda **o: defences.leave_one_out(CLEAN, 0.1, **o), {"fraction": 0.3}),
+    "neighbour_disagreement": (
+        lambda **o: defences.neighbour_disagreement(FEATURES, LABELS, **o),
+        {"neighbours": 3, "weights": "distance", "threshold": 0.3},
+    ),
+    "neural_cleanse": (
+        lambda **o: defences.neural_cleanse(f, IMAGES.reshape(6, -1), clip=(0, 1), **o),
+        {
+            "image_shape": (4, 4, 1),
+            "steps": 4,
+            "patience": 2,
+            "seed": 1,
+            "classes_at_once": 1,
+            "success": 0.9,
+            "cost": 0.01,
+            "multiplier": 1.5,
+            "learning_rate": 0.2,
+            "temperature": 0.5,
+        },
+    ),
+    "partition_aggregation": (
+        lambda **o: defences.partition_aggregation(RBF, X, Y, XX, 0.1, **o),
+        {"partitions": 3, "seed": 1},
+    ),
+    "partition_of": (lambda **o: defences.partition_of(X, **o), {"partitions": 3, "seed": 1}),
+    "pidan": (
+        lambda **o: defences.pidan(FEATURES, LABELS, **o),
+        {"decision": "index", "index": 0.5, "variance": 0.25, "seed": 1},
+    ),
+    "predicted_visibility": (
+        lambda **o: defences.predicted_visibility(FEATURES, FEATURES[0] + 1, 3.0, **o),
+        {"fraction": 0.3, "multiplier": 1.2},
+    ),
+    "spectral_signatures": (
+        lambda **o: defences.spectral_signatures(FEATURES, LABELS, **o),
+        {"fraction": 0.3, "multiplier": 1.2},
+    ),
+    "strip": (
+        lambda **o: defences.strip(f, IMAGES[:2], IMAGES[2:], **o),
+        {
+            "overlays": 3,
+            "superposition": "sum",
+            "opacity": 0.3,
+            "entropy": "votes",
+            "temperature": 0.5,
+            "seed": 1,
+            "false_rejection": 0.1,
+            "null": "empirical",
+            "points_at_once": 7,
+            "clip": (0, 1),
+        },
+    ),
+    # flow
+    "LossGradientFlow.predictor": (lambda **o: lossy().predictor(**o)(XX[0]), {"index": 1}),
+    "loss_gradient_flow": (
+        lambda **o: lossy(**o)(XX),
+        {"max_steps": 500, "method": "explicit", "tolerance": 1e-6},
+    ),
+    "smallest_gradient_penalty": (
+        lambda **o: flow.smallest_gradient_penalty(kp.fit(RBF, X[:4], Y[:4]), POISON, XX, 0.1, target=0.9, **o),
+        {"measure": "efficacy", "rtol": 1e-3},
+    ),
+    "tradeoff": (tradeoff, {"modes": 2}),
+    # kernels
+    **{
+        name: (
+            lambda name=name, **o: matrix(getattr(kernels, name)(**o)),
+            {"hidden_layers": 2, "activation": "tanh"},
+        )
+        for name in ("NNGP", "NTK")
+    },
+    **{
+        name: (
+            lambda name=name, **o: of_images(getattr(kernels, name)(**o)),
+            {"hidden_layers": 2, "activation": "erf", "filter_size": 3, "readout": "flatten"},
+        )
+        for name in ("ConvolutionalNNGP", "ConvolutionalNTK")
+    },
+    "Polynomial": (lambda **o: matrix(kernels.Polynomial(**o)), {"degree": 3}),
+    "Quadrature": (lambda **o: matrix(kernels.NTK(1, kernels.Quadrature(jnp.tanh, **o))), {"nodes": 16}),
+    "Custom": (
+        lambda **o: matrix(kernels.Custom(lambda x, z: jnp.sum(x * z), **o)),
+        {"point_ndim": 1, "smoothness": 2},
+    ),
+    "Periodic": (lambda **o: matrix(kernels.Periodic(RBF, 4.0, **o)), {"images": 2}),
+    "empirical_ntk": (
+        lambda **o: matrix(kernels.empirical_ntk(lambda theta, X: jnp.tanh(X @ theta), jnp.ones((2, 1)), **o)),
+        {"point_ndim": 1, "smoothness": 2, "memory": 2**28},
+    ),
+    "from_stax": (stax, {"get": "nngp", "point_ndim": 1, "smoothness": 2, "memory": 2**28}),
+    # networks
+    "Architecture": (
+        lambda **o: crossed(networks.Architecture(**o)),
+        {"width": 3, "hidden_layers": 2, "activation": "erf", "rounding": 0.1},
+    ),
+    "Architecture.initialise": (
+        lambda **o: networks.Architecture(3).initialise(KEY, **o).parameters,
+        {"inputs": 2, "outputs": 3},
+    ),
+    "Architecture.matching": (
+        lambda **o: crossed(networks.Architecture.matching(kernels.NTK(1), **o)),
+        {"width": 3, "rounding": 0.1},
+    ),
+    "ConvolutionalArchitecture": (
+        lambda **o: crossed(networks.ConvolutionalArchitecture(**o), (4, 4, 1)),
+        {"width": 3, "hidden_layers": 2, "activation": "erf", "rounding": 0.1, "filter_size": 3, "readout": "pool"},
+    ),
+    "ConvolutionalArchitecture.initialise": (
+        lambda **o: networks.ConvolutionalArchitecture(3).initialise(KEY, **o).parameters,
+        {"inputs": (4, 4, 1), "outputs": 3},
+    ),
+    "ConvolutionalArchitecture.matching": (
+        lambda **o: crossed(networks.ConvolutionalArchitecture.matching(kernels.ConvolutionalNTK(1), **o), (4, 4, 1)),
+        {"width": 3, "rounding": 0.1},
+    ),
+    "MLP": (
+        lambda **o: drawn(networks.MLP(key=KEY, **o)),
+        {"image_shape": (4, 4, 1), "classes": 3, "width": 4, "hidden_layers": 2, "parameterisation": "ntk"},
+    ),
+    "LinearSoftmax": (
+        lambda **o: drawn(networks.LinearSoftmax(key=KEY, **o)),
+        {"image_shape": (4, 4, 1), "classes": 3, "parameterisation": "ntk"},
+    ),
+    "LeNet": (
+        lambda **o: drawn(networks.LeNet(key=KEY, **o)),
+        {"image_shape": (4, 4, 1), "classes": 3, "width": 2, "parameterisation": "ntk"},
+    ),
+    "ResNet": (
+        lambda **o: drawn(networks.ResNet(key=KEY, **o)),
+        {
+            "image_shape": (4, 4, 1),
+            "classes": 3,
+            "width": 2,
+            "blocks": 1,
+            "parameterisation": "ntk",
+            "normalisation": "group",
+        },
+    ),
+    "RandomCrop": (lambda **o: augmented(networks.RandomCrop(**o)), {"padding": 2, "fill": 0.25}),
+    "CutOut": (lambda **o: augmented(networks.CutOut(**o)), {"size": 2, "fill": 0.25}),
+    "HorizontalFlip": (lambda **o: augmented(networks.HorizontalFlip(**o)), {"probability": 0.3}),
+    "ColourJitter": (
+        lambda **o: augmented(networks.ColourJitter(**o)),
+        {"brightness": 0.1, "contrast": 0.3, "saturation": 0.4},
+    ),
+    "SGD": (
+        lambda **o: trained(epochs=1, batch_size=3, optimiser=networks.SGD(**o)),
+        {"learning_rate": 0.2, "momentum": 0.3, "weight_decay": 0.01},
+    ),
+    "Training": (
+        lambda **o: ensemble(networks.ensemble, training=networks.Training(**o)),
+        {"max_steps": 300, "memory": 5, "tolerance": 1e-5},
+    ),
+    "Integration": (
+        lambda **o: ensemble(networks.flow_ensemble, times=np.array([0.1]), integration=networks.Integration(**o)),
+        {"max_steps": 300, "tolerance": 1e-4},
+    ),
+    "ensemble": (lambda **o: ensemble(networks.ensemble, **o), {"reference": "clean", "batch_size": 1}),
+    "flow_ensemble": (
+        lambda **o: ensemble(networks.flow_ensemble, times=np.array([0.1]), **o),
+        {"reference": "clean", "batch_size": 1},
+    ),
+    "train_pair": (
+        lambda **o: (
+            networks.train_pair(
+                networks.Architecture(4, activation="erf").initialise(KEY, 2), X[:3], Y[:3], POISON, 0.1, **o
+            )[1].steps
+        ),
+        {"reference": "clean"},
+    ),
+    "train_classifier": (trained, {"epochs": 2, "batch_size": 3, "seed": 1, "measure_at": [0, 2]}),
+    "train_classifiers": (
+        lambda seeds: several(seeds).runs[0].loss,
+        {"seeds": 1},
+    ),
+    "width_errors": (
+        lambda seeds: (
+            networks.width_errors(
+                [networks.Architecture(w, activation="erf") for w in (2, 3)],
+                KEY,
+                seeds,
+                *problem(),
+                laws={"clean": np.zeros(2)},
+            )["clean"].rmse
+        ),
+        {"seeds": 2},
+    ),
+    "SGD.__call__": (lambda **o: len(networks.SGD()(**o)), {"steps": 7}),
+    "WidthErrors.power_law": (
+        lambda **o: dataclasses.astuple(
+            networks.WidthErrors(*([np.array([1.0, 2.0, 4.0])] + [np.array([4.0, 2.0, 1.1])] * (FIELDS - 1))).power_law(
+                **o
+            )
+        ),
+        {"confidence": 0.9},
+    ),
+    "fit_power_law": (
+        lambda **o: dataclasses.astuple(networks.fit_power_law([1, 2, 4], [4.0, 2.0, 1.1], [0.1, 0.1, 0.1], **o)),
+        {"confidence": 0.9},
+    ),
+    # plotting
+    "draw_image": (
+        lambda **o: drawing(plotting.draw_image, np.arange(16.0), **o),
+        {"image_shape": (4, 4, 1)},
+    ),
+    "draw_spectrum": (
+        lambda **o: drawing(plotting.draw_spectrum, [3.0, 2.0, 1.0], label="a", **o),
+        {"index": 1},
+    ),
+}
+
+
+def several(seeds):
+    options = {"epochs": 1, "batch_size": 3, "progress": False, "measure": lambda model, step: {"a": 1.0}}
+    return networks.train_classifiers(
+        lambda key: networks.LinearSoftmax((4, 4, 1), 2, key=key), IMAGES, np.arange(6) % 2, seeds=seeds, **options
+    )
+
+
+def problem():
+    return X[:3], Y[:3], POISON, 0.1, XX
+
+
+def curvature_of(name, loss):
+    def two(x):
+        return jnp.stack([jnp.sin(x[0]), x @ x])
+
+    targets = [np.array([0, 1, 1])] if name in ("gradient_covariance", "input_hessian") else []
+    return getattr(curvature, name)(two, X[:3], *targets, loss=loss)(jnp.ones(2))
+
+
+def lossy(**options):
+    clean = kp.fit(RBF, X[:3], Y[:3], gradient_penalty=0.1)
+    return flow.loss_gradient_flow(clean, 0.1, np.array([0.1, 0.2]), **options)
+
+
+SLOW = {
+    "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
+    "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
+    "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
+    "Krylov", "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
+}  # fmt: skip
+
+# Options that no table is needed for: files and their names, and results, which only kpoison makes.
+FREE_TEXT = {
+    "label",
+    "title",
+    "colour",
+    "edge_label",
+    "unit",
+    "method",
+    "path",
+    "text",
+    "assumes",
+    "name",
+    "class_names",
+}
+MADE = {
+    "BilevelObjective", "BulkEdge", "Eigenpairs", "Visibility", "FlippedLabels", "PoisonedData", "Federation", "Prior",
+    "DefendedTraining", "Detection", "NeuralCleanse", "PartitionAggregation", "SpectrumDetection", "PenaltyChoice",
+    "LossGradientFlow", "Attack", "Outcome", "Network", "ConvolutionalNetwork", "Predictor", "Classifier", "PowerLaw",
+    "TrainedClassifier", "EmpiricalNTK", "StaxKernel", "ImageDataset",
+}  # fmt: skip
+# What a rule or a kernel is asked by kpoison, always with Python's integers.
+INNER = {
+    "point_shape", "clients", "dimension of on_subspace", "size of check", "hidden_layers of tangent_kernel", "outputs",
+}  # fmt: skip
+OTHERS = {
+    # Data or folders that a test has not; their names are checked by the same function.
+    "download", "load_cifar10", "load_cifar100", "load_digits", "load_mnist", "read_idx", "write_page",
+    "attack_defence_matrix", "attack_defence_figure", "against_count", "against_penalty", "along_time", "frontier",
+    # Masks, classes and labels: see the tests of these.
+    "attack_success_rate", "clean_accuracy", "ImageDataset.subset",
+    # A slice of a result.
+    "Flow.at",
+    # Numbers of a law or a line, which may be any; a picture of pictures above.
+    "LeakyReLU", "draw_sweep", "draw_spectrum_figure",
+}  # fmt: skip
+
+
+ARRAY = type(jaxtyping.Float[np.ndarray, ""])
+
+
+def is_option(annotation):
+    """Whether it is an integer, or several, or a name out of a few: not a number, which may be an array."""
+    parts = [annotation]
+    flat = []
+    while parts:
+        part = parts.pop()
+        if typing.get_origin(part) is not typing.Literal:
+            inner = [a for a in typing.get_args(part) if a is not Ellipsis]
+            if inner and not isinstance(part, ARRAY):
+                parts += inner
+                continue
+        flat.append(part)
+    # Labels, masks and numbers are arrays, too.
+    if any(part in (float, complex) or isinstance(part, ARRAY) for part in flat):
+        return False
+    return int in flat or any(typing.get_origin(part) is typing.Literal for part in flat)
+
+
+def options_of(thing):
+    """Names of options, by annotation or by a default between 0 and 1, which only a fraction or its like has."""
+    annotations = {p.name: (p.annotation, p.default) for p in inspect.signature(thing).parameters.values()}
+    if inspect.isclass(thing) and dataclasses.is_dataclass(thing):
+        # A converter hides the annotation of its field.
+        for field in dataclasses.fields(thing):
+            if field.name in annotations:
+                annotations[field.name] = (field.type, annotations[field.name][1])
+    return {
+        name
+        for name, (annotation, default) in annotations.items()
+        if is_option(annotation) or (type(default) is float and 0 < default < 1) or name == "fraction"
+    } - FREE_TEXT
+
+
+def public():
+    """Every function, class and method that anybody may call, by name."""
+    found = {}
+    rooms = [getattr(kp, name) for name in kp.__all__ if inspect.ismodule(getattr(kp, name))]
+    for room in [kp, *rooms]:
+        for name in getattr(room, "__all__", ()):
+            thing = getattr(room, name)
+            if not callable(thing) or not getattr(thing, "__module__", "").startswith("kpoison"):
+                continue
+            found[name] = thing
+            if inspect.isclass(thing):
+                methods = {m for m in vars(thing) if not m.startswith("_") or m == "__call__"}
+                found |= {f"{name}.{m}": getattr(thing, m) for m in methods if callable(getattr(thing, m))}
+    return found
+
+
+def test_every_option_is_here():
+    missing = {}
+    for name, thing in public().items():
+        try:
+            wanted = options_of(thing)
+        except (TypeError, ValueError):  # no signature
+            continue
+        method = name.partition(".")[2]
+        wanted -= INNER | {w for w in wanted if f"{w} of {method}" in INNER}
+        if name.partition(".")[0] in MADE and name not in CASES:
+            continue
+        wanted -= set(CASES[name][1]) if name in CASES else set()
+        if wanted and name not in OTHERS:
+            missing[name] = wanted
+    assert missing == {}
+    assert set(CASES) <= set(public())
+
+
+def smallest(value):
+    return np.min_scalar_type(value).type(value)
+
+
+WAYS = {
+    "int64 and float32": (np.int64, np.float32, np.str_),
+    "the narrowest": (smallest, np.float16, np.str_),
+    "uint64, arrays of no axis": (lambda v: np.array(v, np.uint64 if v >= 0 else np.int64), np.array, np.str_),
+    "JAX": (jnp.asarray, lambda v: jnp.asarray(v, jnp.float32), str),
+}
+
+
+def given(value, way):
+    integer, fraction, name = WAYS[way]
+    if isinstance(value, tuple | list):
+        return type(value)(given(part, way) for part in value)
+    if isinstance(value, str):
+        return name(value)
+    return integer(value) if isinstance(value, int) else fraction(value)
+
+
+@pytest.fixture(autouse=True)
+def what_a_user_sees():
+    """Without the tests' type checker, which would refuse some of these before kpoison can say why."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
+def test_scalars_of_any_library_are_options(name):
+    function, options = CASES[name]
+    expected = jax.tree.leaves(function(**options))
+    assert expected
+    for way in WAYS:
+        found = jax.tree.leaves(function(**{key: given(value, way) for key, value in options.items()}))
+        for ours, theirs in zip(found, expected, strict=True):
+            same = ours == theirs if isinstance(theirs, str) else None
+            assert same is not False, way
+            if same is None and not callable(theirs):
+                np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs), err_msg=way)
+
+
+@pytest.mark.parametrize("name", ["choose_solver", "NTK", "Polynomial", "one_hot", "Krum", "federate", "partition_of"])
+def test_what_is_no_integer_is_refused_by_name(name):
+    function, options = CASES[name]
+    option = next(key for key, value in options.items() if isinstance(value, int))
+    for wrong in (True, np.bool_(True), 2.0, np.float64(2), jnp.asarray(2.0), "2", None, np.array([2]), -7):
+        if wrong is None and name == "choose_solver":
+            continue
+        with pytest.raises((TypeError, ValueError), match=f"{option} must be an integer"):
+            function(**options | {option: wrong})
+    with pytest.raises(TypeError, match=f"{option} must be an integer .*that is known, got a traced one"):
+        jax.jit(lambda value: jax.tree.leaves(function(**options | {option: value}))[0])(2)
+
+
+RETURNING = {
+    "check_integer",
+    "check_name",
+    "check_flag",
+    "check_fraction",
+    "check_mask",
+    "check_classes",
+    "known_number",
+}
+
+
+def test_nobody_throws_a_checked_option_away():
+    """What these return is to be used in place of what came: a call that stands alone checks, and changes nothing."""
+    places = []
+    for path in sorted(Path(kp.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                called = getattr(node.value.func, "id", getattr(node.value.func, "attr", None))
+                if called in RETURNING:
+                    places.append(f"{path.name}:{node.lineno}")
+    assert not places
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.float16, jnp.float32])
+def test_counts_are_those_of_the_fraction_as_it_is_written(kind):
+    """⌈0.07 · 100⌉ is 7: as floats the product is a little more."""
+    import math
+
+    from kpoison._validation import count_of
+
+    for fraction, number, ceiling, floor in (
+        (0.07, 100, 7, 7),
+        (0.29, 100, 29, 29),
+        (0.1, 41, 5, 4),
+        (0.55, 100, 55, 55),
+    ):
+        assert count_of(kind(fraction), number, math.ceil) == ceiling
+        assert count_of(kind(fraction), number, math.floor) == floor
+    assert count_of(kind(0.5), 3, round) == 2
+    assert count_of(kind(0.5), 5, round) == 2
