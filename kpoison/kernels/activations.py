@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kpoison._pickling import register
 from kpoison._validation import check_integer, check_name
 from kpoison.kernels._activation import Activation, Covariance, Wedge
 from kpoison.kernels._rectifiers import LeakyReLU, ReLU
@@ -229,6 +230,8 @@ class Quadrature(SmoothActivation):
         """E[φ(u)φ(v)]."""
         return _gaussian_expectation(self.function, self.function, self.nodes, variance_x, variance_z, covariance)
 
+
+register()  # activations are functions of JAX
 
 _BY_NAME: dict[str, Callable[[], Activation]] = {
     "relu": ReLU,
