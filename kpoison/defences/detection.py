@@ -16,6 +16,7 @@ __all__ = [
     "DetectionRates",
     "check_fraction",
     "check_labelled_features",
+    "check_squares",
     "classes_of",
     "less_rounding",
     "thresholds_within_classes",
@@ -95,6 +96,7 @@ def check_labelled_features(arguments: dict[str, Any]) -> None:
     if features.ndim != 2 or features.size == 0:
         raise ValueError(f"features must have shape (n, k), one row for each of n >= 1 points, got {features.shape}")
     check_finite("features", features)
+    check_squares("features", features)
     labels = jnp.asarray(arguments["labels"])
     if labels.shape != features.shape[:1]:
         raise ValueError(
@@ -103,6 +105,18 @@ def check_labelled_features(arguments: dict[str, Any]) -> None:
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integers, one for each point, got dtype {labels.dtype}")
     arguments.update(features=features, labels=labels)
+
+
+def check_squares(name: str, value: jax.Array) -> None:
+    """Refuse numbers of which squared distances, or their sum, overflow, where they are known."""
+    if not is_concrete(value):
+        return
+    largest, most = float(jnp.max(jnp.abs(value))), float((jnp.finfo(value.dtype).max / (8 * value.size)) ** 0.5)
+    if largest > most:
+        raise ValueError(
+            f"{name} must lie within ±{most:.2g}, so that their squares can be added up in {value.dtype}, got "
+            f"{largest:.3g}"
+        )
 
 
 def classes_of(labels: Num[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, " n"]]:

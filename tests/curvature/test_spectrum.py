@@ -305,4 +305,4 @@ def test_nearly_a_multiple_of_the_identity_in_float32(spread):
 
 def test_a_width_that_the_dtype_does_not_resolve():
     with pytest.raises(ValueError, match="width must be larger for 400 points of float32"):
-        spectral_density(Dense(jnp.eye(3, dtype=np.float32)), width=1e-6)
+        spectral_density(Dense(jnp.eye(1, dtype=np.float32)), width=1e-6)
