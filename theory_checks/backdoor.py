@@ -104,10 +104,8 @@ class Backdoor:
     def clean_edge(self, f, *, level: float = 0.99, key: Array | None = None) -> BulkEdge:
         """Edge of the Fisher spectrum of a predictor over clean images only."""
         gradients = kp.curvature.input_gradients(f, self.clean)
-        rows = gradients.reshape(-1, gradients.shape[-1])
-        number = len(rows) // len(self.clean)
-        edge = kp.curvature.bulk_edge_from_clean(rows, level=level, key=key)
-        return BulkEdge(number * edge.edge, number * edge.samples, edge.method)
+        rows = gradients.reshape(len(gradients), -1, gradients.shape[-1])
+        return kp.curvature.bulk_edge_from_clean(rows, level=level, key=key)
 
     def judge(self, f, edge: BulkEdge, fraction: float, *, k: int = 10) -> Outcome:
         """Attack success, accuracy, and the Fisher spectrum over probes of which a fraction is triggered."""

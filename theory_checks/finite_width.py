@@ -12,6 +12,7 @@ from jax import Array
 
 import kpoison as kp
 from kpoison import networks
+from kpoison.networks.scaling import errors_about
 from theory_checks.record import Comparison, Series, compare
 
 if TYPE_CHECKING:
@@ -276,14 +277,11 @@ def without_next_order(law: np.ndarray, samples: np.ndarray, widths: np.ndarray)
 
 def rmse_slope(law: np.ndarray, samples: np.ndarray, widths: np.ndarray, confidence: float) -> networks.PowerLaw:
     """Power law in width of the root-mean-square error of samples (W, S, q) over seeds and probes."""
-    squares = ((samples - law) ** 2).mean(axis=2)
-    rmse = np.sqrt(squares.mean(axis=1))
-    spread = np.mean(squares.var(axis=1, ddof=1) / squares.mean(axis=1) ** 2)
-    return networks.fit_power_law(widths, rmse, 0.5 * np.sqrt(spread / samples.shape[1]) * rmse, confidence=confidence)
+    return errors_about(law, list(samples), widths).power_law(confidence)
 
 
 def error_bars(label: str, x: np.ndarray, samples: np.ndarray) -> Series:
-    """Mean and standard error over seeds of samples (S, q), for a figure."""
+    """Mean over seeds of samples (S, q) and one standard error either way, for a figure."""
     return Series(
         label,
         "errorbar",

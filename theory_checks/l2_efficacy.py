@@ -1,5 +1,6 @@
 """L2: Δf(x) = s k̃(x, ζ) for every x; linear in m at first, then saturating."""
 
+import jax
 import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
@@ -15,7 +16,7 @@ _UNBOUNDED = 1e12
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
-    """Efficacy at probes from on top of ζ to far away, at the clean points, and its two limits in m."""
+    """Efficacy at probes from on top of ζ to far away, at the clean points, with f there, and its two limits in m."""
     clean, ridge, X = setting.clean, setting.ridge, setting.X
     probes = setting.probes(_R_OVER_L)
     comparisons, by_count = [], []
@@ -38,6 +39,15 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     elsewhere = X[: len(_R_OVER_L)]
     count = setting.middle_count
     refit = setting.refitter.change(ridge, setting.location, setting.label, count, elsewhere)
+    poisoned = setting.refitter.pair(ridge, setting.location, setting.label, count)[1].evaluate(elsewhere)
+    predictions = {
+        "predict": laws.predict(clean, elsewhere, ridge, setting.poison(count)),
+        "predictor": jax.vmap(laws.predictor(clean, ridge, setting.poison(count)))(elsewhere),
+    }
+    comparisons += [
+        compare(f"f at clean points, poisoned, by `{name}`", "refit", found, poisoned[0], poisoned[2], ROUNDING)
+        for name, found in predictions.items()
+    ]
     law = laws.efficacy(clean, setting.poison(count), elsewhere, ridge)
     comparisons.append(
         compare("efficacy Δf at clean points", "refit", law, refit.efficacy, refit.efficacy_rounding, ROUNDING)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from kpoison.curvature import losses
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Comparison, Panel, Record, Series, compare
@@ -35,8 +36,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             ROUNDING,
         ),
         _spectrum(spike, refit),
+        *_components(setting, laws, refit),
         _many_outputs(setting, laws, probes[-4:]),
-        _fisher(),
+        *_fisher(),
     ]
     along = np.abs(gradient @ np.asarray(setting.direction)) / np.linalg.norm(gradient, axis=1)
     findings = [
@@ -99,6 +101,21 @@ def _spectrum(spike: np.ndarray, refit: Change) -> Comparison:
     )
 
 
+def _components(setting: Setting, laws: Laws, refit: Change) -> list[Comparison]:
+    """The spike's parts along the ray of x0 and across it; of kernels that know no rays, none."""
+    if not setting.kernel.rotation_invariant:
+        return []
+    poison, probes = setting.poison(setting.middle_count), setting.probes(_R_OVER_L)
+    found = laws.spike_components(setting.clean, poison, probes, setting.ridge)
+    rays = np.asarray(probes) / np.linalg.norm(probes, axis=1, keepdims=True)
+    along = np.sum(refit.gradient * rays, axis=1)
+    across = np.sum((refit.gradient - along[:, None] * rays) ** 2, axis=1)
+    return [
+        compare(f"part of the spike {name} of x0", "refit", law, reference, refit.spike_rounding, ROUNDING)
+        for name, law, reference in zip(("along the ray", "across the ray"), found, (along**2, across), strict=True)
+    ]
+
+
 def _many_outputs(setting: Setting, laws: Laws, probes) -> Comparison:
     """For C outputs the poison's JᵀJ is rank one too, with eigenvalue Σ_c Λ_c."""
     generator = np.random.default_rng(setting.seed)
@@ -107,7 +124,7 @@ def _many_outputs(setting: Setting, laws: Laws, probes) -> Comparison:
     clean = kp.fit(setting.kernel, setting.X, targets)
     poison = kp.Poison(setting.location, label, setting.middle_count)
     spikes = np.asarray(laws.spike(clean, poison, probes, setting.ridge)).sum(axis=1)
-    jacobian = np.asarray(kp.efficacy_gradient(clean, poison, probes, setting.ridge))
+    jacobian = np.asarray(laws.efficacy_gradient(clean, poison, probes, setting.ridge))
     spectra = np.linalg.eigvalsh(np.einsum("qci,qcj->qij", jacobian, jacobian))
     law = np.zeros_like(spectra)
     law[:, -1] = spikes
@@ -122,20 +139,41 @@ def _many_outputs(setting: Setting, laws: Laws, probes) -> Comparison:
     )
 
 
-def _fisher() -> Comparison:
-    """Softmax cross-entropy: Jᵀ(diag p − ppᵀ)J is the mean of squared label gradients, the input Fisher matrix."""
+def _fisher() -> list[Comparison]:
+    """The library's Gauss–Newton and Fisher matrices of softmax cross-entropy, from their definitions at each probe.
+
+    Jᵀ(diag p − ppᵀ)J is the second derivative of the loss less what ∇²f does, and the mean of squared label gradients.
+    """
     generator = np.random.default_rng(0)
-    jacobian = jnp.asarray(generator.standard_normal((4, 6)))
-    logits = jnp.asarray(generator.standard_normal(4))
-    p = jax.nn.softmax(logits)
-    gauss_newton = jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian
-    scores = jax.jacobian(jax.nn.log_softmax)(logits) @ jacobian
-    fisher = jnp.einsum("c,ci,cj->ij", p, scores, scores)
-    return compare(
-        "softmax Gauss–Newton Jᵀ(diag p − ppᵀ)J against the input Fisher matrix",
-        "closed form",
-        gauss_newton,
-        fisher,
-        100 * np.finfo(float).eps * float(jnp.max(jnp.abs(fisher))),
-        "100 roundings",
-    )
+    inner, outer, x = (jnp.asarray(generator.standard_normal(shape)) for shape in ((5, 6), (4, 5), (3, 6)))
+
+    def f(point):
+        return outer @ jnp.tanh(inner @ point)
+
+    curvatures, scatters, rows = [], [], []
+    for point in x:
+        logits, jacobian = f(point), jax.jacobian(f)(point)
+        p = jax.nn.softmax(logits)
+        curvatures.append(jacobian.T @ (jnp.diag(p) - jnp.outer(p, p)) @ jacobian)
+        scores = jax.jacobian(lambda at: jax.nn.log_softmax(f(at)))(point)
+        scatters.append(jnp.einsum("c,ci,cj->ij", p, scores, scores))
+        root = losses.curvature_rows("softmax", logits, jacobian)
+        rows.append(root.T @ root)
+    definition = jnp.mean(jnp.stack(curvatures), axis=0)
+    return [
+        compare(
+            f"softmax {name} of the library against {against}",
+            "closed form",
+            found,
+            expected,
+            100 * np.finfo(float).eps * float(jnp.max(jnp.abs(definition))),
+            "100 roundings",
+        )
+        for name, found, against, expected in (
+            ("Gauss–Newton matrix", kp.curvature.gauss_newton(f, x, loss="softmax").dense(),
+             "Jᵀ(diag p − ppᵀ)J", definition),
+            ("input Fisher matrix", kp.curvature.fisher(f, x, loss="softmax").dense(),
+             "the mean of squared label gradients", jnp.mean(jnp.stack(scatters), axis=0)),
+            ("rows RᵀR", jnp.mean(jnp.stack(rows), axis=0), "Jᵀ(diag p − ppᵀ)J", definition),
+        )
+    ]  # fmt: skip

@@ -47,7 +47,11 @@ def _closed_form(setting: Setting, r: np.ndarray, probes: np.ndarray) -> np.ndar
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
-    """Isolated q against closed forms and its exponent at r/ℓ from 1e-9; the exact q against refits."""
+    """Isolated q against closed forms and its exponent at r/ℓ from 1e-9; the exact q against refits.
+
+    On the sphere only the exponent of the tangential part is known: the scale of `spike_components` drops out of it,
+    and so does that of `efficacy`; L3 and L2 hold them.
+    """
     clean, ridge, count = setting.clean, setting.ridge, setting.middle_count
     poison, name = setting.poison(count), setting.kernel_name
     probes = setting.probes(_R_OVER_L)

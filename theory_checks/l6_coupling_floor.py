@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks
 from theory_checks.record import Panel, Record, Series, compare
@@ -15,7 +16,11 @@ _TWICE_DIFFERENTIABLE = 2
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
-    """The floor against the gradient of refits at ζ, and as the limit of q."""
+    """The floor against the gradient of refits at ζ, and as the limit of q; the exact q over the isolated one.
+
+    `spike` and `spike_efficacy_ratio` are shown beside them only, in findings and the figure; L3 and L4 hold their
+    scale.
+    """
     clean, ridge, count = setting.clean, setting.ridge, setting.middle_count
     poison, probes = setting.poison(count), setting.probes(_R_OVER_L)
     floor = float(laws.coupling_floor(clean, poison, ridge))
@@ -39,6 +44,12 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     spikes = np.asarray(laws.spike(clean, poison, probes, ridge))
+    if np.all(isolated[1:] > 0):
+        alone = np.asarray(kp.spike_efficacy_ratio(clean, poison, probes, ridge, law="isolated"))[1:]
+        found = laws.coupling_ratio(clean, poison, probes[1:], ridge)
+        comparisons.append(
+            compare("exact over isolated q", "refit", found, ratio[1:] / alone, rounding[1:] / alone, ROUNDING)
+        )
     findings = [
         f"exact q(ζ, ζ) = {floor:.4g}; at r/ℓ = 1e-9 the isolated law says {isolated[1]:.3g} and the exact one "
         f"{exact[1]:.3g}; at r = ℓ or so ({_R_OVER_L[-2]:.2g}) {isolated[-2]:.3g} and {exact[-2]:.3g}",

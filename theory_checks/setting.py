@@ -35,8 +35,12 @@ class Laws:
     spike_components: Callable[..., tuple[Array, Array]] = kp.spike_components
     spike_efficacy_ratio: Callable[..., Array] = kp.spike_efficacy_ratio
     coupling_floor: Callable[..., Array] = kp.coupling_floor
+    coupling_ratio: Callable[..., Array] = kp.coupling_ratio
     m_success: Callable[..., Array] = kp.m_success
     m_visible: Callable[..., Array] = kp.m_visible
+    lag: Callable[..., Array] = kp.lag
+    predict: Callable[..., Array] = kp.predict
+    predictor: "Callable[..., kp.laws.Predictor]" = kp.predictor
     early_stopped: Callable[..., kp.Posterior] = kp.flow.early_stopped
     tradeoff: "Callable[..., xr.Dataset]" = kp.flow.tradeoff
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty

@@ -272,11 +272,8 @@ class Spectrum:
         if self.null == "clean":
             return backdoor.clean_edge(clean, level=_LEVEL, key=key)
         probes = backdoor.probes(self.fraction)
-        gradients = kp.curvature.input_gradients(poisoned, probes).reshape(-1, probes.shape[1])
-        # The matrix adds up the outputs, the edge is that of their mean.
-        outputs = len(gradients) // len(probes)
-        edge = kp.curvature.bulk_edge_from_permutations(gradients, level=_LEVEL, key=key)
-        return kp.curvature.BulkEdge(outputs * edge.edge, outputs * edge.samples, edge.method)
+        gradients = kp.curvature.input_gradients(poisoned, probes).reshape(len(probes), -1, probes.shape[1])
+        return kp.curvature.bulk_edge_from_permutations(gradients, level=_LEVEL, key=key)
 
     def _name(self) -> str:
         """The attack, in words."""

@@ -294,10 +294,10 @@ def spectral_density(
         depth: products for each, at most D.
         points: of the grid, which reaches four widths beyond the spectrum seen.
         width: of the Gaussian that smooths the quadratures, in units of the eigenvalues; by default 1/100 of the
-            range.
+            range, and more where the points of the grid would coincide in the dtype, as for a multiple of the identity.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit.
+        TypeError, ValueError: naming the argument that does not fit, such as a width that the dtype does not resolve.
     """
     _check_operator(operator)
     probes = check_integer("probes", probes, 2)
@@ -307,13 +307,22 @@ def spectral_density(
     starts = jax.random.normal(key, (probes, operator.dimension), operator.dtype)
     nodes, weights = _quadrature(operator, starts, min(depth, operator.dimension))
     low, high = jnp.min(nodes), jnp.max(nodes)
+    largest = jnp.maximum(jnp.abs(low), jnp.abs(high))
+    rounding = float(jnp.finfo(nodes.dtype).eps)
     if width is None:
-        # A multiple of the identity has no range.
-        scale = jnp.maximum(high - low, 1e-3 * jnp.maximum(jnp.abs(low), jnp.abs(high)))
+        # A multiple of the identity has no range; its grid of eight widths must still tell its points apart.
+        scale = jnp.maximum(high - low, max(1e-3, 1250 * rounding * (points - 1)) * largest)
         width = 0.01 * jnp.where(scale > 0, scale, 1)
     else:
         check_positive("width", width)
         width = jnp.asarray(width, nodes.dtype)
+        spacing = float((high - low + 8 * width) / (points - 1))
+        if spacing < 16 * rounding * float(largest):
+            raise ValueError(
+                f"width must be larger for {points} points of {nodes.dtype}: eigenvalues of {float(largest):.3g} are "
+                f"told apart from {16 * rounding * float(largest):.2g} on, got {float(width):.3g}, at which points lie "
+                f"{spacing:.2g} apart"
+            )
     grid = jnp.linspace(low - 4 * width, high + 4 * width, points)
 
     def smoothed(node, weight):
@@ -348,4 +357,5 @@ def trace(
         return exact, jnp.zeros_like(exact)
     sampler = stochtrace.sampler_signs(jnp.ones(operator.dimension, operator.dtype), num=probes)
     estimate = stochtrace.estimator_monte_carlo_mean_and_sem(stochtrace.monte_carlo_trace(), sampler)
-    return estimate(operator, jax.random.key(0) if key is None else key)
+    mean, error = estimate(operator, jax.random.key(0) if key is None else key)
+    return mean, error * (probes / (probes - 1)) ** 0.5  # it divides by the number of probes, not by one less

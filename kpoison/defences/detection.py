@@ -24,6 +24,7 @@ __all__ = [
     "DetectionRates",
     "check_fraction",
     "check_labelled_features",
+    "check_squares",
     "classes_of",
     "in_order_of_content",
     "less_rounding",
@@ -115,9 +116,22 @@ def check_labelled_features(arguments: dict[str, Any]) -> np.ndarray | None:
     if features.ndim != 2 or features.size == 0:
         raise ValueError(f"features must have shape (n, k), one row for each of n >= 1 points, got {features.shape}")
     check_finite("features", features)
+    check_squares("features", features)
     labels, classes = check_classes("labels", arguments["labels"], len(features), "features")
     arguments.update(features=features, labels=jnp.asarray(labels))
     return classes
+
+
+def check_squares(name: str, value: jax.Array) -> None:
+    """Refuse numbers of which squared distances, or their sum, overflow, where they are known."""
+    if not is_concrete(value):
+        return
+    largest, most = float(jnp.max(jnp.abs(value))), float((jnp.finfo(value.dtype).max / (8 * value.size)) ** 0.5)
+    if largest > most:
+        raise ValueError(
+            f"{name} must lie within ±{most:.2g}, so that their squares can be added up in {value.dtype}, got "
+            f"{largest:.3g}"
+        )
 
 
 def classes_of(labels: Num[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, " n"]]:

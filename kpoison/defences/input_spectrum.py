@@ -22,7 +22,6 @@ from kpoison._validation import (
     plain_array,
 )
 from kpoison.curvature import (
-    BulkEdge,
     Visibility,
     bulk_edge_from_clean,
     bulk_edge_from_permutations,
@@ -88,7 +87,7 @@ def input_spectrum(
     reference_targets: Num[ArrayLike, "m ..."] | None = None,
     loss: Loss = "squared",
     level: Scalar = 0.99,
-    repeats: int = 100,
+    repeats: int = 200,
     seed: int = 0,
 ) -> SpectrumDetection:
     """Suspect probes whose input gradients point along an eigenvector outside the bulk (L3, section 4).
@@ -103,24 +102,25 @@ def input_spectrum(
         f: a function of one point, as in `kpoison.curvature`: `kp.predictor(...)`, a `Network`, any JAX function with a
             number or (C,) as its result.
         x: probes to judge, two or more, shape (q, d) or (q, height, width, channels).
-        reference: clean probes, shape (m, ...): the edge is that of resamples of f's gradients there, those of several
-            outputs drawn independently.  None: of the gradients at x with each coordinate permuted, which finds
-            outliers of any kind (see `bulk_edge_from_permutations`).
+        reference: clean probes, shape (m, ...): the edge is the quantile of a new clean sample's eigenvalue that
+            f's gradients there predict (see `bulk_edge_from_clean`).  None: of the gradients at x with each coordinate
+            permuted, which finds outliers of any kind (see `bulk_edge_from_permutations`).  The gradients of several
+            outputs at a probe stay together in both.
         targets: y at x, for the covariance of loss gradients, as in `gradient_covariance`.
         reference_targets: y at the reference, where there are targets.
         loss: "squared" or "softmax".
-        level: probability with which a clean spectrum stays below the edge.
-        repeats: resamples or permutations.
+        level: probability with which a clean spectrum stays below the edge, over draws of the reference too.
+        repeats: divisions of the reference, or permutations.
         seed: of these.
 
     Raises:
         TypeError, ValueError: naming the argument that does not fit, and where f or its gradient is not finite.
 
-    >>> import jax.numpy as jnp
-    >>> clean = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    >>> found = input_spectrum(lambda x: x @ x / 2, jnp.concatenate([clean, jnp.array([[9.0, 0.0]])]), clean)
-    >>> found.suspected.tolist()
-    [False, False, False, False, True]
+    >>> import jax
+    >>> clean = jax.random.normal(jax.random.key(0), (80, 2))
+    >>> found = input_spectrum(lambda x: x @ x / 2, clean[:40].at[7].set(40.0), clean[40:])
+    >>> bool(found.visibility.visible), int(found.scores.argmax()), bool(found.suspected[7])
+    (True, 7, True)
     """
     x, targets, places = _in_order(jnp.asarray(x), targets)
     rows = _gradient_rows(f, x, targets, loss)
@@ -129,7 +129,11 @@ def input_spectrum(
     if reference is not None:
         clean, clean_targets, _ = _in_order(jnp.asarray(reference), reference_targets)
         null = _gradient_rows(f, clean, clean_targets, loss)
-    edge = _edge(null, len(rows), clean=reference is not None, level=level, repeats=repeats, seed=seed)
+    options = {"level": level, "repeats": repeats, "key": jax.random.key(seed)}
+    if reference is None:
+        edge = bulk_edge_from_permutations(null, **options)
+    else:
+        edge = bulk_edge_from_clean(null, number=len(rows), **options)
     seen = visibility(pairs.values[0], pairs.vectors[0], edge)
     along = jnp.einsum("qmd,d->qm", rows, pairs.vectors[0], precision="highest")
     # Of equal gradients the resamples have the same eigenvalue, but for rounding.
@@ -162,17 +166,6 @@ def _gradient_rows(f: Callable, x: Array, targets: Any, loss: Loss) -> Float[Arr
     if not isinstance(operator, Rows):
         raise ValueError(f"x and reference must hold fewer probes: the gradients at {len(x)} do not fit in memory")
     return (operator.rows * len(x) ** 0.5).reshape(len(x), -1, operator.dimension)
-
-
-def _edge(rows: Float[Array, "m M D"], probes: int, *, clean: bool, level, repeats: int, seed: int) -> BulkEdge:
-    """Of (1/q) Σ RᵀR, where the null is one of single rows."""
-    each, key = rows.shape[1], jax.random.key(seed)
-    flat = rows.reshape(-1, rows.shape[-1])
-    if clean:
-        edge = bulk_edge_from_clean(flat, number=probes * each, level=level, repeats=repeats, key=key)
-    else:
-        edge = bulk_edge_from_permutations(flat, level=level, repeats=repeats, key=key)
-    return BulkEdge(each * edge.edge, each * edge.samples, edge.method)
 
 
 class SpectrumLaw(eqx.Module):
@@ -220,7 +213,7 @@ def input_spectrum_law(
     reference: Float[ArrayLike, "m ..."] | None = None,
     *,
     level: Scalar = 0.99,
-    repeats: int = 100,
+    repeats: int = 200,
     seed: int = 0,
 ) -> SpectrumLaw:
     """Whether `input_spectrum` sees a poison by the law of the spike, and whether it does.

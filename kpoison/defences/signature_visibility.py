@@ -21,6 +21,7 @@ from kpoison.curvature.visibility import (
     outlier_overlap,
     visibility_threshold,
 )
+from kpoison.defences.detection import check_squares
 from kpoison.defences.spectral_signatures import check_fractions
 from kpoison.kernels.base import matrix_product
 from kpoison.ridge.lapack import eigh
@@ -76,6 +77,8 @@ def _check_class(arguments: dict[str, Any]) -> None:
     poisons = jnp.atleast_2d(poisons).astype(clean.dtype)
     check_finite("clean", clean)
     check_finite("poisons", poisons)
+    for name, value in (("clean", clean), ("poisons", poisons)):
+        check_squares(name, value)
     arguments.update(clean=clean, poisons=poisons)
     if "count" in arguments:
         check_positive("count", arguments["count"])

@@ -117,7 +117,8 @@ def strip(
         clip: (low, high), the range of the pixels, to which superpositions are clipped; None: no clipping.
         entropy: "softmax" or "votes".
         temperature: T > 0, in units of the scores.
-        false_rejection: the fraction of clean inputs that may be suspected.
+        false_rejection: the quantile of the clean entropies; of new clean inputs that fraction is suspected where m is
+            large.
         null: how the quantile is found: "normal", as in the paper, or "empirical", for 1/false_rejection and more
             clean inputs.
         seed: of the overlays.

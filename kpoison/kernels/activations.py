@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kpoison._pickling import register
 from kpoison._validation import check_name, integer
 from kpoison._watched import Watched
 from kpoison.kernels._activation import Activation, Covariance, Wedge
@@ -275,6 +276,8 @@ class Quadrature(SmoothActivation):
         """The function itself, of which JAX keeps what it derives."""
         return self.function.function  # pyright: ignore[reportFunctionMemberAccess]
 
+
+register()  # activations are functions of JAX
 
 _BY_NAME: dict[str, Callable[[], Activation]] = {
     "relu": ReLU,

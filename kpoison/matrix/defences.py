@@ -29,7 +29,7 @@ _CLEANSE_IMAGES, _CLEANSE_STEPS = 50, 100
 _FEWEST_CLASSES = 3  # for an anomaly index that says anything
 _GRADIENTS, _ATTACKED_SHARE = 450, 0.1
 _CLEAN_PROBES = 90
-_RESAMPLES = 25
+_RESAMPLES = 200
 _PARTITIONS = 20
 _SIGNATURES = {"fraction": 0.05, "multiplier": 1.5}  # the paper's
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from kpoison._identity import hash_of
 from kpoison._validation import check_integer, check_name
 from kpoison.matrix.attacks import ATTACK_OPTIONS, ATTACKS
 from kpoison.matrix.defences import DEFENCE_OPTIONS, DEFENCES, leading_direction
@@ -20,7 +21,7 @@ from kpoison.matrix.defended import Defended, Outcome
 from kpoison.matrix.problem import Problem, Settings, make_problem
 from kpoison.matrix.refit import Case
 from kpoison.sweep.chunked import ChunkedWork
-from kpoison.sweep.storage import Pieces, Variable, hash_of
+from kpoison.sweep.storage import Pieces, Variable
 
 if TYPE_CHECKING:
     import xarray as xr

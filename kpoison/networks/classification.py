@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
 
+from kpoison._identity import function_hash, hash_of, identity_of, tree_hash
 from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer, known_number
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
 from kpoison.networks.measurements import Measure, Measurements
 from kpoison.networks.steps import Setup, State, advance, epoch_order, program_hash
-from kpoison.sweep.storage import hash_of, identity_of, source_hash
 
 if TYPE_CHECKING:
     import optax
@@ -145,7 +145,8 @@ def train_classifier(
             and after every epoch.
         folder: where a checkpoint is kept after every epoch and measurement: the same call continues from there, and
             when all is done reads the result.
-        metadata: anything that tells this run from another, such as the name of the data or what `measure` closes over.
+        metadata: anything else that tells this run from another, such as the name of the data, or what is in a list, a
+            dictionary or an ordinary object that `measure` reads; of the rest it closes over a change is noticed.
         progress: a progress bar; by default on a terminal only.
 
     Raises:
@@ -194,14 +195,14 @@ def train_classifier(
         "epochs": epochs,
         "batch_size": batch_size,
         "gradient_penalty": float(gradient_penalty),
-        "measure": None if measure is None else source_hash(measure, repr(type(measure))),
+        "measure": None if measure is None else function_hash(measure),
         "measure_at": [int(step) for step in measurements.at],
         "data_hash": hash_of(images, labels),
         "metadata": dict(metadata or {}),
     }
     checkpoints = None
     if folder is not None:
-        manifest["initial_hash"] = hash_of(*arrays_of((state, eqx.filter(setup, eqx.is_array))).values())
+        manifest["initial_hash"] = tree_hash((state, setup))
         manifest["program_hash"] = program_hash(setup, state, images, labels)
         checkpoints = Checkpoints(Path(folder), manifest)
         state = _resumed(checkpoints, state, measurements)

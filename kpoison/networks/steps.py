@@ -1,6 +1,5 @@
 """The compiled steps of a classifier's training, on the device."""
 
-import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from kpoison._identity import lowered_hash
 from kpoison.curvature.losses import loss_value
 
 if TYPE_CHECKING:
@@ -154,5 +154,4 @@ def program_hash(setup: Setup, state: State, images: Array, labels: Array) -> st
     """Hash of the program of a step: of model, loss, augmentation and optimiser with all their constants."""
     order = jnp.zeros(len(images), jnp.int32)
     lowered = _one_step.lower(setup, state, order, images, labels)  # pyright: ignore[reportFunctionMemberAccess]
-    text = lowered.as_text()
-    return hashlib.sha256(text.encode()).hexdigest()
+    return lowered_hash(lowered)

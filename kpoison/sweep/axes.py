@@ -1,22 +1,29 @@
 """The axes of a sweep: from what the user gives to checked values with names and units."""
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Mapping
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from kpoison._identity import hash_of, program_hash, tree_hash
 from kpoison._validation import check_floating, check_real
 from kpoison.kernels import Kernel
+from kpoison.kernels.base import with_array_parameters
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 from kpoison.ridge.metric import checked_metric
 
-__all__ = ["Axis", "Grid", "Trained", "make_grid", "parse_axis"]
+__all__ = ["Axis", "Grid", "Trained", "kernel_identities", "make_grid", "parse_axis"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Trained:
 
     Attributes:
         kernel: k.
-        unit: its unit of length; None: ‖ζ‖.
+        unit: its unit of length, see `kpoison.sweep`; None: ‖ζ‖.
         penalty: γ; None: that of the posterior that is swept.
         time: t; None: that of the posterior that is swept, by default the end.
     """
@@ -144,14 +151,45 @@ def _points(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array.reshape(-1, *shape)
 
 
-def _with_field(kernel: Kernel, field: str, value: Any) -> Kernel:
+def _is_integer(cls: type, field: str) -> bool:
+    """Whether a class declares a field as an integer; what it holds says nothing: RBF(1) may well become RBF(1.5)."""
+    try:
+        declared = typing.get_type_hints(cls)[field]
+    except Exception:  # an annotation that cannot be resolved
+        declared = next(f.type for f in dataclasses.fields(cls) if f.name == field)
+    declared = typing.get_args(declared)[0] if typing.get_origin(declared) is typing.Annotated else declared
+    of_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in (typing.get_args(declared) if of_union else (declared,)) if kind is not type(None)]
+    return all(
+        kind == "int" or (isinstance(kind, type) and issubclass(kind, int | np.integer) and kind is not bool)
+        for kind in kinds
+    )
+
+
+def _with_field(kernel: Kernel, field: str, value: float) -> Kernel:
     """The kernel, rebuilt (so that it is checked) with another hyper-parameter."""
+    name = type(kernel).__name__
     fields = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel) if f.init}
     if field not in fields:
-        raise ValueError(f"hyperparameters must be fields of {type(kernel).__name__} {sorted(fields)}, got {field!r}")
-    old = fields[field]
-    static = isinstance(old, int) and not isinstance(old, bool)
-    return type(kernel)(**(fields | {field: int(value) if static else float(value)}))
+        raise ValueError(f"hyperparameters must be fields of {name} {sorted(fields)}, got {field!r}")
+    if np.shape(fields[field]) != ():
+        raise ValueError(
+            f"hyperparameters must be fields that hold one number, but {field} of {name} has shape "
+            f"{np.shape(fields[field])}: give the kernels themselves as kernels="
+        )
+    if _is_integer(type(kernel), field):
+        if value != int(value):
+            raise ValueError(f"{field} of {name} among hyperparameters must be integers, got {value}")
+        value = int(value)
+    given = fields | {field: value}
+    try:
+        inspect.signature(type(kernel)).bind(**given)
+    except TypeError as error:
+        raise ValueError(
+            f"hyperparameters must be those of a kernel that is made of its fields, but {name} is not ({error}): give "
+            "the kernels themselves as kernels="
+        ) from None
+    return type(kernel)(**given)
 
 
 def _kernel_axes(
@@ -170,13 +208,16 @@ def _kernel_axes(
         axis = _numbers(field, values, f"hyper-parameter {field} of the kernel", "", zero=True)
         axes.append(axis)
         # Checked by the kernel itself, with its own message.
-        cells = [_with_field(kernel, field, value) for kernel in cells for value in axis.values]
+        cells = [_with_field(kernel, field, value) for kernel in cells for value in axis.values.tolist()]
     return axes, [(kernel, _unit_of_length(kernel, length_scale)) for kernel in cells]
 
 
 def _unit_of_length(kernel: Kernel, length_scale: float | None) -> float | None:
+    """The kernel's length scale; where it has none, or one for each coordinate, that given, or None for ‖ζ‖."""
     own = getattr(kernel, "length_scale", None)
-    return length_scale if own is None else float(own)
+    if own is None or callable(own) or np.shape(own) != ():
+        return length_scale
+    return float(own)
 
 
 def make_grid(
@@ -265,6 +306,43 @@ def make_grid(
 
 
 def kernel_text(kernel: Kernel) -> str:
-    """The kernel with the values of its hyper-parameters."""
+    """The kernel with the values of its hyper-parameters, for a reader: arrays by shape, functions by name."""
     leaves = jax.tree.map(lambda leaf: float(leaf) if eqx.is_array(leaf) and leaf.ndim == 0 else leaf, kernel)
-    return repr(leaves)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(leaves))
+
+
+def kernel_identities(kernels: Sequence[Kernel], like: Float[Array, "n ..."]) -> list[list[str]]:
+    """For each kernel on points of this shape and dtype: its text, the hash of its numbers and that of its program."""
+    point = jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
+    pair = jax.ShapeDtypeStruct((2, *like.shape[1:]), like.dtype)
+
+    def values(kernel, x, z, X, Z):
+        return kernel.evaluate(x, z), kernel.gram(X, Z)
+
+    def slopes(kernel, x, Z):
+        return kernel.gradients(x, Z)
+
+    programs: dict[Any, str] = {}  # of kernels that differ in their numbers only
+    found = []
+    for kernel in kernels:
+        numbers = jax.tree.map(
+            lambda leaf: leaf.astype(like.dtype) if eqx.is_array(leaf) and leaf.ndim == 0 and eqx.is_inexact_array(leaf)
+            else leaf,
+            with_array_parameters(kernel, like.dtype),
+        )  # fmt: skip
+        kind = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)) if eqx.is_array(leaf) else leaf, numbers)
+        key = (tuple(jax.tree.leaves(kind, is_leaf=lambda leaf: isinstance(leaf, tuple))), jax.tree.structure(numbers))
+        try:
+            hash(key)
+        except TypeError:  # something in it cannot be compared
+            key = object()
+        if key not in programs:
+            program = program_hash(values, numbers, point, point, pair, pair)
+            try:
+                program += program_hash(slopes, numbers, point, pair)
+            except Exception:  # a kernel without a gradient
+                program += "-"
+            words = f"{type(kernel).__qualname__} {kernel.smoothness} {kernel.rotation_invariant} {program}"
+            programs[key] = hash_of(np.frombuffer(words.encode(), np.uint8))
+        found.append([kernel_text(kernel), tree_hash(numbers), programs[key]])
+    return found

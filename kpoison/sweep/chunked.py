@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import numpy as np
 
+from kpoison._identity import identity_of
 from kpoison.sweep.processes import together
-from kpoison.sweep.storage import Parts, Pieces, Variable, identity_of, in_memory, open_result, still_to_make, to_file
+from kpoison.sweep.storage import Parts, Pieces, Variable, in_memory, open_result, still_to_make, to_file
 
 if TYPE_CHECKING:
     import xarray as xr

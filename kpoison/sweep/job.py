@@ -1,27 +1,30 @@
 """What a sweep computes, and how it is cut into chunks."""
 
+import functools
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from kpoison._failures import Failure
+from kpoison._identity import hash_of, program_hash, tree_hash
 from kpoison._memory import available_memory
 from kpoison._typing import Law
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
 from kpoison.ridge.krylov import KrylovFactor
-from kpoison.sweep.axes import Grid, kernel_text
+from kpoison.sweep.axes import Grid, kernel_identities
 from kpoison.sweep.chunked import ChunkedWork
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
 from kpoison.sweep.quantities import INNER_AXES, Quantity
-from kpoison.sweep.storage import Pieces, Variable, hash_of
+from kpoison.sweep.storage import Pieces, Variable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,19 +71,12 @@ class Job(ChunkedWork):
 
     def _output_shape(self, quantity: Quantity) -> tuple[int, ...]:
         """(C,) for a variable with an axis of outputs, else ()."""
-        clean, grid = self.clean, self.grid
         if quantity.identity == "law":
-            return clean.y.shape[1:] if quantity.per_output else ()
-        dtype = clean.X.dtype
-
-        def one(x, m, ridge):
-            poison = Poison(jnp.asarray(grid.locations[0], dtype), grid.labels[0], m)
-            return quantity.function(clean, poison, x if "r_over_l" in quantity.axes else None, ridge, self.law)
-
-        number = jax.ShapeDtypeStruct((), dtype)
-        probes = jax.ShapeDtypeStruct((1, *clean.X.shape[1:]), dtype)
+            return self.clean.y.shape[1:] if quantity.per_output else ()
+        one, probes = self._one_point(quantity)
+        number = jax.ShapeDtypeStruct((), self.clean.X.dtype)
         try:
-            result = jax.eval_shape(one, probes, number, number)
+            result = jax.eval_shape(functools.partial(one, self.clean), probes, number, number)
         except Exception as error:
             raise ValueError(f"{quantity.name} among quantities cannot be evaluated: {error}") from error
         shape = getattr(result, "shape", None)
@@ -88,6 +84,16 @@ class Job(ChunkedWork):
         if shape is None or len(shape) not in (leading, leading + 1):
             raise ValueError(f"{quantity.name} among quantities must return a number or (C,) for a probe, got {shape}")
         return shape[leading:]
+
+    def _one_point(self, quantity: Quantity) -> tuple[Callable[..., Array], jax.ShapeDtypeStruct]:
+        """A quantity as a function of the posterior, probes, a multiplicity and a ridge, and the shape of one probe."""
+        dtype, grid = self.clean.X.dtype, self.grid
+
+        def one(clean, x, m, ridge):
+            poison = Poison(jnp.asarray(grid.locations[0], dtype), grid.labels[0], m)
+            return quantity.function(clean, poison, x if "r_over_l" in quantity.axes else None, ridge, self.law)
+
+        return one, jax.ShapeDtypeStruct((1, *self.clean.X.shape[1:]), dtype)
 
     def variables(self) -> dict[str, Variable]:
         """The variables of the result."""
@@ -133,20 +139,34 @@ class Job(ChunkedWork):
             "jax_version": jax.__version__,
             "dtype": str(clean.X.dtype),
             "law": self.law,
-            "quantities": {quantity.name: quantity.identity for quantity in self.quantities},
-            "kernels": [[kernel_text(cell.kernel), cell.unit] for cell in grid.trained],
+            "quantities": {quantity.name: self._identity_of(quantity) for quantity in self.quantities},
+            "kernels": [[*found, cell.unit] for found, cell in zip(self._kernels, grid.trained, strict=True)],
             "gradient_penalties": [cell.penalty for cell in grid.trained],
             "times": [str(cell.time) for cell in grid.trained],
             "solver": repr(clean.factor.solver).removesuffix("()"),
+            "solver_hash": tree_hash(clean.factor.solver),
             "n_c": len(clean.X),
             "d": int(np.prod(clean.X.shape[1:])),
-            "data_hash": hash_of(
-                clean.X, clean.y, *(a for a in (clean.root, clean.time, grid.metric) if a is not None)
+            "data_hash": tree_hash(
+                {"X": clean.X, "y": clean.y, "root": clean.root, "time": clean.time, "metric": grid.metric}
             ),
             "points_hash": hash_of(*points),
-            "axes": {axis.name: len(axis) for axis in grid.axes},
+            "axes": [[axis.name, len(axis)] for axis in grid.axes],
+            "kernel_names": [str(name) for axis in grid.axes if axis.name == "kernel" for name in axis.values],
             "metadata": self.metadata,
         }
+
+    @functools.cached_property
+    def _kernels(self) -> list[list[str]]:
+        return kernel_identities([cell.kernel for cell in self.grid.trained], self.clean.X)
+
+    def _identity_of(self, quantity: Quantity) -> str:
+        """Of a law its name says all, of a user's function its program."""
+        if quantity.identity == "law":
+            return quantity.identity
+        one, probes = self._one_point(quantity)
+        number = jax.ShapeDtypeStruct((), self.clean.X.dtype)
+        return program_hash(one, self.clean, probes, number, number)
 
     # --- How it is cut ----------------------------------------------------------------------------------------
 

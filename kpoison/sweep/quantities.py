@@ -10,7 +10,6 @@ from jaxtyping import Array
 from kpoison._failures import mapped
 from kpoison._validation import check_name
 from kpoison.laws import coupling_floor, coupling_ratio, efficacy, gain, m_success, predict, spike, spike_efficacy_ratio
-from kpoison.sweep.storage import source_hash
 
 __all__ = ["Quantity", "as_quantities", "quantity_names"]
 
@@ -29,7 +28,7 @@ class Quantity:
         description, units: for the attributes of the variable.
         per_output: whether it has an axis for the outputs where y has one.
         solves: what of the clean posterior it needs, see `compress`: "poison", also "targets", or "all".
-        identity: what tells it from another of the same name.
+        identity: "law", which its name tells from others, or "function", which only its program does.
     """
 
     name: str
@@ -135,5 +134,5 @@ def _of_user(function: Callable[..., Array]) -> Quantity:
         (inspect.getdoc(function) or name).splitlines()[0],
         "",
         solves="all",
-        identity=source_hash(function, name),
+        identity="function",
     )

@@ -73,7 +73,8 @@ def sweep(
         kernels: several kernels by name, for an axis `kernel`.
         hyperparameters: several values by name of a field of the kernel, such as {"hidden_layers": [1, 2, 3]}, for an
             axis of that name; every kernel must have it.
-        length_scale: unit of r for kernels that have no length scale of their own; by default ‖ζ‖.
+        length_scale: unit of r for kernels that have no length scale of their own, or one for each coordinate; by
+            default ‖ζ‖.
         gradient_penalty: several γ >= 0 (T1), for an axis of that name; one factorisation of n_c(1 + r) numbers each.
         metric: M of these penalties, see `kpoison.fit`.
         time: several training times t >= 0 of the gradient flow (T2), ∞ for its end, for an axis `time`; see

@@ -7,12 +7,11 @@ checksum.  When all are there they are copied into the final file, which appears
 
 import dataclasses
 import hashlib
-import inspect
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,39 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Parts",
     "Variable",
-    "hash_of",
-    "identity_of",
     "in_memory",
     "open_result",
-    "source_hash",
     "still_to_make",
     "to_file",
 ]
 
 _FORMAT = 1
-
-
-def identity_of(manifest: Mapping[str, Any]) -> str:
-    """Hash of everything that determines the numbers of a sweep."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def hash_of(*arrays: Any) -> str:
-    """Hash of the numbers, shapes and dtypes of arrays."""
-    digest = hashlib.sha256()
-    for array in map(np.ascontiguousarray, arrays):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def source_hash(function: Callable[..., Any], otherwise: str) -> str:
-    """Hash of a function's source, or of another text where it has none; what it closes over is not seen."""
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        source = otherwise
-    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def still_to_make(out: Path, identity: str) -> bool:

@@ -283,3 +283,26 @@ def test_an_exhausted_krylov_space():
     hessian = kp.curvature.input_hessian(model, images, labels, loss="softmax")
     found = top_eigenpairs(hessian, 1)
     np.testing.assert_allclose(found.values, np.linalg.eigvalsh(hessian.dense())[-1:], rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dimension", [1, 6])
+@pytest.mark.parametrize("size", [3e-8, 0.7, 1.0, 1e6 / 3])
+def test_a_multiple_of_the_identity_has_mass_one(dtype, dimension, size):
+    for points in (400, 2000):
+        found = spectral_density(Dense(jnp.asarray(size * np.eye(dimension), dtype)), points=points)
+        assert found.density.dtype == dtype
+        mass = np.trapezoid(np.asarray(found.density, float), np.asarray(found.grid, float))
+        assert mass == pytest.approx(1, abs=2e-3), points
+        assert len(np.unique(found.grid)) == points
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-4, 1e-2])
+def test_nearly_a_multiple_of_the_identity_in_float32(spread):
+    found = spectral_density(Dense(jnp.diag(jnp.asarray(1 + spread * np.arange(8), np.float32))))
+    assert np.trapezoid(np.asarray(found.density, float), np.asarray(found.grid, float)) == pytest.approx(1, abs=5e-3)
+
+
+def test_a_width_that_the_dtype_does_not_resolve():
+    with pytest.raises(ValueError, match="width must be larger for 400 points of float32"):
+        spectral_density(Dense(jnp.eye(1, dtype=np.float32)), width=1e-6)

@@ -1,5 +1,6 @@
 """Every cell of a sweep is what the law says there, whichever axes, kernels and outputs."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,3 +233,74 @@ def test_what_fails_is_nan_with_status_and_the_rest_is_kept():
     np.testing.assert_array_equal(found.status.values[:, ~refused], 0)
     assert np.isfinite(found.efficacy.values).all()
     np.testing.assert_allclose(found.picky.values[:, ~refused], found.efficacy.values[:, ~refused], rtol=1e-10)
+
+
+# --- Hyper-parameters, and what r is measured in -------------------------------------------------------------------
+
+
+def test_a_real_hyperparameter_is_not_cut_to_what_the_kernel_happens_to_hold():
+    values = [1, 1.5, 2, 2.9]
+    result = kp.sweep(
+        clean(kp.kernels.RBF(1)), poison(), direction=DIRECTION, r_over_l=[0.5], m=[2.0], ridge=[1e-2],
+        quantities=("gain",), kernels={"k": kp.kernels.RBF(1)}, hyperparameters={"length_scale": values},
+    )  # fmt: skip
+    np.testing.assert_array_equal(result.length_scale, values)
+    for value in values:
+        right = float(kp.gain(clean(kp.kernels.RBF(value)), poison(count=2.0), 1e-2))
+        assert float(result.gain.sel(length_scale=value).squeeze()) == pytest.approx(right, rel=1e-9)
+
+
+class Degrees(kp.kernels.Kernel):
+    """(1 + x·z)^degree, with an integer and a real number, told apart by what the class declares."""
+
+    degree: int = eqx.field(static=True)
+    offset: "float | int" = 1
+
+    def __check_init__(self):
+        assert type(self.degree) is int
+        assert type(self.offset) is not int or self.offset == 1
+
+    def evaluate(self, x, z):
+        return (jnp.sum(x * z) + self.offset) ** self.degree
+
+    @property
+    def smoothness(self):
+        return np.inf
+
+
+def test_the_declared_type_of_a_hyperparameter_decides():
+    posterior = clean(Degrees(2))
+    options = {"direction": DIRECTION, "r_over_l": [0.5], "m": [1.0], "ridge": [1e-2], "quantities": ("gain",)}
+    result = kp.sweep(posterior, poison(), hyperparameters={"degree": [1, 2], "offset": [0.5, 2.0]}, **options)
+    for degree, offset in ((1, 0.5), (2, 0.5), (1, 2.0)):
+        right = float(kp.gain(clean(Degrees(degree, offset)), poison(count=1.0), 1e-2))
+        assert float(result.gain.sel(degree=degree, offset=offset).squeeze()) == pytest.approx(right, rel=1e-8)
+    with pytest.raises(ValueError, match=r"degree of Degrees among hyperparameters must be integers, got 1\.5"):
+        kp.sweep(posterior, poison(), hyperparameters={"degree": [1, 1.5]}, **options)
+
+
+class ARD(kp.kernels.Kernel):
+    """A Gaussian kernel with a length scale for each coordinate."""
+
+    length_scale: jax.Array
+
+    def evaluate(self, x, z):
+        return jnp.exp(-0.5 * jnp.sum(((x - z) / self.length_scale) ** 2))
+
+    @property
+    def smoothness(self):
+        return np.inf
+
+
+def test_a_length_scale_for_each_coordinate():
+    kernel = ARD(jnp.array([1.0, 2.0, 0.5, 3.0]))
+    options = {"direction": DIRECTION, "r_over_l": [0.3], "m": [2.0], "ridge": [1e-2], "quantities": ("efficacy",)}
+    for length_scale, unit in ((None, float(jnp.linalg.norm(ZETA))), (0.7, 0.7)):
+        found = kp.sweep(clean(kernel), poison(), length_scale=length_scale, **options).efficacy.squeeze()
+        x0 = ZETA + 0.3 * unit * DIRECTION / jnp.linalg.norm(DIRECTION)
+        right = kp.efficacy(clean(kernel), poison(count=2.0), x0, 1e-2)
+        assert float(found) == pytest.approx(float(right), rel=1e-9)
+    with pytest.raises(
+        ValueError, match=r"hyperparameters must be fields that hold one number, but length_scale .*\(4,"
+    ):
+        kp.sweep(clean(kernel), poison(), hyperparameters={"length_scale": [1.0, 2.0]}, **options)

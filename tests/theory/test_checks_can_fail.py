@@ -3,13 +3,15 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import kpoison as kp
 from kpoison import defences
-from theory_checks.catalogue import STATEMENTS
+from theory_checks.catalogue import GUARDS, STATEMENTS
 from theory_checks.record import Verdict
 from theory_checks.setting import Laws, Setting, make_setting
 
@@ -223,3 +225,62 @@ def test_lag(settings, laws, holds):
     record = STATEMENTS["L8"].load()(settings["rbf"], laws)
     assert record is not None
     assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
+
+
+# --- What guards a law --------------------------------------------------------------------------------------------
+
+
+class AskedError(Exception):
+    """The law was asked."""
+
+
+def off(value, factor=1.02):
+    """A result of a law, wrong by 2 %."""
+    if isinstance(value, tuple):
+        return tuple(off(part) for part in value)
+    if isinstance(value, xr.Dataset):
+        return value.map(lambda variable: factor * variable if variable.dtype.kind == "f" else variable)
+    if isinstance(value, kp.flow.PenaltyChoice):
+        return dataclasses.replace(value, gradient_penalty=factor * value.gradient_penalty)
+    if isinstance(value, kp.laws.Predictor):
+        return lambda x: factor * value(x)
+    return jax.tree.map(lambda leaf: factor * leaf if eqx.is_inexact_array_like(leaf) else leaf, value)
+
+
+def replaced(name, how, monkeypatch) -> Laws:
+    """Laws of which one is wrong or raises; what the checks take from `kpoison.curvature` is replaced there."""
+    of_curvature = {"curvature_rows": kp.curvature.losses, "gauss_newton": kp.curvature, "fisher": kp.curvature}
+    right = getattr(of_curvature[name], name) if name in of_curvature else getattr(Laws, name)
+
+    def wrong(*args, **kwargs):
+        if how == "raises":
+            raise AskedError
+        if name == "early_stopped":
+            return right(args[0], 1.02 * args[1], *args[2:], **kwargs)
+        return off(right(*args, **kwargs))
+
+    if name in of_curvature:
+        monkeypatch.setattr(of_curvature[name], name, wrong)
+        return Laws()
+    return dataclasses.replace(Laws(), **{name: wrong})
+
+
+@pytest.mark.parametrize("how", ["wrong", "raises"])
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        pytest.param(name, statement, marks=[] if statement in QUICK else pytest.mark.slow)
+        for name, statements in GUARDS.items()
+        for statement in statements
+    ],
+)
+def test_a_guard_fails(settings, monkeypatch, name, statement, how):
+    laws = replaced(name, how, monkeypatch)
+    check = STATEMENTS[statement].load()
+    if how == "raises":
+        with pytest.raises(AskedError):
+            check(settings["rbf"], laws)
+        return
+    record = check(settings["rbf"], laws)
+    assert record is not None
+    assert record.verdict is Verdict.FAILS

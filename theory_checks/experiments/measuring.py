@@ -142,7 +142,8 @@ def _tridiagonals(flat: Array, weights: Array) -> Array:
 def resampled_largest(rows: np.ndarray, repeats: int, seed: int) -> np.ndarray:
     """The largest eigenvalue over N probes drawn with replacement from those of rows (N, C, D), `repeats` times.
 
-    All rows of a probe are drawn together, other than by `kpoison.curvature.bulk_edge_from_clean`.
+    All rows of a probe are drawn together.  The scatter of the probes, at one predictor; `pooled_edge` adds that of
+    predictors.
     """
     n, per_probe, _ = rows.shape
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)

@@ -16,8 +16,8 @@ import optax
 import xarray as xr
 from tqdm import tqdm
 
+from kpoison._identity import hash_of
 from kpoison.networks import Classifier, TrainedClassifier, train_classifier
-from kpoison.sweep.storage import hash_of
 from theory_checks.experiments import measuring
 from theory_checks.experiments.architectures import create
 from theory_checks.experiments.measuring import Measurement
