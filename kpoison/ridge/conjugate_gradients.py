@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
+from kpoison._typing import Scalar
 from kpoison.kernels.base import matrix_product
 
 __all__ = ["IterationStatus", "conjugate_gradients"]
@@ -59,7 +60,7 @@ def conjugate_gradients(
     b: Inexact[Array, "N C"],
     *,
     preconditioner: Callable[[float, Inexact[Array, "N C"]], Inexact[Array, "N C"]],
-    tolerance: float | Float[Array, ""],
+    tolerance: Scalar,
     max_iterations: int,
     exact_product: Callable[[Inexact[Array, "N C"]], Inexact[Array, "N C"]] | None = None,
 ) -> tuple[Inexact[Array, "N C"], IterationStatus]:

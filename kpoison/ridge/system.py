@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel, matrix_product
 from kpoison.ridge.conjugate_gradients import IterationStatus, conjugate_gradients
 from kpoison.ridge.lapack import eigh
@@ -73,7 +74,7 @@ class GramSystem(eqx.Module):
         rho: Inexact[Array, ""],
         b: Inexact[Array, "N C"],
         *,
-        tolerance: float = 1e-10,
+        tolerance: Scalar = 1e-10,
         max_iterations: int = 1000,
     ) -> tuple[Inexact[Array, "N C"], IterationStatus]:
         """x with ‖b − (K̄ + ρI)x‖ <= tolerance ‖b‖ in every column, and how it was found.
