@@ -40,7 +40,7 @@ def _reduced(function: Any) -> tuple[Any, ...]:
 
 
 def _as_before(function: Any) -> Any:
-    own = type(function).__reduce_ex__
+    own: Any = type(function).__reduce_ex__
     return own(function, 4)
 
 

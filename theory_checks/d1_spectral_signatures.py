@@ -159,7 +159,8 @@ def _panels(names: list[str], cases: list[_Case]) -> list[Panel]:
             of_place = cases[index * len(_COUNTS) : (index + 1) * len(_COUNTS)]
             measured = [float(case.measured[quantity][0]) for case in of_place]
             series.append(Series(name, "line", list(_COUNTS), [case.law(quantity) for case in of_place]))
-            series.append(Series(f"{name.split(',')[0]}, measured", "dots", list(_COUNTS), measured))
+            label = "measured" if index == 0 else "_"  # one entry of the legend for all, in the colours of their lines
+            series.append(Series(label, "dots", list(_COUNTS), measured))
         panels.append(Panel(f"Spectral signatures: {title}", "m", title, series, yscale="linear"))
     return panels
 

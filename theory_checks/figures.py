@@ -1,6 +1,7 @@
 """Draws the panels of a record: law as a line, refit as dots, finite width with error bars."""
 
 import io
+from collections import Counter
 
 import matplotlib as mpl
 import numpy as np
@@ -15,14 +16,18 @@ from theory_checks.record import Panel, Record
 __all__ = ["draw", "draw_panel", "label_narrow_axis"]
 
 _PANELS_PER_ROW = 4
-_SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1)}
+_SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1), "threshold": (2, 6)}
+_SHORT_LEGEND = 4
 
 
 def draw_panel(ax: Axes, panel: Panel) -> Axes:
     """One panel on the given axes."""
     used = dict.fromkeys(_SHADES, 0)
+    number = Counter(series.kind for series in panel.series)
     for series in panel.series:
         shades = _SHADES[series.kind]
+        if number[series.kind] > len(shades):  # a colour for each: lines and dots of one place have the same
+            shades = range(len(plotting.COLOURS))
         colour = plotting.COLOURS[shades[used[series.kind] % len(shades)]]
         used[series.kind] += 1
         match series.kind:
@@ -32,13 +37,20 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
                 plotting.dashed(ax, series.x, series.y, series.label, colour)
             case "dots":
                 plotting.dots(ax, series.x, series.y, series.label, colour)
+            case "threshold":
+                plotting.threshold(ax, series.x[0], series.label, colour)
             case "errorbar":
                 plotting.errorbars(ax, series.x, series.y, series.error or [], series.label, colour)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
     for axis, scale in ((ax.xaxis, panel.xscale), (ax.yaxis, panel.yscale)):
         if scale == "log":
             label_narrow_axis(axis)
-    ax.legend()
+    if (
+        sum(not series.label.startswith("_") for series in panel.series) > _SHORT_LEGEND
+    ):  # below, where it hides nothing
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize="small")
+    else:
+        ax.legend()
     return ax
 
 

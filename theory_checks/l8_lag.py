@@ -311,7 +311,7 @@ def _panels(
     lags: list[list[float]],
     measured: list[list[float]],
 ) -> list[Panel]:
-    """The lag against distance; success and visibility against m on one axis; three spectra."""
+    """The lag against distance; success and visibility against m; three spectra."""
     panels = []
     if settled:
         x = [float(r_over_l[i]) for i in settled]
@@ -335,31 +335,34 @@ def _panels(
     far, near = (_Attack(setting, setting.probes(np.array([r]))[0], ridge) for r in (1.0, r_over_l[0]))
     counts = np.geomspace(0.1, 1000, 13)
     poison, grid = setting.poison(1.0), counts.tolist()
-    by_law = [
-        float(laws.m_success(setting.clean, poison, near.probe, ridge)),
-        _root(near.predicted_excess, 1.0, 1e-4),
-    ]
-    panels.append(
+    by_law = {
+        "m_success by law": float(laws.m_success(setting.clean, poison, near.probe, ridge)),
+        "m_visible by law": _root(near.predicted_excess, 1.0, 1e-4),
+    }
+    success, visible = (
+        [Series(label, "threshold", [m], [])] if 0 < m < math.inf else [] for label, m in by_law.items()
+    )
+    where = f"as the poison grows, r = {r_over_l[0]:g} ℓ"
+    zero = Series("where the prediction turns", "dashed", [grid[0], grid[-1]], [0.0, 0.0])
+    edge = Series("edge of the clean bulk", "dashed", [grid[0], grid[-1]], [1.0, 1.0])
+    panels += [
         Panel(
-            f"Success and visibility as the poison grows, r = {r_over_l[0]:g} ℓ",
+            f"Success {where}",
             "multiplicity m",
-            "y_t f(x0) and log₁₀(λ₁/edge)",
-            [
-                Series("y_t f(x0): success above 0", "dots", grid, [near.prediction(m) for m in counts]),
-                Series(
-                    "log₁₀(λ₁/edge): visible above 0",
-                    "line",
-                    grid,
-                    [math.log10(1 + near.measured_excess(m)) for m in counts],
-                ),
-                Series("m_success, m_visible by law", "errorbar", [m for m in by_law if 0 < m < math.inf],
-                       [0.0 for m in by_law if 0 < m < math.inf], [0.0 for m in by_law if 0 < m < math.inf]),
-            ],
+            "y_t f(x0): the target class above 0",
+            [Series("refit", "dots", grid, [near.prediction(m) for m in counts]), zero, *success],
             yscale="linear",
-        )
-    )  # fmt: skip
+        ),
+        Panel(
+            f"Visibility {where}",
+            "multiplicity m",
+            "λ₁/edge",
+            [Series("refit", "dots", grid, [1 + near.measured_excess(m) for m in counts]), edge, *visible],
+        ),
+    ]
     k = min(15, setting.X.shape[1])
     ranks = np.arange(1, k + 1).astype(float).tolist()
+    beside = near.leading(near.refit(1000.0), 1, k)
     panels.append(
         Panel(
             "Leading eigenvalues of the input Fisher matrix, m = 1000",
@@ -368,13 +371,7 @@ def _panels(
             [
                 Series("clean", "line", ranks, far.leading(far.refit(0.0), 1, k).tolist()),
                 Series("poison at r = ℓ", "dots", ranks, far.leading(far.refit(1000.0), 1, k).tolist()),
-                Series(
-                    f"poison at r = {r_over_l[0]:g} ℓ",
-                    "errorbar",
-                    ranks,
-                    near.leading(near.refit(1000.0), 1, k).tolist(),
-                    [0.0] * k,
-                ),
+                Series(f"poison at r = {r_over_l[0]:g} ℓ", "dots", ranks, beside.tolist()),
                 Series("edge of the clean bulk", "dashed", [1.0, float(k)], [far.edge(1)] * 2),
             ],
             xscale="linear",

@@ -77,10 +77,10 @@ def compare(quantity: str, against: Against, law: Any, reference: Any, tolerance
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One curve: the law as a line, a refit as dots, finite width with error bars."""
+    """One curve: the law as a line, a refit as dots, finite width with error bars; a threshold at its only x."""
 
     label: str
-    kind: Literal["line", "dots", "errorbar", "dashed"]
+    kind: Literal["line", "dots", "errorbar", "dashed", "threshold"]
     x: list[float]
     y: list[float]
     error: list[float] | None = None

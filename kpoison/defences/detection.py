@@ -16,6 +16,7 @@ from kpoison._validation import (
     check_fraction,
     check_mask,
     exact_fraction,
+    is_concrete,
     plain_array,
 )
 

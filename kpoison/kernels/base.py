@@ -319,15 +319,16 @@ class Product(_Pair):
 
     def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """k₂ ∇k₁ + k₁ ∇k₂."""
-        parts = (self.first, self.second), (self.second, self.first)
-        return sum(_times(kernel.gradients(x, centres), other, x, centres) for kernel, other in parts)
+        first, second = self.first.gradients(x, centres), self.second.gradients(x, centres)
+        return _times(first, self.second, x, centres) + _times(second, self.first, x, centres)
 
     def gradient_products(
         self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
     ) -> Float[Array, "p ..."]:
         """Those of either kernel, with the other's values as weights."""
-        parts = (self.first, self.second), (self.second, self.first)
-        return sum(kernel.gradient_products(x, centres, _times(basis, other, x, centres)) for kernel, other in parts)
+        by_second, by_first = (_times(basis, other, x, centres) for other in (self.second, self.first))
+        products = self.first.gradient_products(x, centres, by_second)
+        return products + self.second.gradient_products(x, centres, by_first)
 
 
 def _times(rows: Float[Array, "n ..."], kernel: Kernel, x: Array, centres: Array) -> Float[Array, "n ..."]:

@@ -9,7 +9,7 @@ from cycler import cycler
 from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "dashed", "dots", "errorbars", "line", "style"]
+__all__ = ["COLOURS", "dashed", "dots", "errorbars", "line", "style", "threshold"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette: distinct in every common form of colour blindness, and by lightness in grey."""
@@ -55,6 +55,12 @@ def dashed(ax: Axes, x: Points, y: Points, label: str, colour: str = COLOURS[2])
 def dots(ax: Axes, x: Points, y: Points, label: str, colour: str = COLOURS[1]) -> Axes:
     """A refit: open circles, so that the law shows through."""
     ax.plot(x, y, "o", label=label, color=colour, markerfacecolor="none", markersize=5)
+    return ax
+
+
+def threshold(ax: Axes, x: float, label: str, colour: str = COLOURS[2]) -> Axes:
+    """Where something sets in: a dotted vertical line."""
+    ax.axvline(x, label=label, color=colour, linestyle=":", linewidth=1.3)
     return ax
 
 
