@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from kpoison._typing import Scalar
 from kpoison._validation import (
@@ -20,6 +20,7 @@ from kpoison._validation import (
     check_numbers,
     check_range,
     is_concrete,
+    plain_array,
 )
 from kpoison.defences.detection import Detection, in_order_of_content
 
@@ -66,6 +67,10 @@ def _check(arguments: dict[str, Any]) -> None:
         check_finite(name, points)
     if clean.shape[1:] != x.shape[1:]:
         raise ValueError(f"clean must hold inputs of shape {x.shape[1:]}, as x does, got {clean.shape[1:]}")
+    given = plain_array("clean", arguments["clean"])
+    if is_concrete(given):  # by NumPy, as under a trace JAX would make a traced array of it
+        rows = np.asarray(given)
+        clean = jnp.asarray(rows[in_order_of_content(rows)[0]])
     arguments.update(x=x, clean=clean.astype(x.dtype))
     check_integers(arguments, overlays=1, seed=0, points_at_once=1)
     for name, known in (("superposition", Superposition), ("entropy", Entropy), ("null", NullFit)):
@@ -95,11 +100,11 @@ def strip(
 ) -> Detection:
     """Suspect inputs whose prediction hardly depends on what is laid over them (STRIP: Gao et al., ACSAC 2019).
 
-    Each input is superimposed with clean images drawn at random, the same for all of them; the entropy H of the
-    predictions is small where a trigger decides them all.  Suspected are inputs with an H below the `false_rejection`
-    quantile of clean inputs, whose entropies are found in the same way, with another overlay in place of an input
-    itself.  Equal inputs have equal scores, and the order of inputs and of clean images does not matter (of clean
-    images under a trace it decides what is drawn).
+    Each input is superimposed with clean images drawn at random; the entropy H of the predictions is small where a
+    trigger decides them all.  Suspected are inputs with an H below the `false_rejection` quantile of clean inputs,
+    whose entropies are found in the same way, each without itself among its overlays.  What is drawn for an input
+    depends on what it is, not on its place: equal inputs have equal scores, and the order of inputs and of clean images
+    does not matter (of clean images under a trace it decides what is drawn).
 
     The scores of a ridge predictor are no probabilities: `softmax` takes them as logits in units of the temperature
     (a sign score f as (−f, f), so that p = 1/(1 + exp(−2f/T))), of which with T far above the scores only their
@@ -111,7 +116,7 @@ def strip(
             ``lambda x: kp.predict(clean, x, ridge, poison)`` or ``jax.vmap(network)``; it need not be traceable.
         x: inputs to judge, shape (q, ...).
         clean: inputs without trigger, at least two and not among x, shape (m, ...).
-        overlays: N, clean inputs laid over each one, drawn with replacement; the same for all.
+        overlays: N, clean inputs laid over each one, drawn with replacement.
         superposition: "blend" or "sum".
         opacity: of the overlay in a blend, between 0 and 1.
         clip: (low, high), the range of the pixels, to which superpositions are clipped; None: no clipping.
@@ -137,13 +142,9 @@ def strip(
     [True]
     """
     x, clean = jnp.asarray(x), jnp.asarray(clean)
-    if is_concrete(clean):
-        clean = clean[in_order_of_content(np.asarray(clean))[0]]
     many, keys = len(clean), jax.random.split(jax.random.key(seed))
-    drawn = jax.random.randint(keys[0], (overlays,), 0, many)
-    other = jax.random.randint(keys[1], (overlays,), 1, many)  # how much further, so that it is another
-    itself = jnp.arange(many)[:, None]
-    not_itself = jnp.where(drawn[None] == itself, (itself + other[None]) % many, drawn[None])
+    others = _draws(keys[0], clean, overlays, many - 1)
+    others += others >= jnp.arange(many)[:, None]
 
     def entropies(inputs: Array, chosen: Int[Array, "n N"]) -> Array:
         step = min(len(inputs), max(1, points_at_once // overlays))
@@ -158,11 +159,25 @@ def strip(
             parts.append(_entropy(scores.reshape(step, overlays, -1), entropy, temperature))
         return jnp.concatenate(parts)[: len(inputs) - missing]
 
-    quantile = _quantile(entropies(clean, not_itself), false_rejection, null)
-    scores = -entropies(x, jnp.broadcast_to(drawn[None], (len(x), overlays)))
+    quantile = _quantile(entropies(clean, others), false_rejection, null)
+    scores = -entropies(x, _draws(keys[1], x, overlays, many))
     # Equal entropies may be told apart by rounding.
     threshold = 16 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(quantile)) - quantile
     return Detection(scores, scores > threshold, threshold, ASSUMES)
+
+
+@partial(jax.jit, static_argnames=("overlays", "many"))
+def _draws(key: PRNGKeyArray, inputs: Float[Array, "n ..."], overlays: int, many: int) -> Int[Array, "n N"]:
+    """Which of so many are laid over each input, by a key of its own that its numbers in single precision make."""
+    flat = inputs.reshape(len(inputs), -1).astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(jnp.where(flat == 0, 0, flat), jnp.uint32)  # 0 and −0 are the same
+    factors = jax.random.bits(key, bits.shape[1:], jnp.uint32) | 1
+    hashes = jnp.sum(bits * factors[None], axis=1, dtype=jnp.uint32)
+
+    def own(number: Array) -> Array:
+        return jax.random.randint(jax.random.fold_in(key, number), (overlays,), 0, many)
+
+    return jax.vmap(own)(hashes)
 
 
 @partial(jax.jit, static_argnames=("superposition",))

@@ -194,3 +194,15 @@ def test_votes_that_are_level_go_to_the_smaller_class():
     again = vote(X[order], y[order], x)
     np.testing.assert_array_equal(again.votes, found.votes)
     np.testing.assert_array_equal(again.values, found.values)
+
+
+def test_rows_are_put_in_ascending_order():
+    from kpoison.defences.detection import in_order_of_content
+
+    rows = np.concatenate([RNG.normal(size=(30, 3)), np.zeros((2, 3)), -np.zeros((1, 3)), RNG.normal(size=(1, 3))])
+    rows = np.concatenate([rows, rows[:5]])
+    for dtype in (np.float64, np.float32):
+        order, places = in_order_of_content(rows.astype(dtype))
+        np.testing.assert_array_equal(rows[order], rows[np.lexsort(rows.T[::-1])])
+        np.testing.assert_array_equal(rows[order][places], rows)
+        assert len(set(places[30:33].tolist())) == 1
