@@ -214,8 +214,8 @@ def _degrees_of_freedom(squares: Float[Array, " N"]) -> Float[Array, ""]:
     """Of the scatter of N numbers as an estimate: N/(kurtosis − 1), so many less as few of them are large.
 
     Twice as many would be those of the scatter alone, but where the reference happens to lack large ones its eigenvalue
-    is small too.  A kurtosis is seen too small among few: 15 of squared Gaussian projections as about 12 among 200 and 8
-    among 30.
+    is small too.  A kurtosis is seen too small among few: 15 of squared Gaussian projections as about 12 among 200
+    and 8 among 30.
     """
     apart = (squares - jnp.mean(squares)) ** 2
     variance = jnp.mean(apart)
