@@ -45,9 +45,8 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
     for axis, scale in ((ax.xaxis, panel.xscale), (ax.yaxis, panel.yscale)):
         if scale == "log":
             label_narrow_axis(axis)
-    if (
-        sum(not series.label.startswith("_") for series in panel.series) > _SHORT_LEGEND
-    ):  # below, where it hides nothing
+    entries = sum(not series.label.startswith("_") for series in panel.series)
+    if entries > _SHORT_LEGEND:  # below, where it hides nothing
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize="small")
     else:
         ax.legend()
