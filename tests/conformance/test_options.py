@@ -493,7 +493,8 @@ SLOW = {
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
-    "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective", "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
+    "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective",
+    "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
 }  # fmt: skip
 
 # Options that no table is needed for: files and their names, and results, which only kpoison makes.
