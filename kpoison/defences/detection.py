@@ -142,14 +142,14 @@ def classes_of(labels: Num[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, "
 
 
 def in_order_of_content(rows: Num[np.ndarray, "n ..."]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Rows in ascending order, by their first number, then the next, and for each the first place of a row equal to it.
+    """Rows in ascending order, by their first number, then the next, and for each the first place of one equal to it.
 
     What a function makes of the rows in this order, taken at these places, does not depend on the order they came in,
     not even by rounding or the random numbers that it draws, and is the same for equal rows.
     """
     bits = (rows.reshape(len(rows), -1).astype(float) + 0.0).view(np.uint64)  # 0 and −0 are the same
     # Bytes that are in the order of the numbers, so that a row is one key.
-    ascending = np.where(bits >> 63, ~bits, bits | (np.uint64(1) << np.uint64(63))).astype(">u8")
+    ascending = np.where(bits >> 63, ~bits, bits | (np.uint64(1) << np.uint64(63))).astype(">u8", order="C")
     keys = ascending.view(np.dtype((np.void, 8 * ascending.shape[1]))).ravel()
     _, places, counts = np.unique(keys, return_inverse=True, return_counts=True)
     places = places.reshape(len(rows))

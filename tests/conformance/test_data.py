@@ -125,7 +125,12 @@ def test_what_is_no_dense_array_of_known_numbers_is_refused_by_name(name, argume
         assert "got" in message, (kind, message)
 
 
-@pytest.mark.parametrize(("name", "argument"), DATA)
+DEAR = {"feature_collision", "loss_gradient_flow"}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [pytest.param(*row, marks=[pytest.mark.slow] if row[0] in DEAR else []) for row in DATA]
+)
 def test_tables_and_lists_are_arrays(name, argument):
     pandas = pytest.importorskip("pandas")
     good = CALLS[name][1][argument]

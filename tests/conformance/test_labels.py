@@ -174,3 +174,20 @@ def test_classes_that_wrap_around_are_two():
         rows = np.array([[0.0], [5.0], [0.1], [5.1], [0.2], [5.2]])
         found = defences.centroid_distance(rows, np.tile(labels, 3))
         np.testing.assert_allclose(found.scores, [0.1, 0.1, 0.0, 0.0, 0.1, 0.1], atol=1e-6)
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_targets_in_a_column_are_one_output(column):
+    X, y = RNG.normal(size=(6, 2)), np.where(np.arange(6) % 2, 1.0, -1.0)
+    clean, x = kp.fit(kp.kernels.RBF(1.0), X, y[:, None] if column else y), X[:2] + 0.1
+    poison = kp.Poison(x[0], np.array([-1.0]) if column else -1.0, 5.0)
+    signs = np.array([1, 1])
+    frontier = kp.flow.tradeoff(
+        clean, poison, x, 0.1, gradient_penalty=[0.0], labels=signs, held_out=(X, y.astype(int)), modes=1
+    )
+    wanted = np.asarray(kp.predict(clean, x, 0.1, poison)).ravel() < 0
+    assert float(frontier.attack_success_rate.squeeze()) == np.mean(wanted)
+    found = kp.attacks.bilevel(
+        clean, kp.Poison(x[:1], poison.label, 1), 0.1, probes=x[:1], target=poison.label, ball=0.1, steps=1
+    )
+    assert found.data.target == -1

@@ -493,7 +493,8 @@ SLOW = {
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
-    "Krylov", "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
+    "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective",
+    "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
 }  # fmt: skip
 
 # Options that no table is needed for: files and their names, and results, which only kpoison makes.
@@ -699,3 +700,12 @@ def test_counts_are_those_of_the_fraction_as_it_is_written(kind):
         assert count_of(kind(fraction), number, math.floor) == floor
     assert count_of(kind(0.5), 3, round) == 2
     assert count_of(kind(0.5), 5, round) == 2
+
+
+def test_as_many_probes_are_triggered_as_the_fraction_says():
+    from theory_checks.backdoor import make_backdoor
+
+    patch = kp.Patch(2, (-2, -2), 1.0, clip=(0, 1))
+    made = make_backdoor("digits", patch, classes=(0, 1), target=0, train=20, test=100, poisons=2)
+    for fraction, number in ((0.07, 7), (0.14, 14), (0.29, 29), (0.071, 8)):
+        assert int(jnp.sum(jnp.any(made.probes(fraction) != made.clean, axis=1))) == number
