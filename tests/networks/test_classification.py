@@ -245,6 +245,17 @@ def test_other_data_or_another_start_are_refused(finished):
         train_classifier(small(1), X, Y, epochs=3, batch_size=32, seed=5, measure=accuracy, folder=finished)
 
 
+def test_what_a_measurement_closes_over_counts(tmp_path):
+    def scaled(factor):
+        return lambda model, step: {"a": factor * step}
+
+    run(folder=tmp_path / "run", measure=scaled(1.0), epochs=1)
+    with pytest.raises(FileExistsError, match="measure"):
+        run(folder=tmp_path / "run", measure=scaled(2.0), epochs=1)
+    again = run(folder=tmp_path / "run", measure=scaled(1.0), epochs=1)
+    np.testing.assert_array_equal(again.history.a, again.history.step)
+
+
 def test_damage_is_noticed(tmp_path):
     folder = tmp_path / "run"
     run(folder=folder)
