@@ -443,9 +443,7 @@ CASES = {
     "SGD.__call__": (lambda **o: len(networks.SGD()(**o)), {"steps": 7}),
     "WidthErrors.power_law": (
         lambda **o: dataclasses.astuple(
-            networks.WidthErrors(*([np.array([1.0, 2.0, 4.0])] + [np.array([4.0, 2.0, 1.1])] * (FIELDS - 1))).power_law(
-                **o
-            )
+            networks.WidthErrors(np.array([1.0, 2.0, 4.0]), *[np.array([4.0, 2.0, 1.1])] * 4).power_law(**o)
         ),
         {"confidence": 0.9},
     ),
