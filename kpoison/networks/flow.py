@@ -162,14 +162,20 @@ def integrate(
 
     objective = centred_objective(network, X, y, weights, total, ridge, penalty)
     start = jax.tree.map(jnp.zeros_like, network.parameters)
+    # As lists of arrays: a tree with an empty branch (no biases) is none that diffrax can keep.
+    leaves, structure = jax.tree.flatten(start)
+    seen = jax.tree.structure(jax.eval_shape(look, network))
     value, gradient = jax.lax.stop_gradient(jax.value_and_grad(objective)(start))
     slope = optax.tree.norm(gradient)
     # Without a target to fit nothing moves, by rounding alone.
     nothing = jnp.all(weights.reshape(-1, *[1] * (y.ndim - 1)) * y == 0)
     distance = jnp.where(nothing | (slope == 0), 1, value / jnp.where(slope > 0, slope, 1))
 
-    def velocity(t: Any, shift: Parameters, args: Any) -> Parameters:
-        return jax.tree.map(jnp.negative, jax.grad(objective)(shift))
+    def velocity(t: Any, leaves: list[Array], args: Any) -> list[Array]:
+        return [-leaf for leaf in jax.tree.leaves(jax.grad(objective)(jax.tree.unflatten(structure, leaves)))]
+
+    def looked_at(t: Any, leaves: list[Array], args: Any) -> list[Array]:
+        return jax.tree.leaves(look(shifted(network, jax.tree.unflatten(structure, leaves))))
 
     tolerance, max_steps = limits
     controller = diffrax.PIDController(rtol=0, atol=tolerance * distance, pcoeff=0.3, icoeff=0.4, norm=optax.tree.norm)
@@ -179,11 +185,12 @@ def integrate(
         t0=jnp.zeros((), times.dtype),
         t1=times[-1],
         dt0=None,
-        y0=start,
-        saveat=diffrax.SaveAt(ts=times, fn=lambda t, shift, args: look(shifted(network, shift))),
+        y0=leaves,
+        saveat=diffrax.SaveAt(ts=times, fn=looked_at),
         # Interpolation between steps would be less exact than the steps.
         stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
         max_steps=max_steps,
         throw=False,
     )
-    return solution.ys, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful
+    found = jax.tree.unflatten(seen, solution.ys)
+    return found, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful

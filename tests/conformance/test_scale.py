@@ -121,7 +121,10 @@ BESIDE = {
 DIAGONALS = [(name, where) for i, name in enumerate(CUSPS) for j, where in enumerate(BESIDE) if (i + j) % 5 in (0, 3)]
 
 
-@pytest.mark.parametrize(("name", "where"), [*DIAGONALS, ("laplace", "float32 far from the origin")])
+@pytest.mark.parametrize(("name", "where"), [
+    pytest.param(name, where, marks=[pytest.mark.slow] if "ntk" in name else [])
+    for name, where in [*DIAGONALS, ("laplace", "float32 far from the origin")]
+])  # fmt: skip
 def test_gradients_beside_a_centre_are_those_of_the_predictor(name, where):
     kernel, (dtype, centre, distance) = CUSPS[name], BESIDE[where]
     generator = np.random.default_rng(3)

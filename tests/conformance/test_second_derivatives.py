@@ -186,7 +186,9 @@ def test_hessians_are_those_of_a_refit(solver, mode, thresholds, only):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(name, marks=[pytest.mark.slow] if name == "krylov" else []) for name in SOLVERS]
+)
 def test_second_derivative_of_a_prediction(solver, mode):
     """By hand, the simplest derivative through K: two points."""
 

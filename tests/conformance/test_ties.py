@@ -143,6 +143,7 @@ def test_residuals_of_clones(case):
     np.testing.assert_array_equal(np.asarray(again.suspected), np.asarray(found.suspected)[order])
 
 
+@pytest.mark.slow
 def test_inputs_under_overlays_do_not_depend_on_their_order():
     x, clean = RNG.normal(size=(12, 3)), RNG.normal(size=(20, 3))
     x[5] = x[2]  # clones
@@ -160,6 +161,7 @@ def test_inputs_under_overlays_do_not_depend_on_their_order():
     assert not np.any(constant.suspected)
 
 
+@pytest.mark.slow
 def test_probes_of_a_spectrum_do_not_depend_on_their_order():
     x, reference = RNG.normal(size=(20, 3)), RNG.normal(size=(15, 3))
     x[:4] = [9.0, 0.0, 0.0]

@@ -64,7 +64,8 @@ def test_every_member_is_forwarded_or_there_is_a_reason(wrapper):
     assert overridable() <= own
 
 
-BASES = [kernels.RBF(1.5), kernels.Laplace(1.5), kernels.Linear(), kernels.NTK(1, "relu", 1.5, 0.3)]
+BASES = [kernels.RBF(1.5), kernels.Laplace(1.5), kernels.Linear(),
+         pytest.param(kernels.NTK(1, "relu", 1.5, 0.3), marks=pytest.mark.slow)]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED, ids=lambda kind: kind.__name__)

@@ -114,6 +114,7 @@ def test_the_direction_is_that_of_the_poison(frontier):
     np.testing.assert_allclose(given.direction, [1, 0, 0])
 
 
+@pytest.mark.slow
 def test_the_frontier_survives_netcdf(frontier, tmp_path):
     import xarray as xr
 

@@ -201,6 +201,7 @@ CRASHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["pair", pytest.param("laws", marks=pytest.mark.slow)])
 def test_no_derivative_ends_the_process(case):
     """These did with XLA's float64 convolution, on a CPU with AVX-512 and jaxlib 0.8.2 to 0.10.2."""

@@ -49,7 +49,8 @@ def digits(number, size):
     return images, np.where(data.target[:number] < 5, -1.0, 1.0)
 
 
-@pytest.mark.parametrize("readout", [pytest.param("pool", marks=pytest.mark.slow), "flatten"])
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", ["pool", "flatten"])
 def test_small_digits(readout):
     kernel = kp.kernels.ConvolutionalNTK(hidden_layers=1, bias_std=0.1, readout=readout)
     assert_laws_are_refits(kernel, *digits(8, 4))

@@ -116,6 +116,7 @@ def texts(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
+@pytest.mark.slow
 def test_the_page_names_everything_and_needs_nothing(page):
     text = Text(page)
     for defence in DEFENCES:

@@ -186,6 +186,7 @@ def test_what_is_measured_is_checked_only_when_named(monkeypatch):
     assert full == [("L1", kernel) for kernel in KERNEL_NAMES]
 
 
+@pytest.mark.slow
 def test_records_do_not_depend_on_the_number_of_jobs():
     def found(jobs: int) -> list:
         records = run(["L1", "L6"], ["linear", "rbf"], jobs=jobs)
