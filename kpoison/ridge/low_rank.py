@@ -81,9 +81,8 @@ def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
     kept = squares > 10 * factor.shape[1] * jnp.finfo(dtype).eps * squares[-1]
     vectors = matrix_product(factor, over_roots(turn, squares, kept))
     trace = jnp.sum(diagonal)
-    return LowRank(
-        vectors, jnp.where(kept, squares, 0), trace, jnp.sum(jnp.maximum(left, 0)) / jnp.where(trace > 0, trace, 1)
-    )
+    rest = jnp.sum(jnp.maximum(left, 0)) / jnp.where(trace > 0, trace, 1)
+    return LowRank(vectors, jnp.where(kept, squares, 0), trace, rest)
 
 
 def over_roots(columns: Float[Array, "n m"], squares: Float[Array, " m"], kept: Bool[Array, " m"]) -> Array:

@@ -33,7 +33,6 @@ GRADIENTS = RNG.normal(size=(6, 3))
 ROWS = Rows(jnp.asarray(GRADIENTS))
 DIGITS = datasets.load_digits().subset(np.arange(60))
 KEY = jax.random.key(0)
-FIELDS = len(dataclasses.fields(networks.WidthErrors))
 
 
 def f(batch):

@@ -283,7 +283,7 @@ def false_positives(case, draws, seed=0, **options):
     return above / draws
 
 
-@pytest.mark.parametrize("case", ["one direction", "three outputs that agree"])
+@pytest.mark.parametrize("case", ["one direction", pytest.param("three outputs that agree", marks=pytest.mark.slow)])
 def test_a_clean_spectrum_stays_below_the_edge(case):
     # Of 60 draws with 1 % each 4 or more are above in 3 of 1,000 runs; resamples of the reference have 5 to 20 %.
     assert false_positives(case, 60) <= 3 / 60

@@ -357,3 +357,16 @@ def test_traced_times_are_checked_when_they_run():
 
     with pytest.raises((RuntimeError, ValueError), match="must rise strictly"):
         jax.block_until_ready(last(jnp.array([2.0, 1.0])))
+
+
+def test_without_biases():
+    """Parameters with an empty branch flow too; at a late time to where training ends."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    architecture = Architecture(4, 1, "erf")
+    options = {"integration": Integration(tolerance=1e-6)}
+    found = flow_ensemble(
+        architecture, keys, X, Y[:, 0], kp.Poison(ZETA, LABEL[0], COUNT), RIDGE, TIMES, PROBES, **options
+    )
+    network = architecture.initialise(keys[0], (D,), None, X.dtype)
+    flow = gradient_flow(network, POINTS, TARGETS, RIDGE, TIMES, weights=WEIGHTS, total=N + COUNT, **options)
+    np.testing.assert_allclose(found.clean[0] + found.efficacy[0], flow.outputs(PROBES), atol=1e-4)

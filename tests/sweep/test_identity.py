@@ -92,7 +92,13 @@ def assert_read(make, out, **options):
     assert out.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case in ("an activation", "two networks") else [])
+        for case in CASES
+    ],
+)
 def test_another_kernel_is_refused_and_the_same_one_continued(tmp_path, case):
     out = tmp_path / "a.nc"
     swept(CASES[case]()[0], out).close()

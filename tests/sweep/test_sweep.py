@@ -45,7 +45,8 @@ SLOW = ("ntk-relu", "ntk-erf", "matern52", "laplace")
     ("name", "law"),
     [
         *(pytest.param(name, "exact", marks=[pytest.mark.slow] if name in SLOW else []) for name in KERNELS),
-        ("ntk-erf", "isolated"),
+        ("rbf", "isolated"),
+        pytest.param("ntk-erf", "isolated", marks=pytest.mark.slow),
     ],
 )
 def test_every_cell_is_the_law(name, law):
