@@ -36,7 +36,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             ROUNDING,
         ),
         _spectrum(spike, refit),
-        *_components(setting, laws, refit),
+        *(_components(setting, laws, refit) if setting.thorough else []),
         _many_outputs(setting, laws, probes[-4:]),
         *_fisher(),
     ]

@@ -44,7 +44,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             )
         )
     spikes = np.asarray(laws.spike(clean, poison, probes, ridge))
-    if np.all(isolated[1:] > 0):
+    if setting.thorough and np.all(isolated[1:] > 0):
         alone = np.asarray(kp.spike_efficacy_ratio(clean, poison, probes, ridge, law="isolated"))[1:]
         found = laws.coupling_ratio(clean, poison, probes[1:], ridge)
         comparisons.append(

@@ -101,6 +101,11 @@ class Setting:
         return FiniteWidth(self) if isinstance(self.kernel, kp.kernels.NTK) else None
 
     @property
+    def thorough(self) -> bool:
+        """Whether laws are compared that others imply, too; not in a quick run on networks, whose programs are dear."""
+        return self.scale == "full" or not isinstance(self.kernel, kp.kernels.NTK)
+
+    @property
     def middle_count(self) -> int:
         """A multiplicity between linear response and saturation."""
         return self.counts[len(self.counts) // 2]
