@@ -192,5 +192,6 @@ def integrate(
         max_steps=max_steps,
         throw=False,
     )
-    found = jax.tree.unflatten(seen, solution.ys)
+    assert solution.ys is not None
+    found = jax.tree.unflatten(seen, jax.tree.leaves(solution.ys))
     return found, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful

@@ -195,8 +195,8 @@ def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."], differences: bool | No
     """K(X, X) as `fit` computes it.
 
     Kernels of finite smoothness feel the digits that a matrix product loses for close pairs; up to 2²⁶ coordinates of
-    differences (n²d) their Gram matrix is computed pair by pair.  That of smooth ones is up to 2²², or up to 2²⁶ where
-    points (known ones) lie so many length scales apart that the product would cost them digits too.
+    differences (n²d) their Gram matrix is computed pair by pair.  That of smooth kernels of differences is up to 2²², or
+    up to 2²⁶ where points (known ones) lie so many length scales apart that the product would cost them digits too.
     """
     differences = _by_differences(kernel, X) if differences is None else differences
     return kernel.pairwise(X, X) if differences else kernel.gram(X, X)
@@ -206,7 +206,8 @@ def _by_differences(kernel: Kernel, X: Float[Array, "n ..."]) -> bool:
     coordinates = len(X) * X.size
     if coordinates > _DIFFERENCES_UP_TO:
         return False
-    if kernel.smoothness != math.inf or coordinates <= _CHEAP_DIFFERENCES_UP_TO:
+    cheap = kernel.translation_invariant and coordinates <= _CHEAP_DIFFERENCES_UP_TO
+    if kernel.smoothness != math.inf or cheap:
         return True
     known = all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X)))
     return known and float(kernel.rounding_factor(X)) > _FEW_DIGITS

@@ -359,6 +359,7 @@ def test_traced_times_are_checked_when_they_run():
         jax.block_until_ready(last(jnp.array([2.0, 1.0])))
 
 
+@pytest.mark.slow
 def test_without_biases():
     """Parameters with an empty branch flow too; at a late time to where training ends."""
     keys = jax.random.split(jax.random.key(0), 2)
