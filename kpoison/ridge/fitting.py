@@ -195,7 +195,7 @@ def gram_matrix(kernel: Kernel, X: Float[Array, "n ..."], differences: bool | No
     """K(X, X) as `fit` computes it.
 
     Kernels of finite smoothness feel the digits that a matrix product loses for close pairs; up to 2²⁶ coordinates of
-    differences (n²d) their Gram matrix is computed pair by pair.  That of smooth kernels of differences is up to 2²², or
+    differences (n²d) their Gram matrix is computed pair by pair.  That of smooth ones of differences is up to 2²², or
     up to 2²⁶ where points (known ones) lie so many length scales apart that the product would cost them digits too.
     """
     differences = _by_differences(kernel, X) if differences is None else differences

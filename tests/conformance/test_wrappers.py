@@ -2,7 +2,6 @@
 
 import inspect
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,8 +89,10 @@ def test_the_memory_of_an_image_kernel_stays_within_its_budget(wrapped):
     one = jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32)
 
     def temporary(kernel):
-        program = eqx.filter_jit(kernel.pairwise).lower(X, one).compile()
-        return program.compiled.memory_analysis().temp_size_in_bytes
+        def matrix(first, second):
+            return kernel.pairwise(first, second)
+
+        return jax.jit(matrix).lower(X, one).compile().memory_analysis().temp_size_in_bytes
 
     together = {"2.0 * k": 2.0 * k, "k + k": k + k, "k * k": k * k}[wrapped]
     assert temporary(together) <= 2.2 * temporary(k)
