@@ -63,12 +63,12 @@ def _plane(kernel: Kernel, X: Float[Array, "N D"], centres: Float[Array, "n D"])
     def from_differences(x, ray, norm, _):
         along, across, left = _split(centres - x[None], ray)
         square = jnp.sum(across**2, axis=1) - left**2
+        eps, rounding = jnp.finfo(X.dtype).eps, jnp.finfo(X.dtype).eps * (norm + jnp.abs(along))
         # Where the pair is in space does not matter to all kernels.
-        size = jnp.abs(along) if kernel.translation_invariant else norm + jnp.abs(along)
-        floor = jnp.finfo(X.dtype).eps * size
+        floor = eps * jnp.abs(along) if kernel.translation_invariant else rounding
         apart = square > floor**2
         cusp = jnp.abs(along) <= floor if kernel.smoothness >= 2 else True
-        least = jnp.where(cusp & (kernel.smoothness < _SMOOTH), 0, jax.lax.stop_gradient(floor))
+        least = jnp.where(cusp & (kernel.smoothness < _SMOOTH), 0, jax.lax.stop_gradient(rounding))
         return along, jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), least)
 
     def from_products(x, ray, norm, reached):
