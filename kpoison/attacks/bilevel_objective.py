@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -222,7 +223,7 @@ def bilevel_objective(
     return prepare(clean, poison, ridge, jnp.asarray(probes), jnp.asarray(target), objective)
 
 
-@eqx.filter_jit
+@program()
 def prepare(
     clean: Posterior, poison: Poison, ridge: Scalar, probes: Array, target: Array, objective: Objective
 ) -> BilevelObjective:

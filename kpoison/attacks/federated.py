@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from kpoison._failures import checked_result
+from kpoison._failures import checked_result, program, scan
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -183,7 +183,7 @@ def federate(
     )
 
 
-@eqx.filter_jit
+@program()
 def _rounds(
     clients: Clients,
     ridge: Array,
@@ -219,7 +219,7 @@ def _rounds(
         return theta, (seen, row_lengths(change.reshape(1, -1))[0])
 
     first = jnp.zeros(shape, clients.features.dtype) if start is None else start.reshape(shape)
-    theta, (predictions, movement) = jax.lax.scan(advance, first, jax.random.split(key, rounds))
+    theta, (predictions, movement) = scan(advance, first, jax.random.split(key, rounds))
     return theta, predictions, movement
 
 

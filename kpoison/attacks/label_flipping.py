@@ -215,7 +215,7 @@ def flip_labels(
     return FlippedLabels(X=clean.X, probes=points, target=target, **flips)
 
 
-@eqx.filter_jit
+@program()
 def _flips(
     clean: Posterior,
     points: Float[Array, "q ..."],

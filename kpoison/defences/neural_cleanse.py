@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from kpoison._failures import checked_result
+from kpoison._failures import checked_result, program
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -283,7 +283,7 @@ class _Search(eqx.Module):
         return mask, pattern
 
 
-@eqx.filter_jit
+@program()
 def _search_all(
     f: Callable, search: _Search, images: Array, low: Array, high: Array, key: PRNGKeyArray, at_once: int | None
 ) -> _Trigger:
