@@ -7,7 +7,6 @@ from calls import CASES
 
 WITH_CALLBACK = {
     "loss_gradient_flow": "diffrax checks the times of what it saves",
-    "gradient_flow": "the same",
     "flow_ensemble": "the same",
     "LossGradientFlow.predictor": "of such a flow",
     "Integration": "of such a flow",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_matrix import Dense
 
 import kpoison as kp
 from kpoison import curvature, defences, networks
@@ -169,34 +170,14 @@ def test_means_over_seeds_are_covered(seeds):
     assert np.mean([interval.low <= 1 <= interval.high for interval in found]) == pytest.approx(0.95, abs=0.015)
 
 
-class Hidden(curvature.Operator):
-    """An operator that does not show its parts."""
-
-    matrix: jax.Array
-
-    @property
-    def dimension(self):
-        return len(self.matrix)
-
-    @property
-    def dtype(self):
-        return self.matrix.dtype
-
-    def products(self, V):
-        return self.matrix @ V
-
-    def exact_trace(self):
-        return None
-
-
 def test_standard_errors_are_those_of_the_estimates():
     matrix = jnp.asarray(np.cov(np.random.default_rng(3).normal(size=(30, 60))))
     estimates, errors, densities, density_errors = [], [], [], []
     for seed in range(150):
-        mean, error = curvature.trace(Hidden(matrix), key=jax.random.key(seed), probes=4)
+        mean, error = curvature.trace(Dense(matrix), key=jax.random.key(seed), probes=4)
         estimates.append(float(mean))
         errors.append(float(error))
-        density = curvature.spectral_density(Hidden(matrix), key=jax.random.key(seed), probes=4, depth=10, width=0.3)
+        density = curvature.spectral_density(Dense(matrix), key=jax.random.key(seed), probes=4, depth=10, width=0.3)
         densities.append(float(jnp.interp(1.0, density.grid, density.density)))
         density_errors.append(float(jnp.interp(1.0, density.grid, density.standard_error)))
     for found, error in ((estimates, errors), (densities, density_errors)):

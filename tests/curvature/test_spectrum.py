@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Array, Float
+from known_matrix import Dense
 
 import kpoison as kp
 from kpoison.curvature import (
-    Operator,
     UnconvergedSpectrumError,
     gauss_newton,
     input_hessian,
@@ -25,26 +24,6 @@ from kpoison.datasets import load_digits
 from kpoison.networks import MLP
 
 D = 120
-
-
-class Dense(Operator):
-    """A matrix that is known."""
-
-    matrix: Float[Array, "D D"]
-
-    @property
-    def dimension(self) -> int:
-        return len(self.matrix)
-
-    @property
-    def dtype(self):
-        return self.matrix.dtype
-
-    def products(self, V):
-        return self.matrix @ V
-
-    def exact_trace(self):
-        return None
 
 
 @functools.cache
