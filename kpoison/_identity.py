@@ -4,7 +4,6 @@ Names, shapes and representations do not: two networks have arrays of one shape,
 """
 
 import dataclasses
-import dis
 import functools
 import hashlib
 import inspect
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kpoison._failures import collect
+from kpoison._references import globals_of, kept_by
 
 __all__ = ["function_hash", "hash_of", "identity_of", "lowered_hash", "program_hash", "tree_hash"]
 
@@ -166,39 +166,13 @@ def _parts(value: Any) -> Iterator[str | tuple[Any]]:  # noqa: PLR0912 - one bra
 
 
 def _of_function(function: types.FunctionType) -> Iterator[str | tuple[Any]]:
-    code, by_name = function.__code__, _goes_by_name(function)
-    assigned = set(_assigned(code))
+    by_name = _goes_by_name(function)
     yield f"{function.__module__}.{function.__qualname__}" if by_name else "function"
     if not by_name:
-        yield (code,)
-        for name in sorted(set(_names(code)) - assigned):
-            if name in function.__globals__:
-                yield name
-                yield (function.__globals__[name],)
-    yield (function.__defaults__,)
-    yield (tuple(sorted((function.__kwdefaults__ or {}).items())),)
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        if name not in assigned:
+        yield (function.__code__,)
+        for name, value in globals_of(function):
             yield name
-            try:
-                yield (cell.cell_contents,)
-            except ValueError:  # not assigned yet
-                yield "empty"
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Names that code may look up among globals, functions inside of it included."""
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _names(inner)
-
-
-def _assigned(code: types.CodeType) -> Iterator[str]:
-    """Variables of others that code assigns."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_DEREF", "STORE_GLOBAL"):
-            yield instruction.argval
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _assigned(inner)
+            yield (value,)
+    for name, value in kept_by(function):
+        yield name
+        yield (value,)

@@ -14,6 +14,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from kpoison._references import globals_of, kept_by
+
 __all__ = ["Watched", "watched"]
 
 _DEPTH = 8
@@ -101,23 +103,8 @@ def _referred(function: Any, depth: int, seen: tuple[int, ...]) -> Any:
         return value(function.__func__), value(function.__self__)
     if not isinstance(function, types.FunctionType) or _package(function.__module__) in _CONSTANT:
         return None
-    held = [value(getattr(function, "__wrapped__", None)), value(function.__defaults__), value(function.__kwdefaults__)]
-    for cell in function.__closure__ or ():
-        try:
-            held.append(value(cell.cell_contents))
-        except ValueError:  # not filled yet
-            held.append(None)
-    for name in _names(function.__code__):
-        if name in function.__globals__:
-            held.append((name, value(function.__globals__[name])))
-    return tuple(held)
-
-
-@functools.lru_cache(maxsize=1024)
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """The names that code and the functions within it may look up among the globals."""
-    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names(part)]
-    return tuple(dict.fromkeys((*code.co_names, *inner)))
+    found = (*kept_by(function), *globals_of(function))
+    return value(getattr(function, "__wrapped__", None)), tuple((name, value(held)) for name, held in found)
 
 
 def _comparable(value: Any, depth: int, seen: tuple[int, ...]) -> Any:
