@@ -184,7 +184,7 @@ def refitted(clean: Posterior, penalty: float, metric: Any, solver: Solver | Non
     return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=metric)
 
 
-def as_scores(values: Float[Array, "q C"]) -> Float[Array, "q *C"]:
+def as_scores(values: Float[Array, "q *C"]) -> Float[Array, "q *classes"]:
     """Predictions as scores of classes: of one output its sign tells, so that it needs no axis of its own."""
     values = values.reshape(len(values), -1)
     return values[:, 0] if values.shape[1] == 1 else values
