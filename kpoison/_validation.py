@@ -304,6 +304,11 @@ def check_mask(name: str, value: Any, shape: tuple[int, ...], each: str) -> Any:
     return mask != 0
 
 
+def is_text(array: np.ndarray) -> bool:
+    """Whether it holds text, of whichever of NumPy's dtypes or as Python's own."""
+    return array.dtype.kind in "TUS" or (array.dtype.kind == "O" and all(isinstance(entry, str) for entry in array))
+
+
 def check_classes(name: str, value: Any, number: int, like: str) -> tuple[Any, np.ndarray | None]:
     """Classes as numbers from 0, and what each number stands for.
 
@@ -326,14 +331,12 @@ def check_classes(name: str, value: Any, number: int, like: str) -> tuple[Any, n
     labels = plain_array(name, value)
     if labels.shape != (number,):
         raise ValueError(f"{name} must have shape ({number},), as there are {number} {like}, got {labels.shape}")
-    text = isinstance(labels.dtype, np.dtype) and labels.dtype.kind in "OTUS"
-    if text and labels.dtype.kind == "O":
-        # What pandas makes of text, and of a list of Python integers beyond 64 bits.
-        if all(isinstance(label, str) for label in labels):
-            labels = labels.astype(str)
-        elif not all(is_integer(label) for label in labels):
-            text = False
-    if not text and labels.dtype != bool and not jnp.issubdtype(labels.dtype, jnp.integer):
+    known = isinstance(labels, np.ndarray)
+    if known and is_text(labels):
+        labels = labels.astype(str)
+    # Objects: a list of Python integers beyond 64 bits.
+    fitting = known and (labels.dtype.kind == "U" or (labels.dtype.kind == "O" and all(map(is_integer, labels))))
+    if not fitting and labels.dtype != bool and not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"{name} must be integers, booleans or text, one for each point, got {type(value).__name__} of dtype "
             f"{labels.dtype}"

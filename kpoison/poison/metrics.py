@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Num, Shaped
 
 from kpoison._failures import checked_result
 from kpoison._typing import Labels, Scalar
-from kpoison._validation import check_finite, check_finite_scalar, check_real, is_concrete, known_number, plain_array
+from kpoison._validation import check_finite, check_finite_scalar, check_real, is_concrete, is_text, known_number, plain_array
 
 __all__ = ["attack_success_rate", "class_array", "clean_accuracy"]
 
@@ -91,7 +91,7 @@ def _numbered(predictions: Any, labels: Any, target: Any) -> tuple[Any, Any, Any
     unchanged = predictions, labels, target
     if not all(isinstance(array, np.ndarray) and array.ndim == 1 and array.size for array in arrays):
         return unchanged
-    arrays = [array.astype(str) if _is_text(array) else array for array in arrays]
+    arrays = [array.astype(str) if is_text(array) else array for array in arrays]
     goal = known_number(target)
     if all(array.dtype.kind == "U" for array in arrays):
         if not isinstance(goal, str | None):
@@ -102,10 +102,6 @@ def _numbered(predictions: Any, labels: Any, target: Any) -> tuple[Any, Any, Any
     numbers = {name: number for number, name in enumerate(sorted({name for part in values for name in part}))}
     given, classes = (np.array([numbers[name] for name in part], np.int32) for part in values[:2])
     return given, classes, None if goal is None else numbers[goal]
-
-
-def _is_text(array: np.ndarray) -> bool:
-    return array.dtype.kind in "TU" or (array.dtype.kind == "O" and all(isinstance(name, str) for name in array))
 
 
 def _are_large(arrays: list[np.ndarray]) -> bool:
