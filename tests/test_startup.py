@@ -99,9 +99,9 @@ def test_an_unknown_name_is_an_attribute_error():
 ORDERS = (
     "from kpoison.sweep.axes import parse_axis; import kpoison",
     "import kpoison.sweep",
-    "import kpoison; kpoison.sweep; import kpoison.sweep.storage",
+    "import kpoison; kpoison.sweep; import kpoison.resumable.storage",
     "import kpoison; kpoison.sweep; del kpoison.sweep; from kpoison import sweep",
-    "import kpoison.sweep.storage, kpoison.laws.spike, kpoison.laws.efficacy, kpoison.poison",
+    "import kpoison.resumable.storage, kpoison.laws.spike, kpoison.laws.efficacy, kpoison.poison",
 )
 CHECK = """
 import inspect, kpoison

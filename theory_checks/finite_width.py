@@ -13,6 +13,7 @@ from jax import Array
 import kpoison as kp
 from kpoison import networks
 from kpoison.networks.scaling import errors_about
+from kpoison.statistics import t_half_width
 from theory_checks.record import Comparison, Series, compare
 
 if TYPE_CHECKING:
@@ -232,11 +233,9 @@ def compare_with_networks(
     trained across its kink.  There the law is compared with the mean at the largest width, and the bias left at it is
     bounded by the change from the width before: for a bias ∝ width^−p with p >= 1/2 and a step of 4 it is no larger.
     """
-    import scipy.stats
-
     law = np.atleast_1d(law)
     seeds = samples.shape[1]
-    quantile = scipy.stats.t.ppf(1 - _FALSE_ALARM / (2 * law.size), df=seeds - 1)
+    quantile = float(t_half_width(1.0, seeds, _FALSE_ALARM / law.size))
     mean = samples.mean(axis=1)
     variance = samples.var(axis=1, ddof=1) / seeds
     if kinks:

@@ -6,12 +6,12 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import scipy.stats
 from jax import Array
 
 import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
+from kpoison.statistics import t_half_width
 from theory_checks.backdoor import Backdoor, Outcome, make_backdoor
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
@@ -187,7 +187,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
                     "refit",
                     0.0,
                     float(np.mean(log_ratio)),
-                    scipy.stats.t.ppf(1 - _FALSE_ALARM / 2, _SEEDS - 1) * error,
+                    float(t_half_width(error, _SEEDS, _FALSE_ALARM)),
                     f"t-interval over {_SEEDS} draws of training, poison and test images at {_FALSE_ALARM:g}",
                 )
             )

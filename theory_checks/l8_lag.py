@@ -14,9 +14,10 @@ import scipy.stats
 
 import kpoison as kp
 from kpoison import curvature
-from kpoison.curvature.operators import Rows
+from kpoison.curvature.operators import GaussNewtonRows
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
+from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
@@ -77,12 +78,12 @@ class _Attack:
         return jnp.where(attacked[:, None], self.probe[None], points), attacked
 
     @functools.cache  # noqa: B019 - the object lives as long as the run
-    def clean_bulk(self, half: int) -> Rows:
+    def clean_bulk(self, half: int) -> GaussNewtonRows:
         """Fisher matrix of the clean predictor over the clean points of one half."""
         number = len(self.setting.held_out) // 2
         points = self.setting.held_out[half * number : (half + 1) * number]
         bulk = curvature.fisher(kp.predictor(self.setting.clean, self.ridge), points)
-        assert isinstance(bulk, Rows)
+        assert isinstance(bulk, GaussNewtonRows)
         return bulk
 
     @functools.cache  # noqa: B019
@@ -161,7 +162,7 @@ def _planted_spikes(seed: int) -> list[Comparison]:
             squares.append(vectors[0, -1] ** 2)
         found.append(values)
         overlaps.append(squares)
-    quantile = scipy.stats.t.ppf(1 - _FALSE_ALARM / 2, repeats - 1) / np.sqrt(repeats)
+    quantile = float(t_half_width(1 / np.sqrt(repeats), repeats, _FALSE_ALARM))
     position, overlap = (np.asarray(f(sizes, 1.0, aspect)) for f in (curvature.outlier_eigenvalue,
                                                                      curvature.outlier_overlap))  # fmt: skip
     root = np.sqrt(aspect)
@@ -275,7 +276,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
                 "refit",
                 0.0,
                 float(np.mean(log_ratio)),
-                scipy.stats.t.ppf(1 - _FALSE_ALARM / 2, len(found) - 1) * error,
+                float(t_half_width(error, len(found), _FALSE_ALARM)),
                 f"t-interval over {len(found)} draws of data, poison and probes at {_FALSE_ALARM:g}",
             )
         )

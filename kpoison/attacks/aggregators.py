@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from kpoison._failures import checked_result
+from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import (
     boundary,
@@ -21,8 +22,6 @@ from kpoison._validation import (
     integer,
     is_concrete,
 )
-from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import eigh
 
 __all__ = ["Aggregator", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import program
+from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -24,11 +25,10 @@ from kpoison._validation import (
     check_real,
     is_concrete,
 )
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system
 from kpoison.poison import Poison
 from kpoison.ridge import Posterior
-from kpoison.ridge.lapack import linear_solve
 from kpoison.ridge.posterior import check_conditioning, checked_ridge
 from kpoison.ridge.solvers import DenseFactor, ReducedFactor
 

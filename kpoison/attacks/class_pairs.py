@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kpoison.kernels.base import matrix_product
+from kpoison._linear_algebra import matrix_product
 
 __all__ = ["ClassPairs", "label_gains", "memberships"]
 

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_points, check_real
-from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import linear_solve
 
 __all__ = ["Clients"]
 

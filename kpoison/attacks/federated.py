@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import checked_result, program, scan
+from kpoison._linear_algebra import eigh, linear_solve, matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -24,8 +25,6 @@ from kpoison._validation import (
 from kpoison.attacks.aggregators import Aggregator, Mean, row_lengths
 from kpoison.attacks.byzantine import UpdateAttack
 from kpoison.attacks.clients import Clients
-from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import eigh, linear_solve
 
 __all__ = ["Federation", "GuaranteeVoidWarning", "federate", "mean_aggregated"]
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._failures import program
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integer, check_name, is_concrete
 from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
 from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
-from kpoison.kernels.base import matrix_product
 from kpoison.laws.effect import as_points, check_law_arguments
 from kpoison.ridge import Posterior
 from kpoison.ridge.early_stopping import at_time

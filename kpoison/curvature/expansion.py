@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison.curvature.operators import PairCurvature
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 from kpoison.ridge import KernelExpansion
 from kpoison.ridge.expansion import pair_in_plane
 

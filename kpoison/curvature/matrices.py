@@ -14,7 +14,7 @@ from kpoison._validation import boundary, check_finite, check_floating, check_na
 from kpoison._watched import watched
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
-from kpoison.curvature.operators import Operator, ProbeGaussNewton, ProbeHessian, Rows, outputs_at
+from kpoison.curvature.operators import GaussNewtonRows, Operator, ProbeGaussNewton, ProbeHessian, outputs_at
 from kpoison.laws import Predictor
 
 __all__ = ["fisher", "gauss_newton", "gradient_covariance", "input_gradients", "input_hessian"]
@@ -160,7 +160,7 @@ def gauss_newton(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, l
         return ProbeGaussNewton(f, x, loss)
     gradients = _all_jacobians(f, x)
     rows = jax.vmap(lambda o, j: curvature_rows(loss, o, j))(outputs, gradients)
-    return Rows(rows.reshape(-1, rows.shape[-1]) / len(x) ** 0.5)
+    return GaussNewtonRows(rows.reshape(-1, rows.shape[-1]) / len(x) ** 0.5)
 
 
 def fisher(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, loss: Loss = "squared") -> Operator:
@@ -180,7 +180,7 @@ def gradient_covariance(
     *,
     loss: Loss = "squared",
     centred: bool = False,
-) -> Rows:
+) -> GaussNewtonRows:
     """Second moment, or covariance, of the input gradients of the loss: (1/q) Σ ∇ℓ ∇ℓᵀ.
 
     Args:
@@ -199,7 +199,7 @@ def gradient_covariance(
     rows = jnp.einsum("nc,ncd->nd", residuals, gradients, precision="highest")
     if centred:
         rows = rows - jnp.mean(rows, axis=0, keepdims=True)
-    return Rows(rows / len(x) ** 0.5)
+    return GaussNewtonRows(rows / len(x) ** 0.5)
 
 
 def _check_hessian(arguments: dict[str, Any]) -> None:

@@ -11,10 +11,18 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import program
+from kpoison._linear_algebra import matrix_product
 from kpoison.curvature.losses import Loss, curvature_rows, loss_value
-from kpoison.kernels.base import matrix_product
 
-__all__ = ["Operator", "PairCurvature", "ProbeGaussNewton", "ProbeHessian", "Rows", "SumOperator", "outputs_at"]
+__all__ = [
+    "Operator",
+    "PairCurvature",
+    "ProbeGaussNewton",
+    "ProbeHessian",
+    "GaussNewtonRows",
+    "SumOperator",
+    "outputs_at",
+]
 
 _FLOATS_AT_ONCE = 2**22
 
@@ -61,7 +69,7 @@ def _products(operator: Operator, V: Array) -> Array:
     return operator.products(V)
 
 
-class Rows(Operator):
+class GaussNewtonRows(Operator):
     """RᵀR in its thin form: M rows, such as the gradients at the probes over √N."""
 
     rows: Float[Array, "M D"]

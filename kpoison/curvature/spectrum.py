@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_integer, check_name, check_positive, is_concrete
-from kpoison.curvature.operators import Operator, Rows
-from kpoison.kernels.base import matrix_product
+from kpoison.curvature.operators import GaussNewtonRows, Operator
 
 __all__ = [
     "Density",
@@ -91,7 +91,7 @@ def top_eigenpairs(
         UnconvergedSpectrumError: not converged within `max_products`.
 
     >>> import jax.numpy as jnp
-    >>> found = top_eigenpairs(Rows(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])), k=2)
+    >>> found = top_eigenpairs(GaussNewtonRows(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])), k=2)
     >>> found.values.tolist()
     [9.0, 4.0]
     """
@@ -105,7 +105,7 @@ def top_eigenpairs(
     if tolerance is None:
         tolerance = 1e-8 if double else 2e-4
     check_positive("tolerance", tolerance)
-    if isinstance(operator, Rows):
+    if isinstance(operator, GaussNewtonRows):
         return _of_rows(operator, k, which)
     key = jax.random.key(0) if key is None else key
     found = _by_lanczos(operator, k, key, 1 if which == "largest" else -1, tolerance, max_products)
@@ -118,7 +118,7 @@ def top_eigenpairs(
     return found
 
 
-def _of_rows(operator: Rows, k: int, which: End) -> Eigenpairs:
+def _of_rows(operator: GaussNewtonRows, k: int, which: End) -> Eigenpairs:
     """Through the smaller of RRᵀ and RᵀR; eigenvalues of RᵀR beyond the rank of R are 0."""
     rows = np.asarray(operator.rows)
     _, singular, right = np.linalg.svd(rows, full_matrices=rows.shape[0] < k or which == "smallest")
@@ -345,7 +345,7 @@ def trace(
         probes: number of sign vectors, at least 2.
 
     >>> import jax.numpy as jnp
-    >>> [float(number) for number in trace(Rows(jnp.array([[3.0, 4.0]])))]
+    >>> [float(number) for number in trace(GaussNewtonRows(jnp.array([[3.0, 4.0]])))]
     [25.0, 0.0]
     """
     from matfree import stochtrace

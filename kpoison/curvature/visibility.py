@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import (
     boundary,
@@ -19,7 +20,6 @@ from kpoison._validation import (
     is_concrete,
 )
 from kpoison.curvature.spectrum import lanczos
-from kpoison.kernels.base import matrix_product
 
 __all__ = [
     "BulkEdge",

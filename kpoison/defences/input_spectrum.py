@@ -33,7 +33,7 @@ from kpoison.curvature import (
     visibility,
 )
 from kpoison.curvature.losses import Loss
-from kpoison.curvature.operators import Rows
+from kpoison.curvature.operators import GaussNewtonRows
 from kpoison.defences.detection import Detection, in_order_of_content
 from kpoison.laws import efficacy_gradient, predictor, spike
 from kpoison.poison import Poison
@@ -124,7 +124,7 @@ def input_spectrum(
     """
     x, targets, places = _in_order(jnp.asarray(x), targets)
     rows = _gradient_rows(f, x, targets, loss)
-    pairs = top_eigenpairs(Rows(rows.reshape(-1, rows.shape[-1]) / len(rows) ** 0.5), 1)
+    pairs = top_eigenpairs(GaussNewtonRows(rows.reshape(-1, rows.shape[-1]) / len(rows) ** 0.5), 1)
     null = rows
     if reference is not None:
         clean, clean_targets, _ = _in_order(jnp.asarray(reference), reference_targets)
@@ -163,7 +163,7 @@ def _gradient_rows(f: Callable, x: Array, targets: Any, loss: Loss) -> Float[Arr
     if targets is not None:
         return (gradient_covariance(f, x, targets, loss=loss).rows * len(x) ** 0.5)[:, None]
     operator = fisher(f, x, loss=loss)
-    if not isinstance(operator, Rows):
+    if not isinstance(operator, GaussNewtonRows):
         raise ValueError(f"x and reference must hold fewer probes: the gradients at {len(x)} do not fit in memory")
     return (operator.rows * len(x) ** 0.5).reshape(len(x), -1, operator.dimension)
 
@@ -252,11 +252,11 @@ def input_spectrum_law(
     # Outputs turned so that the poison acts on the first alone, which leaves JᵀJ as it is: one output for clones.
     turn = jnp.linalg.eigh(jnp.einsum("qcd,qed->ce", bent, bent, precision="highest"))[1][:, ::-1]
     rows, bent = (jnp.einsum("qcd,ce->qed", part, turn, precision="highest") for part in (rows, bent))
-    common = top_eigenpairs(Rows(bent[:, 0] / len(probes) ** 0.5), 1)
+    common = top_eigenpairs(GaussNewtonRows(bent[:, 0] / len(probes) ** 0.5), 1)
     direction, along = common.vectors[0], common.values[0]
     direction = direction * jnp.where(jnp.sum(bent[:, 0] @ direction) < 0, -1, 1)
     spiked = rows.at[marked, 0].add((jnp.sqrt(along) * direction)[None])
-    eigenvalue = top_eigenpairs(Rows(spiked.reshape(-1, rows.shape[-1]) / len(x) ** 0.5), 1).values[0]
+    eigenvalue = top_eigenpairs(GaussNewtonRows(spiked.reshape(-1, rows.shape[-1]) / len(x) ** 0.5), 1).values[0]
     edge, outputs = measured.visibility.edge, clean.outputs
     on_rows = jnp.zeros((len(x), outputs), bool).at[marked, 0].set(True).ravel()
     threshold = _threshold(rows.reshape(-1, rows.shape[-1]), on_rows, direction, edge / outputs)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from kpoison._failures import program
+from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_flag, check_floating, check_integers, check_positive
 from kpoison.curvature.visibility import (
@@ -23,8 +24,6 @@ from kpoison.curvature.visibility import (
 )
 from kpoison.defences.detection import check_squares
 from kpoison.defences.spectral_signatures import check_fractions
-from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import eigh
 
 __all__ = [
     "IsotropicVisibility",

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import checked_result
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Numbers, Scalar
 from kpoison._validation import boundary, check_finite, check_floating, check_positive, is_concrete
 from kpoison.flow._gaussian_mixtures import alias_moments, check_known, components, density
-from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
+from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.kernels.stationary import Laplace, RationalQuadratic
 from kpoison.ridge.metric import checked_metric
 

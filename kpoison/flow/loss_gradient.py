@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_integers, check_name, check_numbers, check_positive, is_concrete
 from kpoison.flow.integration import checked_times, complete_only
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 from kpoison.laws import Predictor
 from kpoison.laws.effect import check_law_arguments
 from kpoison.poison import Poison

@@ -227,7 +227,7 @@ def _along(
             found["clean_accuracy"] = clean_accuracy(scores, classes)
         return found
 
-    # One time after the other: batches of singular value decompositions may hang, see `kpoison.ridge.lapack`.
+    # One time after the other: batches of singular value decompositions may hang, see `kpoison._linear_algebra`.
     return one_by_one(at, times)
 
 

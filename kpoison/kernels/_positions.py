@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison.kernels._cusp import cusp_sqrt
 from kpoison.kernels.activations import Activation, Covariance, LeakyReLU, Wedge
-from kpoison.kernels.base import matrix_product
 
 __all__ = ["Layers", "Side", "window_sum"]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison.kernels._cusp import arc_excess_of_versine, cusp_sqrt, versine_angle
-from kpoison.kernels.base import matrix_product
 
 __all__ = ["Slope", "Versines", "activated", "derivative_covariance", "first_layer", "tangent_kernel"]
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._pickling import register
 from kpoison._validation import check_name, integer
 from kpoison._watched import Watched
 from kpoison.kernels._activation import Activation, Covariance, Wedge
 from kpoison.kernels._rectifiers import LeakyReLU, ReLU
-from kpoison.kernels.base import matrix_product
 
 __all__ = [
     "GELU",

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Inexact
+from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import (
     between_points,
@@ -28,7 +29,6 @@ __all__ = [
     "Product",
     "Scaled",
     "Sum",
-    "matrix_product",
     "made_by_halves",
     "symmetric_gram",
     "with_array_parameters",
@@ -39,11 +39,6 @@ _COORDINATES_AT_ONCE = 2**22
 _FLOATS_AT_ONCE = 2**24
 _BLOCK_ROWS = 900  # few enough that the blocks on the diagonal, made whole, are a small part of the matrix
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
-
-
-def matrix_product(a: Inexact[Array, "n k"], b: Inexact[Array, "k m"]) -> Inexact[Array, "n m"]:
-    """`a @ b` in the full precision of its dtype; accelerators round float32 to 10 bits by default."""
-    return jnp.matmul(a, b, precision="highest")
 
 
 class Kernel(eqx.Module):

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_positive, integer
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 
 __all__ = ["Linear", "Polynomial"]
 

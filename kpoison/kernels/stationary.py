@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_positive
 from kpoison.kernels._cusp import cusp_sqrt
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 
 __all__ = ["RBF", "Laplace", "Matern32", "Matern52", "RationalQuadratic", "Stationary"]
 

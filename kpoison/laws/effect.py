@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._failures import checked_result
+from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Law, Scalar
 from kpoison._validation import check_name, check_points, check_positive, in_dtype
-from kpoison.kernels.base import matrix_product
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
 from kpoison.ridge.early_stopping import at_time, stopped_ridge
 from kpoison.ridge.iterative import IterativeFactor, weighted_solve
-from kpoison.ridge.lapack import linear_solve
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import check_conditioning, checked_ridge
 

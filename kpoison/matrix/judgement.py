@@ -1,19 +1,18 @@
 """Predictions of the matrix held against what was measured."""
 
 import dataclasses
-import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kpoison._statistics import over_seeds
 from kpoison._validation import check_positive
+from kpoison.statistics import Agreement, over_seeds
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CHANCE", "QUANTITIES", "Agreement", "Judgement", "judge", "measured_text", "seed_values", "worst"]
+__all__ = ["CHANCE", "QUANTITIES", "Judgement", "judge", "measured_text", "seed_values", "worst"]
 
 QUANTITIES = {
     "success": "attack success",
@@ -26,14 +25,6 @@ QUANTITIES = {
 
 CHANCE = 0.5
 """AUROC of a detector that sees nothing."""
-
-
-class Agreement(enum.StrEnum):
-    """Whether a prediction agrees with what was measured."""
-
-    AGREES = "agrees"
-    DISAGREES = "disagrees"
-    UNDECIDED = "undecided"
 
 
 @dataclasses.dataclass(frozen=True)

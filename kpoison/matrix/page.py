@@ -15,7 +15,8 @@ import numpy as np
 
 import kpoison
 from kpoison._validation import check_positive
-from kpoison.matrix.judgement import CHANCE, QUANTITIES, Agreement, Judgement, judge, measured_text, seed_values, worst
+from kpoison.matrix.judgement import CHANCE, QUANTITIES, Judgement, judge, measured_text, seed_values, worst
+from kpoison.statistics import Agreement
 
 if TYPE_CHECKING:
     import xarray as xr

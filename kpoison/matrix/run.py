@@ -20,8 +20,8 @@ from kpoison.matrix.defences import DEFENCE_OPTIONS, DEFENCES, leading_direction
 from kpoison.matrix.defended import Defended, Outcome
 from kpoison.matrix.problem import Problem, Settings, make_problem
 from kpoison.matrix.refit import Case
-from kpoison.sweep.chunked import ChunkedWork
-from kpoison.sweep.storage import Pieces, Variable
+from kpoison.resumable.chunked import ChunkedWork
+from kpoison.resumable.storage import Pieces, Variable
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kpoison._statistics import over_seeds
+from kpoison.statistics import over_seeds
 
 if TYPE_CHECKING:
     import xarray as xr

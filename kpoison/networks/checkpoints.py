@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from kpoison.sweep.storage import Parts
+from kpoison.resumable.storage import ChunkStore
 
 __all__ = ["Checkpoints", "arrays_of", "with_arrays"]
 
 
-class Checkpoints(Parts):
+class Checkpoints(ChunkStore):
     """A folder with a manifest of what is being trained and the newest checkpoint, in the way of a sweep's chunks.
 
     Args:

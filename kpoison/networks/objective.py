@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_positive, is_concrete
-from kpoison.kernels.base import matrix_product
 from kpoison.networks.architecture import Architecture, Network, Parameters
 from kpoison.ridge.metric import checked_metric
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from kpoison._statistics import over_seeds
 from kpoison._validation import check_name
 from kpoison.plotting.style import style
+from kpoison.statistics import over_seeds
 
 if TYPE_CHECKING:
     import xarray as xr

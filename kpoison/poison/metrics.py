@@ -9,7 +9,15 @@ from jaxtyping import Array, ArrayLike, Float, Num, Shaped
 
 from kpoison._failures import checked_result
 from kpoison._typing import Labels, Scalar
-from kpoison._validation import check_finite, check_finite_scalar, check_real, is_concrete, is_text, known_number, plain_array
+from kpoison._validation import (
+    check_finite,
+    check_finite_scalar,
+    check_real,
+    is_concrete,
+    is_text,
+    known_number,
+    plain_array,
+)
 
 __all__ = ["attack_success_rate", "class_array", "clean_accuracy"]
 

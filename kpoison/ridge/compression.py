@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from kpoison.kernels.base import matrix_product
+from kpoison._linear_algebra import matrix_product
 from kpoison.ridge.krylov import KrylovFactor
 from kpoison.ridge.posterior import Posterior
 from kpoison.ridge.projection import RidgeStatus

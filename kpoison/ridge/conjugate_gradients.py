@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
-from kpoison.kernels.base import matrix_product
 
 __all__ = ["IterationStatus", "conjugate_gradients"]
 

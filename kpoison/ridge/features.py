@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._linear_algebra import eigh
 from kpoison._validation import check_points
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.fitting import gram_matrix
-from kpoison.ridge.lapack import eigh
 
 __all__ = ["kernel_features"]
 

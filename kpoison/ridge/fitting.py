@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import checked_result, program
+from kpoison._linear_algebra import eigh
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
@@ -21,7 +22,6 @@ from kpoison.kernels.base import Kernel, made_by_halves, symmetric_gram, with_ar
 from kpoison.ridge.choice import DENSE_UP_TO, check_dense_memory, choose_solver
 from kpoison.ridge.iterative import ConjugateGradients, IterativeFactor
 from kpoison.ridge.krylov import Krylov
-from kpoison.ridge.lapack import eigh
 from kpoison.ridge.metric import checked_metric, metric_root
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.observations import gram as observations_gram

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._failures import checked_result
+from kpoison._linear_algebra import matrix_product
 from kpoison._validation import check_positive, integer, known_number
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 from kpoison.ridge.conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.solvers import Factor, Solver

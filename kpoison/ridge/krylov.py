@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._memory import available_memory, in_words
 from kpoison._validation import check_positive, choice, flag, integer, known_number
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 from kpoison.ridge.conjugate_gradients import conjugate_gradients
 from kpoison.ridge.iterative import converged, default_tolerance
 from kpoison.ridge.low_rank import LowRank, low_rank

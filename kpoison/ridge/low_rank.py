@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
 
-from kpoison.kernels.base import matrix_product
+from kpoison._linear_algebra import matrix_product
 from kpoison.ridge.tiles import TiledGram, row_sharding
 
 __all__ = ["LowRank", "low_rank", "over_roots"]

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison._linear_algebra import matrix_product
+from kpoison.kernels.base import Kernel
 
 __all__ = ["Observations", "covariance", "gram", "observing"]
 

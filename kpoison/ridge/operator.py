@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
+from kpoison._linear_algebra import matrix_product
+from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.pairs import PairDerivatives, pair_derivatives
 

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.activations import Covariance, SmoothActivation
-from kpoison.kernels.base import Kernel, Product, Scaled, Sum, matrix_product
+from kpoison.kernels.base import Kernel, Product, Scaled, Sum
 from kpoison.kernels.dot_product import Linear, Polynomial
 from kpoison.kernels.neural import NeuralKernel
 from kpoison.kernels.stationary import Stationary

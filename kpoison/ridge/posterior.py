@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact, Num
 
 from kpoison._failures import Failure, checked_result, program
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
-from kpoison.kernels.base import Kernel, matrix_product
+from kpoison.kernels.base import Kernel
 from kpoison.ridge.expansion import KernelExpansion
 from kpoison.ridge.observations import Observations, covariance, observing
 from kpoison.ridge.solvers import Factor, ReducedFactor, implicit_inverse_product, implicit_solve

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
-from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import eigh
 from kpoison.ridge.low_rank import LowRank, over_roots
 
 __all__ = ["Projection", "RidgeStatus", "project"]

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from kpoison.kernels.base import matrix_product
-from kpoison.ridge.lapack import cholesky, cholesky_solve, eigh, linear_solve, lower_solve
+from kpoison._linear_algebra import cholesky, cholesky_solve, eigh, linear_solve, lower_solve, matrix_product
 from kpoison.ridge.projection import RidgeStatus
 
 __all__ = [

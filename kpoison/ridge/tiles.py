@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._linear_algebra import matrix_product
 from kpoison._validation import is_concrete
-from kpoison.kernels.base import Kernel, matrix_product, with_array_parameters
+from kpoison.kernels.base import Kernel, with_array_parameters
 
 __all__ = [
     "TiledGram",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from kpoison.ridge.lapack import tridiagonal
+from kpoison._linear_algebra import tridiagonal
 from kpoison.ridge.solvers import DenseFactor, DenseSolver
 
 __all__ = ["Tridiagonal", "TridiagonalFactor"]

@@ -17,14 +17,14 @@ from kpoison._identity import hash_of, program_hash, tree_hash
 from kpoison._memory import available_memory
 from kpoison._typing import Law
 from kpoison.poison import Poison
+from kpoison.resumable.chunked import ChunkedWork
+from kpoison.resumable.storage import Pieces, Variable
 from kpoison.ridge import Posterior
 from kpoison.ridge.krylov import KrylovFactor
 from kpoison.sweep.axes import Grid, kernel_identities
-from kpoison.sweep.chunked import ChunkedWork
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
 from kpoison.sweep.quantities import INNER_AXES, Quantity
-from kpoison.sweep.storage import Pieces, Variable
 
 if TYPE_CHECKING:
     import xarray as xr

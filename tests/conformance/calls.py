@@ -14,7 +14,7 @@ import pytest
 
 import kpoison as kp
 from kpoison import attacks, curvature, datasets, defences, flow, kernels, networks, plotting
-from kpoison.curvature.operators import Rows
+from kpoison.curvature.operators import GaussNewtonRows
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(10, 2)), np.where(np.arange(10) % 2, 1.0, -1.0)
@@ -25,7 +25,7 @@ IMAGES = RNG.random((6, 4, 4, 1))
 FEATURES, LABELS = RNG.normal(size=(20, 12)), np.arange(20) % 2
 CLIENTS = attacks.Clients([X[i : i + 2] for i in range(0, 10, 2)], [Y[i : i + 2] for i in range(0, 10, 2)])
 GRADIENTS = RNG.normal(size=(6, 3))
-ROWS = Rows(jnp.asarray(GRADIENTS))
+ROWS = GaussNewtonRows(jnp.asarray(GRADIENTS))
 DIGITS = datasets.load_digits().subset(np.arange(60))
 KEY = jax.random.key(0)
 

@@ -12,9 +12,8 @@ from known_matrix import Dense
 
 import kpoison as kp
 from kpoison import curvature, defences, networks
-from kpoison._statistics import over_seeds
 from kpoison.networks.scaling import errors_about
-from theory_checks.experiments.intervals import t_interval
+from kpoison.statistics import over_seeds, t_interval
 
 PROMISES = {"level", "confidence"}
 WIDTHS = np.array([64, 256, 1024, 4096])

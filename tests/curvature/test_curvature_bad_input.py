@@ -8,7 +8,7 @@ import pytest
 
 import kpoison as kp
 from kpoison import curvature as kc
-from kpoison.curvature.operators import Rows
+from kpoison.curvature.operators import GaussNewtonRows
 
 RNG = np.random.default_rng(0)
 X, Y, Y3 = RNG.normal(size=(5, 3)), RNG.normal(size=5), RNG.normal(size=(5, 3))
@@ -17,7 +17,7 @@ NAN = np.where(np.arange(12).reshape(4, 3) == 7, np.nan, PROBES)
 ONES, CLASSES = np.ones(4), np.array([0, 1, 2, 1])
 GRADIENTS = RNG.normal(size=(6, 3))
 E1 = np.array([1.0, 0.0, 0.0])
-THIN = Rows(jnp.asarray(GRADIENTS))
+THIN = GaussNewtonRows(jnp.asarray(GRADIENTS))
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +218,7 @@ TABLE = [
     ("operator: trace", lambda: kc.trace(scalar), TypeError, "operator must be made by"),
     (
         "operator: traced",
-        lambda: jax.jit(lambda r: kc.top_eigenpairs(Rows(r)).values)(jnp.asarray(GRADIENTS)),
+        lambda: jax.jit(lambda r: kc.top_eigenpairs(GaussNewtonRows(r)).values)(jnp.asarray(GRADIENTS)),
         TypeError,
         "operator must hold known numbers",
     ),

@@ -20,7 +20,7 @@ from kpoison.curvature import (
     input_hessian,
     top_eigenpairs,
 )
-from kpoison.curvature.operators import PairCurvature, ProbeGaussNewton, ProbeHessian, Rows, SumOperator
+from kpoison.curvature.operators import GaussNewtonRows, PairCurvature, ProbeGaussNewton, ProbeHessian, SumOperator
 from kpoison.laws import Predictor
 from kpoison.networks import Architecture
 
@@ -190,7 +190,7 @@ def test_forms_of_one_matrix(monkeypatch):
     structured, thin = input_hessian(case.f, case.x, targets, loss=loss), gauss_newton(case.f, case.x, loss=loss)
     assert isinstance(structured, SumOperator)
     assert isinstance(structured.second, PairCurvature)
-    assert isinstance(thin, Rows)
+    assert isinstance(thin, GaussNewtonRows)
     monkeypatch.setattr("kpoison.curvature.matrices._ROWS_AT_MOST", 1)
     by_probes = input_hessian(case.f, case.x, targets, loss=loss), gauss_newton(case.f, case.x, loss=loss)
     assert [type(operator) for operator in by_probes] == [ProbeHessian, ProbeGaussNewton]
@@ -218,7 +218,7 @@ def test_sums():
     twice = thin + thin
     assert float(twice.exact_trace()) == 2 * float(thin.exact_trace())
     with pytest.raises(ValueError, match="dimensions 4 and 3 do not add"):
-        thin + Rows(jnp.ones((2, 3)))
+        thin + GaussNewtonRows(jnp.ones((2, 3)))
     with pytest.raises(TypeError):
         thin + 1.0
 

@@ -19,7 +19,7 @@ from kpoison.curvature import (
     top_eigenpairs,
     trace,
 )
-from kpoison.curvature.operators import Rows
+from kpoison.curvature.operators import GaussNewtonRows
 from kpoison.datasets import load_digits
 from kpoison.networks import MLP
 
@@ -105,7 +105,7 @@ def test_the_thin_form(shape, which):
     rows = np.random.default_rng(0).normal(size=shape)
     rows[1] = 2 * rows[0]  # not of full rank
     for k in range(1, shape[1] + 1):
-        found = top_eigenpairs(Rows(jnp.asarray(rows)), k, which=which)
+        found = top_eigenpairs(GaussNewtonRows(jnp.asarray(rows)), k, which=which)
         check(found, rows.T @ rows, k, which)
         assert found.products == 0
 
@@ -114,7 +114,7 @@ def test_the_thin_form(shape, which):
 @given(st.floats(1e-6, 1e6), st.integers(0, 2**31))
 def test_scaled_rows_have_eigenvalues_scaled_quadratically(factor, seed):
     rows = np.random.default_rng(seed).normal(size=(5, 6))
-    plain, scaled = (top_eigenpairs(Rows(jnp.asarray(c * rows)), 6) for c in (1.0, factor))
+    plain, scaled = (top_eigenpairs(GaussNewtonRows(jnp.asarray(c * rows)), 6) for c in (1.0, factor))
     np.testing.assert_allclose(scaled.values, factor**2 * plain.values, rtol=1e-10, atol=1e-14 * factor**2 * 40)
 
 

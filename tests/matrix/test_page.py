@@ -12,10 +12,10 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from kpoison._statistics import over_seeds
 from kpoison.matrix.judgement import judge
 from kpoison.matrix.page import write_page
 from kpoison.plotting import attack_defence_figure, attack_defence_matrix
+from kpoison.statistics import over_seeds
 
 ATTACKS = (
     "label-flipping",

@@ -100,13 +100,13 @@ def test_two_processes(tmp_path, on_disk):
 
 
 FAILS = """
-from kpoison.sweep.storage import Parts
-write = Parts.write
+from kpoison.resumable.storage import ChunkStore
+write = ChunkStore.write
 def failing(self, index, arrays):
     if index > 1:
         {how}
     write(self, index, arrays)
-Parts.write = failing
+ChunkStore.write = failing
 """
 
 
@@ -127,13 +127,13 @@ def test_a_process_that_fails_ends_the_others_and_the_sweep_is_continued(tmp_pat
     assert len(kept) >= 2
     seen = f"""
 from pathlib import Path
-from kpoison.sweep.storage import Parts
-remove = Parts.remove
+from kpoison.resumable.storage import ChunkStore
+remove = ChunkStore.remove
 def look(self):
     kept = {kept!r}
     assert kept.items() <= {{path.name: path.stat().st_mtime_ns for path in self.folder.glob("*.npz")}}.items()
     remove(self)
-Parts.remove = look
+ChunkStore.remove = look
 """
     run(SETUP.format(devices=4) + seen + program)
     assert_same(out)

@@ -14,7 +14,7 @@ import xarray as xr
 from problem import AXES, DIRECTION, Y2, assert_as_for_another_shape, clean, poison
 
 import kpoison as kp
-from kpoison.sweep import storage
+from kpoison.resumable import storage
 
 HERE = Path(__file__).parent
 # Small chunks: one for each probe and a few multiplicities.
@@ -56,13 +56,13 @@ import sys, time
 import jax; jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, {here!r})
 from problem import *
-from kpoison.sweep import storage
-write = storage.Parts.write
+from kpoison.resumable import storage
+write = storage.ChunkStore.write
 def slowly(self, index, arrays):
     write(self, index, arrays)
     print("chunk", index, flush=True)
     time.sleep({pause})
-storage.Parts.write = slowly
+storage.ChunkStore.write = slowly
 with kp.sweep(clean(), poison(), direction=DIRECTION, **AXES, out={out!r}, memory=8_000) as result:
     result.load()
 """
@@ -94,7 +94,7 @@ def test_killed_is_not_lost(tmp_path):
 @pytest.fixture
 def half_done(tmp_path, monkeypatch):
     """The path of a sweep of which two chunks are finished."""
-    out, write = tmp_path / "grid.nc", storage.Parts.write
+    out, write = tmp_path / "grid.nc", storage.ChunkStore.write
 
     def stop_after_two(self, index, arrays):
         if index == 2:
@@ -102,7 +102,7 @@ def half_done(tmp_path, monkeypatch):
         write(self, index, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.Parts, "write", stop_after_two)
+        patch.setattr(storage.ChunkStore, "write", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             swept(out=out, **CUT)
     return out

@@ -14,6 +14,7 @@ import xarray as xr
 import kpoison as kp
 from kpoison.cli import main
 from kpoison.networks import MLP, DivergedError, classification, train_classifier
+from kpoison.statistics import Agreement, t_interval
 from theory_checks import classifiers
 from theory_checks.experiments.architectures import create
 from theory_checks.experiments.catalogue import EXPERIMENTS
@@ -24,13 +25,13 @@ from theory_checks.experiments.collapse import (
     principal_components,
 )
 from theory_checks.experiments.curves import Curves, is_visible
-from theory_checks.experiments.intervals import first_true, lag_of, t_interval
+from theory_checks.experiments.events import first_true, lag_of
 from theory_checks.experiments.joint_defence import stable_penalty
 from theory_checks.experiments.kernels import attack_kernel
 from theory_checks.experiments.measuring import Measurement, leading, pooled_edge, resampled_largest
 from theory_checks.experiments.options import Options, geometric_steps
 from theory_checks.experiments.problem import make_problem, usual_augmentation
-from theory_checks.experiments.result import Agreement, above, below
+from theory_checks.experiments.result import above, below
 from theory_checks.experiments.training import Arm, constant_rate
 
 TINY = {"train": 100, "test": 60, "probes": 20, "epochs": 3, "seeds": 2, "width": 6, "batch_size": 25}

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 import kpoison as kp
 from kpoison import plotting
+from kpoison.statistics import t_interval
 from theory_checks.experiments.architectures import infinite_width
-from theory_checks.experiments.intervals import t_interval
 from theory_checks.experiments.options import ArchitectureName, Options
 from theory_checks.experiments.pictures import shown
 from theory_checks.experiments.problem import Problem

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from kpoison import plotting
 from kpoison.networks import Classifier
+from kpoison.statistics import t_interval
 from theory_checks.experiments.curves import Curves
-from theory_checks.experiments.intervals import t_interval
 from theory_checks.experiments.measuring import MATRICES, probe_rows
 from theory_checks.experiments.options import ArchitectureName, Options
 from theory_checks.experiments.pictures import (

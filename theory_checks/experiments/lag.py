@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kpoison import plotting
+from kpoison.statistics import t_interval
 from theory_checks.experiments.architectures import infinite_width
 from theory_checks.experiments.curves import Curves, is_visible
-from theory_checks.experiments.intervals import Lag, lag_of, t_interval
+from theory_checks.experiments.events import Lag, lag_of
 from theory_checks.experiments.kernels import attack_kernel
 from theory_checks.experiments.measuring import MATRICES, pooled_edge
 from theory_checks.experiments.options import ArchitectureName, Options

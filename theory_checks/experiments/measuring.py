@@ -12,10 +12,10 @@ import scipy.linalg
 from jax import Array
 
 import kpoison as kp
+from kpoison._linear_algebra import matrix_product
 from kpoison.curvature import BulkEdge
 from kpoison.curvature.losses import Loss, curvature_rows
 from kpoison.curvature.spectrum import lanczos
-from kpoison.kernels.base import matrix_product
 from kpoison.networks import DivergedError
 from theory_checks.experiments.problem import Problem
 

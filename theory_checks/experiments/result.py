@@ -1,7 +1,6 @@
 """What an experiment gives: tables, a verdict on each claim, numbers and a figure; as text, JSON and PNG."""
 
 import dataclasses
-import enum
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,19 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kpoison import plotting
-from theory_checks.experiments.intervals import Interval
+from kpoison.statistics import Agreement, Interval
 from theory_checks.experiments.options import Options
 from theory_checks.record import environment
 
-__all__ = ["Agreement", "Claim", "Experiment", "Table", "above", "below"]
-
-
-class Agreement(enum.StrEnum):
-    """Whether a claim agrees with what was measured."""
-
-    AGREES = "agrees"
-    DISAGREES = "DISAGREES"
-    UNDECIDED = "undecided"
+__all__ = ["Claim", "Experiment", "Table", "above", "below"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from kpoison._identity import identity_of
-from kpoison.sweep.processes import together
-from kpoison.sweep.storage import Parts, Pieces, Variable, in_memory, open_result, still_to_make, to_file
+from kpoison.resumable.processes import together
+from kpoison.resumable.storage import ChunkStore, Pieces, Variable, in_memory, open_result, still_to_make, to_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,11 +102,11 @@ class ChunkedWork(abc.ABC):
             if not finished:
                 _check_disk(out, folder, coordinates, variables)
             if not finished and process == 0:
-                Parts(folder, self.manifest(), self.plan)
+                ChunkStore(folder, self.manifest(), self.plan)
         if finished:
             return open_result(out)
         with together(f"{self.title}, chunks"):
-            parts = Parts(folder, self.manifest(), self.plan, create=False)
+            parts = ChunkStore(folder, self.manifest(), self.plan, create=False)
             parts.verify()
             chunks = self.chunks(parts.plan)
             for index in bar(range(process, len(chunks), processes)):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "Parts",
+    "ChunkStore",
     "Variable",
     "in_memory",
     "open_result",
@@ -74,7 +74,7 @@ def open_result(out: Path) -> "xr.Dataset":
     return xr.open_zarr(out, consolidated=False, chunks=None)
 
 
-class Parts:
+class ChunkStore:
     """The folder of finished chunks.
 
     Args:

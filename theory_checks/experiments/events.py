@@ -1,59 +1,12 @@
-"""Intervals over seeds, and the lag between two events."""
+"""When an attack succeeds, when it shows, and the lag between the two."""
 
 import dataclasses
 
 import numpy as np
-import scipy.stats
 
-__all__ = ["Interval", "Lag", "first_true", "lag_of", "t_interval"]
+from kpoison.statistics import Interval, t_interval
 
-LEVEL = 0.95
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with Student's t-interval at 95 %.
-
-    Attributes:
-        mean: over the seeds.
-        half_width: of the interval.
-        values: of each seed.
-    """
-
-    mean: float
-    half_width: float
-    values: list[float]
-
-    @property
-    def low(self) -> float:
-        """Lower end."""
-        return self.mean - self.half_width
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
-        return self.mean + self.half_width
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.half_width:.2f}"
-
-
-def t_interval(values, *, smallest_variance: float = 0.0) -> Interval:
-    """Student's t-interval of the mean over independent seeds, at 95 %; it may reach beyond the range of a share.
-
-    Args:
-        values: one for each seed.
-        smallest_variance: of a value, where its resolution is known; the sample's is not taken for less.
-
-    Raises:
-        ValueError: for fewer than two values, or such as are not finite.
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"values must be two or more finite numbers, one for each seed, got {values.tolist()}")
-    factor = scipy.stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)
-    half_width = factor * np.sqrt(max(np.var(values, ddof=1), smallest_variance) / len(values))
-    return Interval(float(np.mean(values)), float(half_width), values.tolist())
+__all__ = ["Lag", "first_true", "lag_of"]
 
 
 def first_true(x, values) -> float:

@@ -1,4 +1,4 @@
-"""Dense solves and factorisations that are safe under `jax.vmap` on a CPU.
+"""Products in full precision; dense solves and factorisations that are safe under `jax.vmap` on a CPU.
 
 jaxlib before 0.11.2 hands a batch of LAPACK calls to the threads that run the program and waits for them there: as
 many batches at a time as there are threads, such as two on two cores, wait for each other for ever.  Until then each
@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
-from kpoison.kernels.base import matrix_product
-
-__all__ = ["cholesky", "cholesky_solve", "eigh", "linear_solve", "lower_solve", "tridiagonal"]
+__all__ = ["cholesky", "cholesky_solve", "eigh", "linear_solve", "lower_solve", "matrix_product", "tridiagonal"]
 
 _MENDED_IN = (0, 11, 2)
+
+
+def matrix_product(a: Inexact[Array, "n k"], b: Inexact[Array, "k m"]) -> Inexact[Array, "n m"]:
+    """`a @ b` in the full precision of its dtype; accelerators round float32 to 10 bits by default."""
+    return jnp.matmul(a, b, precision="highest")
 
 
 def _one_after_the_other(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kpoison.ridge import lapack
+from kpoison import _linear_algebra as linear_algebra
 
 RNG = np.random.default_rng(0)
 MATRICES = jnp.asarray(RNG.normal(size=(4, 5, 5)))
@@ -17,16 +17,16 @@ B = jnp.asarray(RNG.normal(size=(4, 5, 2)))
 def test_linear_solves_one_by_one_and_in_batches(dtype):
     matrices = (MATRICES + (1j if dtype is complex else 0)).astype(dtype)
     expected = np.linalg.solve(np.asarray(matrices), np.asarray(B))
-    np.testing.assert_allclose(jax.vmap(lapack.linear_solve)(matrices, B), expected, rtol=1e-11)
+    np.testing.assert_allclose(jax.vmap(linear_algebra.linear_solve)(matrices, B), expected, rtol=1e-11)
     np.testing.assert_allclose(
-        jax.vmap(jax.vmap(lapack.linear_solve))(matrices[None], B[None])[0], expected, rtol=1e-11
+        jax.vmap(jax.vmap(linear_algebra.linear_solve))(matrices[None], B[None])[0], expected, rtol=1e-11
     )
-    np.testing.assert_allclose(lapack.linear_solve(matrices[0], B[0]), expected[0], rtol=1e-11)
+    np.testing.assert_allclose(linear_algebra.linear_solve(matrices[0], B[0]), expected[0], rtol=1e-11)
 
 
 def test_linear_solves_are_differentiable_in_both_arguments():
     def total(matrix, b):
-        return jnp.sum(jnp.sin(lapack.linear_solve(matrix, b)))
+        return jnp.sum(jnp.sin(linear_algebra.linear_solve(matrix, b)))
 
     def plain(matrix, b):
         return jnp.sum(jnp.sin(jnp.linalg.inv(matrix) @ b))
@@ -40,18 +40,18 @@ def test_linear_solves_are_differentiable_in_both_arguments():
 
 
 def test_factorisations_in_batches():
-    lower = jax.vmap(lapack.cholesky)(SPD)
+    lower = jax.vmap(linear_algebra.cholesky)(SPD)
     np.testing.assert_allclose(lower, np.linalg.cholesky(np.asarray(SPD)), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(jax.vmap(lapack.cholesky_solve)(lower, B), np.linalg.solve(SPD, B), rtol=1e-11)
-    halves = jax.vmap(lapack.lower_solve)(lower, B)
+    np.testing.assert_allclose(jax.vmap(linear_algebra.cholesky_solve)(lower, B), np.linalg.solve(SPD, B), rtol=1e-11)
+    halves = jax.vmap(linear_algebra.lower_solve)(lower, B)
     np.testing.assert_allclose(jnp.einsum("bij,bjk->bik", lower, halves), B, rtol=1e-11)
-    values, vectors = jax.vmap(lapack.eigh)(SPD)
+    values, vectors = jax.vmap(linear_algebra.eigh)(SPD)
     np.testing.assert_allclose(jnp.einsum("bij,bj,bkj->bik", vectors, values, vectors), SPD, rtol=1e-11)
 
 
 def test_on_an_affected_cpu_no_batch_reaches_lapack(monkeypatch):
-    monkeypatch.setattr(lapack, "_MENDED_IN", (99,))
-    text = str(jax.make_jaxpr(jax.vmap(lapack.linear_solve))(MATRICES, B))
+    monkeypatch.setattr(linear_algebra, "_MENDED_IN", (99,))
+    text = str(jax.make_jaxpr(jax.vmap(linear_algebra.linear_solve))(MATRICES, B))
     assert "scan" in text
-    monkeypatch.setattr(lapack, "_MENDED_IN", (0,))
-    assert "scan" not in str(jax.make_jaxpr(jax.vmap(lapack.linear_solve))(MATRICES, B))
+    monkeypatch.setattr(linear_algebra, "_MENDED_IN", (0,))
+    assert "scan" not in str(jax.make_jaxpr(jax.vmap(linear_algebra.linear_solve))(MATRICES, B))
