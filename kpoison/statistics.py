@@ -2,10 +2,10 @@
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
-from numpy.typing import ArrayLike
+from jaxtyping import ArrayLike, Float
 
 __all__ = ["Agreement", "Interval", "over_seeds", "t_half_width", "t_interval"]
 
@@ -49,18 +49,20 @@ class Interval:
         return f"{self.mean:.2f} ± {self.half_width:.2f}"
 
 
-def t_half_width(standard_error: ArrayLike, number: ArrayLike, false_alarm: float = 1 - LEVEL) -> np.ndarray:
+def t_half_width(
+    standard_error: float | np.ndarray, number: int | np.integer | np.ndarray, false_alarm: float = 1 - LEVEL
+) -> np.ndarray:
     """Half the width of Student's t-interval of a mean, from its standard error over so many independent values.
 
-    >>> t_half_width(1.0, [2, 3, 1000]).round(2).tolist()
+    >>> t_half_width(1.0, np.array([2, 3, 1000])).round(2).tolist()
     [12.71, 4.3, 1.96]
     """
     import scipy.stats
 
-    return scipy.stats.t.ppf(1 - false_alarm / 2, np.asarray(number) - 1) * np.asarray(standard_error)
+    return np.asarray(scipy.stats.t.ppf(1 - false_alarm / 2, np.asarray(number) - 1) * standard_error)
 
 
-def t_interval(values: ArrayLike, *, smallest_variance: float = 0.0) -> Interval:
+def t_interval(values: Sequence[float] | np.ndarray, *, smallest_variance: float = 0.0) -> Interval:
     """Student's t-interval of the mean over independent seeds, at 95 %; it may reach beyond the range of a share.
 
     Args:
@@ -77,7 +79,7 @@ def t_interval(values: ArrayLike, *, smallest_variance: float = 0.0) -> Interval
     return Interval(float(np.mean(values)), float(t_half_width(error, len(values))), values.tolist())
 
 
-def over_seeds(values: Float[np.ndarray, "*cells seeds"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def over_seeds(values: Float[ArrayLike, "*cells seeds"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over seeds, and how well it is known.
 
     Args:
