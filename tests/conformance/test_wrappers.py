@@ -18,9 +18,10 @@ from kpoison.kernels.periodic import Periodic
 GENERATOR = np.random.default_rng(0)
 POINTS = GENERATOR.normal(size=(7, 4))
 
+# With a kernel whose diagonal is not 1, so that a part that is left out shows.
 WRAPPED = {
-    kernels.Sum: lambda k: k + kernels.RBF(2.0),
-    kernels.Product: lambda k: k * kernels.RBF(2.0),
+    kernels.Sum: lambda k: k + kernels.Polynomial(2),
+    kernels.Product: lambda k: k * kernels.Polynomial(2),
     kernels.Scaled: lambda k: 2.5 * k,
 }
 

@@ -19,7 +19,7 @@ from kpoison.curvature import (
     visibility,
     visibility_threshold,
 )
-from kpoison.curvature.visibility import _largest_eigenvalue
+from kpoison.curvature.visibility import _edge_of, _largest_eigenvalue
 from kpoison.datasets import load_digits
 
 
@@ -305,3 +305,10 @@ def test_rows_of_a_probe_are_drawn_together():
     permuted = bulk_edge_from_permutations(rows, repeats=20)
     together = bulk_edge_from_permutations(np.repeat(rows[:, None], 3, axis=1), repeats=20)
     np.testing.assert_allclose(together.samples, 3 * np.asarray(permuted.samples), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0.9, 90.0), (0.99, 99.0), (0.5, 50.0), (0.001, 1.0)])
+def test_the_next_draw_stays_below_the_quantile_with_the_promised_probability(level, expected):
+    """Of a further draw among 99 each of 100 places is as likely."""
+    edge = _edge_of(jnp.arange(1.0, 100.0), level, "drawn")
+    np.testing.assert_allclose(edge.edge, expected, rtol=1e-12)

@@ -266,6 +266,20 @@ def test_memory_bounds_the_jobs(monkeypatch):
     assert workers.affordable("quick") == 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "flags", "expected"),
+    [
+        ("quick", "", "--xla_backend_optimization_level=1"),
+        ("quick", "--xla_dump_to=x", "--xla_dump_to=x --xla_backend_optimization_level=1"),
+        ("quick", "--xla_backend_optimization_level=3", "--xla_backend_optimization_level=3"),
+        ("full", "", ""),
+    ],
+)
+def test_quick_checks_compile_fast_unless_told_otherwise(monkeypatch, scale, flags, expected):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert workers._environment(scale)["XLA_FLAGS"] == expected
+
+
 def test_an_interrupt_ends_the_workers(tmp_path):
     code = (
         # A process started in the background may have been told to ignore it.
