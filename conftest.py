@@ -11,7 +11,8 @@ if not any(flag.startswith("--xla_backend_optimization_level") for flag in flags
     flags.append("--xla_backend_optimization_level=0")
     if version("jaxlib").startswith("0.10."):
         # The older generator of loops takes a third of the time; newer versions have none, and end at unknown flags.
-        flags.append("--xla_cpu_use_fusion_emitters=false")
+        # One object per program, not one for each of many threads.
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
 # Compiled programs are shared by the workers and kept for the next run; a full folder is begun anew.

@@ -17,8 +17,8 @@ import numpy as np
 import kpoison as kp
 from benchmarks.timing import Comparison, compare
 from kpoison.datasets import load_mnist
-from kpoison.ridge.krylov import KrylovFactor
-from kpoison.ridge.solvers import ReducedFactor
+from kpoison.ridge.solvers.krylov import KrylovFactor
+from kpoison.ridge.solvers.prepared import Prepared
 
 __all__ = ["large", "problem", "run"]
 
@@ -157,7 +157,7 @@ def large(n: int = 60_000, name: str = "rbf", *, keep: bool = True, rank: int = 
     timed("float64 product of 6 vectors, evaluated anew", lambda: product(clean.factor.exact, block))
     least = 1e-5 if keep else 1e-3
     ready = timed("search", lambda: kp.prepare(clean, poison, [least, 1.0], count=[1.0, 1000.0]))
-    assert isinstance(ready.factor, ReducedFactor)
+    assert isinstance(ready.factor, Prepared)
     status = ready.factor.status
     assert status is not None
     probe = poison.location + direction / jnp.linalg.norm(direction)

@@ -15,8 +15,8 @@ import numpy as np
 
 import kpoison as kp
 from benchmarks.timing import Comparison, compare
-from kpoison.ridge.krylov import KrylovFactor
-from kpoison.ridge.solvers import ReducedFactor
+from kpoison.ridge.solvers.krylov import KrylovFactor
+from kpoison.ridge.solvers.prepared import Prepared
 
 __all__ = ["run"]
 
@@ -99,9 +99,9 @@ def _searches(n: int = 8192, d: int = 32) -> list[Comparison]:
     clean = kp.fit(kp.kernels.RBF(2 * float(d) ** 0.5), X, y, solver=kp.Krylov(rank=500))
     poison = kp.Poison(X[0] + 0.5, 1.0, 1.0)
 
-    def searched(ridges: list[float]) -> ReducedFactor:
+    def searched(ridges: list[float]) -> Prepared:
         factor = kp.prepare(clean, poison, ridges).factor
-        assert isinstance(factor, ReducedFactor)
+        assert isinstance(factor, Prepared)
         return factor
 
     found = []

@@ -41,7 +41,7 @@ class Laws:
     lag: Callable[..., Array] = kp.lag
     predict: Callable[..., Array] = kp.predict
     predictor: "Callable[..., kp.laws.Predictor]" = kp.predictor
-    early_stopped: Callable[..., kp.Posterior] = kp.flow.early_stopped
+    early_stopped: Callable[..., kp.StoppedPosterior] = kp.flow.early_stopped
     tradeoff: "Callable[..., xr.Dataset]" = kp.flow.tradeoff
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
     multiplier: Callable[..., Array] = kp.flow.multiplier

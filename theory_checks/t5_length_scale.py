@@ -74,7 +74,7 @@ def _response(
     fitted = np.asarray(kp.predict(clean, X, ridge)).reshape(points)
     waves = [2 * np.pi * np.fft.fftfreq(n, side / n) for side, n in zip(sides, points, strict=True)]
     omega = jnp.asarray(np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1))
-    condition = float(clean.condition_number(jnp.asarray(len(X) * ridge)))
+    condition = float(clean.factor.condition_number(jnp.asarray(len(X) * ridge)))
     # ‖y‖ = 1, and a Fourier sum of n errors is at most √n times their norm.
     return omega, (np.fft.fftn(fitted) / spectrum).real, 10 * _EPS * condition * len(X) ** 0.5
 

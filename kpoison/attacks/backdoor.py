@@ -1,6 +1,5 @@
 """The backdoor: images with a trigger and the target's label, and what they do to any image with the trigger (L7)."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,10 +13,7 @@ from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws import efficacy, predict
 from kpoison.laws.effect import check_law_arguments
 from kpoison.poison import Poison, Trigger
-from kpoison.ridge import Posterior
-from kpoison.ridge.fitting import fit_observations
-from kpoison.ridge.observations import Observations
-from kpoison.ridge.solvers import ReducedFactor
+from kpoison.ridge import Fitted, fit_observations
 
 __all__ = ["backdoor"]
 
@@ -25,7 +21,7 @@ __all__ = ["backdoor"]
 def _check(arguments: dict[str, Any]) -> None:
     check_law_arguments({name: arguments[name] for name in ("clean", "ridge")})
     clean, trigger, fraction = arguments["clean"], arguments["trigger"], arguments["fraction"]
-    if isinstance(clean.factor, ReducedFactor):
+    if not clean.factor.any_right_hand_side:
         raise ValueError("clean must not be prepared for another poison, got the result of kpoison.prepare")
     if not is_concrete(clean.y):
         raise TypeError("clean.y must be known numbers, as images are drawn by their class: fit outside of jit")
@@ -49,14 +45,14 @@ def _check(arguments: dict[str, Any]) -> None:
     arguments["probes"] = check_points("probes", arguments["probes"], clean.kernel.point_ndim, like=clean.X)
 
 
-def _drawn(clean: Posterior, column: int, fraction: float | int, seed: int) -> Int[np.ndarray, " p"]:
+def _drawn(clean: Fitted, column: int, fraction: float | int, seed: int) -> Int[np.ndarray, " p"]:
     """Which images get the trigger."""
     candidates = np.flatnonzero(class_indices(clean.y)[0] != column)
     number = count_of(fraction, len(candidates), round)
     return np.sort(np.random.default_rng(seed).permutation(candidates)[:number])
 
 
-def _label(clean: Posterior, target: int, column: int) -> Float[Array, " C"]:
+def _label(clean: Fitted, target: int, column: int) -> Float[Array, " C"]:
     if clean.outputs == 1:
         return jnp.full(1, target, clean.y.dtype)
     return jnp.full(clean.outputs, jnp.min(clean.y)).at[column].set(jnp.max(clean.y))
@@ -64,7 +60,7 @@ def _label(clean: Posterior, target: int, column: int) -> Float[Array, " C"]:
 
 @boundary(_check)
 def backdoor(
-    clean: Posterior,
+    clean: Fitted,
     trigger: Trigger,
     *,
     target: int,
@@ -132,8 +128,8 @@ def backdoor(
     )
 
 
-def _without(clean: Posterior, points: Int[np.ndarray, " p"]) -> Posterior:
+def _without(clean: Fitted, points: Int[np.ndarray, " p"]) -> Fitted:
     """The posterior of the other points."""
     kept = np.delete(np.arange(len(clean.X)), points)
-    rest = fit_observations(clean.kernel, Observations(clean.X[kept], clean.root), clean.y[kept], clean.factor.solver)
-    return dataclasses.replace(rest, time=clean.time)
+    observed = clean.observations.at(clean.X[kept])
+    return clean.of(fit_observations(clean.kernel, observed, clean.y[kept], clean.factor.solver))

@@ -34,8 +34,7 @@ from kpoison.attacks.classes import common_class
 from kpoison.attacks.descent import AllowedInputs, Norm, allowed_inputs, check_history, descend
 from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
-from kpoison.ridge.posterior import checked_ridge
+from kpoison.ridge import Posterior, checked_ridge
 
 if TYPE_CHECKING:
     import optax

@@ -28,9 +28,7 @@ from kpoison._validation import (
 from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
-from kpoison.ridge.posterior import check_conditioning, checked_ridge
-from kpoison.ridge.solvers import DenseFactor, ReducedFactor
+from kpoison.ridge import Posterior, check_conditioning, check_fitted, checked_ridge
 
 __all__ = [
     "BilevelObjective",
@@ -152,15 +150,14 @@ def checked_clean(clean: object) -> Posterior:
     Raises:
         TypeError, ValueError: for anything else.
     """
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
-    dense = isinstance(clean.factor, DenseFactor) and not isinstance(clean.factor, ReducedFactor)
-    if clean.root is not None or clean.time is not None or not dense:
+    check_fitted("clean", clean)
+    dense = clean.factor.factorised and clean.factor.any_right_hand_side
+    if clean.observations.slopes or not clean.ended or not dense:
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Tridiagonal, Cholesky), without "
             f"gradient_penalty, and not be stopped early or prepared, got a {type(clean.factor).__name__}"
         )
-    return clean
+    return clean.posterior
 
 
 def checked_probes(clean: Posterior, arguments: dict) -> None:
@@ -230,14 +227,13 @@ def prepare(
     """The objective from checked arguments; target of shape (q, C)."""
     counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)[2]
     reference = clean.at((len(clean.X) + jnp.sum(counts)) * checked_ridge(clean, ridge))
-    solve = clean.factor.solve
-    inverse = solve(reference.rho, jnp.eye(len(clean.X), dtype=clean.X.dtype))
+    inverse = reference.solve(jnp.eye(len(clean.X), dtype=clean.X.dtype))
     return BilevelObjective(
         kernel=clean.kernel,
         points=jnp.concatenate([clean.X, probes]),
         inverse=0.5 * (inverse + inverse.T),
-        coefficients=solve(reference.rho, clean.targets),
-        probe_coefficients=solve(reference.rho, clean.kernel.pairwise(clean.X, probes)),
+        coefficients=reference.solve(clean.targets),
+        probe_coefficients=reference.solve(clean.kernel.pairwise(clean.X, probes)),
         prediction=reference.mean(probes),
         counts=counts,
         rho=reference.rho,

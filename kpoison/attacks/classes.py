@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from kpoison._failures import checked_result
 from kpoison._validation import check_integer, is_concrete, is_integer, known_number
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 
 __all__ = ["checked_target", "class_indices", "common_class"]
 
@@ -44,7 +44,7 @@ def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.
     return checked_result(labels, failures), max(2, targets.shape[1])
 
 
-def checked_target(clean: Posterior, target: Any) -> tuple[int, int]:
+def checked_target(clean: Fitted, target: Any) -> tuple[int, int]:
     """A target, −1 or 1 or a column of y, as a Python integer, and its class index.
 
     Raises:

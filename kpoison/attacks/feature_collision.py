@@ -25,7 +25,7 @@ from kpoison.attacks.descent import AllowedInputs, Norm, allowed_inputs, check_h
 from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.kernels.base import Kernel
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted, check_fitted
 
 if TYPE_CHECKING:
     import optax
@@ -63,8 +63,7 @@ def collision_objective(
 
 def _check_collision(arguments: dict) -> None:
     clean = arguments["clean"]
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    check_fitted("clean", clean)
     bases = check_points("bases", arguments["bases"], clean.X.ndim - 1, like=clean.X)
     target = check_floating("target", arguments["target"])
     target = check_points("target", target[None], clean.X.ndim - 1, like=clean.X)[0]
@@ -85,7 +84,7 @@ def _check_collision(arguments: dict) -> None:
 
 @boundary(_check_collision)
 def feature_collision(
-    clean: Posterior,
+    clean: Fitted,
     bases: Float[ArrayLike, "p ..."],
     labels: Num[ArrayLike, "..."],
     target: Float[ArrayLike, "..."],

@@ -20,11 +20,8 @@ from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
 from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws.effect import as_points, check_law_arguments
-from kpoison.ridge import Posterior
-from kpoison.ridge.early_stopping import at_time
+from kpoison.ridge import Fitted, checked_ridge
 from kpoison.ridge.observations import covariance, observing
-from kpoison.ridge.posterior import checked_ridge
-from kpoison.ridge.solvers import DenseFactor, ReducedFactor, implicit_solve
 
 __all__ = ["FlippedLabels", "flip_certificate", "flip_labels"]
 
@@ -46,7 +43,7 @@ class FlippedLabels(PoisonedData):
     bound: Int[Array, ""] = eqx.field(kw_only=True)
 
 
-def _traced_classes(clean: Posterior) -> tuple[Int[Array, " n"], int]:
+def _traced_classes(clean: Fitted) -> tuple[Int[Array, " n"], int]:
     labels, classes = class_indices(clean.y)
     return jnp.asarray(labels), classes
 
@@ -54,7 +51,7 @@ def _traced_classes(clean: Posterior) -> tuple[Int[Array, " n"], int]:
 def _check(arguments: dict) -> None:
     check_law_arguments(arguments)
     clean = arguments["clean"]
-    if not isinstance(clean.factor, DenseFactor) or isinstance(clean.factor, ReducedFactor):
+    if not (clean.factor.factorised and clean.factor.any_right_hand_side):
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Cholesky, Tridiagonal) and not be prepared "
             f"for a poison, got {type(clean.factor).__name__}: each test point needs A⁻¹k(X, x)"
@@ -74,25 +71,23 @@ def _check_flips(arguments: dict) -> None:
         arguments["target"], _ = checked_target(clean, target)
 
 
-def _dual(clean: Posterior, ridge: Scalar, b: Float[Array, "N k"]) -> Float[Array, "n k"]:
+def _dual(clean: Fitted, ridge: Scalar, b: Float[Array, "N k"]) -> Float[Array, "n k"]:
     """The rows of A⁻¹b that belong to values at the training points, in one solve; early-stopped where clean is."""
-    gram = clean.gram
-    assert gram is not None
 
     def at(rho: Array) -> Array:
-        return implicit_solve(clean.factor, gram, clean.at(rho).rho, b)[: len(clean.X)]
+        return clean.posterior.at(rho).solve(b)[: len(clean.X)]
 
-    return at_time(at, len(clean.X), checked_ridge(clean, ridge), clean.time, one_by_one=True)
+    return clean.combined(at, len(clean.X), checked_ridge(clean, ridge), in_turn=True)
 
 
-def _cross(clean: Posterior, x: Float[Array, "q ..."], exact: bool) -> Float[Array, "N q"]:
-    if clean.root is None and not exact:
+def _cross(clean: Fitted, x: Float[Array, "q ..."], exact: bool) -> Float[Array, "N q"]:
+    if not clean.observations.slopes and not exact:
         return clean.kernel.gram(clean.X, x)
     return covariance(clean.kernel, clean.observations, observing(x))
 
 
 def _of_weights(
-    clean: Posterior, x: Float[Array, "q ..."], ridge: Scalar, function: Callable[[Float[Array, "b n"]], Array]
+    clean: Fitted, x: Float[Array, "q ..."], ridge: Scalar, function: Callable[[Float[Array, "b n"]], Array]
 ) -> Array:
     """`function` of the rows w(x) = A⁻¹k(X, x), block by block.
 
@@ -123,7 +118,7 @@ def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> A
 
 
 @program(_check)
-def flip_certificate(clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar) -> Int[Array, "..."]:
+def flip_certificate(clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar) -> Int[Array, "..."]:
     """The smallest number of training labels that, set to other classes, change the prediction at x: exact.
 
     With fewer flips, whichever they are, the prediction is the clean one.  A tie counts as changed, so a certificate of
@@ -171,7 +166,7 @@ def flip_certificate(clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar
 
 @boundary(_check_flips)
 def flip_labels(
-    clean: Posterior,
+    clean: Fitted,
     x: Float[ArrayLike, "..."],
     ridge: Scalar,
     *,
@@ -217,7 +212,7 @@ def flip_labels(
 
 @program()
 def _flips(
-    clean: Posterior,
+    clean: Fitted,
     points: Float[Array, "q ..."],
     ridge: Scalar,
     budget: Int[Array, ""],

@@ -12,7 +12,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import check_mask, plain_array
 from kpoison.laws import efficacy
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 
 __all__ = ["PoisonedData", "poisoned_data"]
 
@@ -53,7 +53,7 @@ class PoisonedData(eqx.Module):
 
 
 def poisoned_data(
-    clean: Posterior, poison: Poison, probes: Float[Array, "q ..."], ridge: Scalar, target: int | None
+    clean: Fitted, poison: Poison, probes: Float[Array, "q ..."], ridge: Scalar, target: int | None
 ) -> PoisonedData:
     """The clean points and after them the poison's, each as often as its whole count says, with the law's efficacy."""
     locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)

@@ -30,8 +30,7 @@ from kpoison.kernels import Kernel
 from kpoison.laws import efficacy
 from kpoison.networks.augmentation import Augmentation
 from kpoison.poison import Poison
-from kpoison.ridge import ConjugateGradients, Posterior, fit
-from kpoison.ridge.solvers import Solver
+from kpoison.ridge import ConjugateGradients, Posterior, Solver, fit
 
 __all__ = [
     "AveragedKernel",

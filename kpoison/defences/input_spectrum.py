@@ -37,7 +37,7 @@ from kpoison.curvature.operators import GaussNewtonRows
 from kpoison.defences.detection import Detection, in_order_of_content
 from kpoison.laws import efficacy_gradient, predictor, spike
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted, check_fitted
 
 __all__ = ["SpectrumDetection", "SpectrumLaw", "input_spectrum", "input_spectrum_law"]
 
@@ -194,8 +194,7 @@ class SpectrumLaw(eqx.Module):
 
 def _check_law(arguments: dict[str, Any]) -> None:
     clean = arguments["clean"]
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    check_fitted("clean", clean)
     x = arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, like_name="clean.X")
     arguments["attacked"] = np.asarray(check_mask("attacked", arguments["attacked"], (len(x),), "probe"))
     if not arguments["attacked"].any():
@@ -205,7 +204,7 @@ def _check_law(arguments: dict[str, Any]) -> None:
 
 @boundary(_check_law)
 def input_spectrum_law(
-    clean: Posterior,
+    clean: Fitted,
     poison: Poison,
     x: Float[ArrayLike, "q ..."],
     attacked: Mask,

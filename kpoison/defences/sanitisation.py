@@ -17,8 +17,7 @@ from kpoison.defences.detection import (
     in_order_of_content,
     thresholds_within_classes,
 )
-from kpoison.ridge.posterior import Posterior, check_conditioning, checked_ridge
-from kpoison.ridge.solvers import ReducedFactor
+from kpoison.ridge import Posterior, check_conditioning, check_fitted, checked_ridge
 
 __all__ = ["centroid_distance", "leave_one_out", "leave_one_out_residuals", "neighbour_disagreement"]
 
@@ -165,16 +164,13 @@ def centroid_distance(features: Float[ArrayLike, "n k"], labels: Labels, *, frac
 
 def _check_residuals(arguments: dict[str, Any]) -> None:
     posterior = arguments["posterior"]
-    if not isinstance(posterior, Posterior):
-        raise TypeError(
-            f"posterior must be a kpoison.Posterior, as kpoison.fit returns, got {type(posterior).__name__}"
-        )
-    if posterior.root is not None or posterior.time is not None:
+    check_fitted("posterior", posterior)
+    if posterior.observations.slopes or not posterior.ended:
         raise ValueError(
             "posterior must be that of kernel ridge regression, trained to its end; it has a gradient penalty or stops "
             "early"
         )
-    if posterior.gram is None or isinstance(posterior.factor, ReducedFactor):
+    if not (posterior.factor.factorised and posterior.factor.any_right_hand_side):
         raise ValueError(
             "posterior must have a dense factorisation, as of kpoison.Spectral(), Tridiagonal() or Cholesky(), got "
             f"{type(posterior.factor).__name__}"
@@ -210,7 +206,7 @@ def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array,
     [1.0, -1.0]
     """
     at = posterior.at(len(posterior.X) * checked_ridge(posterior, ridge))
-    inverse = at._solve(jnp.eye(len(posterior.X), dtype=posterior.X.dtype))
+    inverse = at.solve(jnp.eye(len(posterior.X), dtype=posterior.X.dtype))
     return (at.mean_coefficients() / jnp.diagonal(inverse)[:, None]).reshape(posterior.y.shape)
 
 

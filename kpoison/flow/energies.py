@@ -12,7 +12,7 @@ from kpoison._typing import Scalar
 from kpoison.laws import Predictor, predictor
 from kpoison.laws.effect import check_law_arguments
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 from kpoison.ridge.metric import checked_metric
 
 __all__ = ["Energies", "energies", "energies_of"]
@@ -44,7 +44,7 @@ def _check(arguments: dict[str, Any]) -> None:
 
 @program(_check)
 def energies(
-    clean: Posterior,
+    clean: Fitted,
     ridge: Scalar,
     poison: Poison | None = None,
     *,
@@ -72,9 +72,7 @@ def energies(
     return energies_of(predictor(clean, ridge, poison), clean, poison, metric)
 
 
-def energies_of(
-    f: Predictor, clean: Posterior, poison: Poison | None, metric: Float[ArrayLike, "D D"] | None
-) -> Energies:
+def energies_of(f: Predictor, clean: Fitted, poison: Poison | None, metric: Float[ArrayLike, "D D"] | None) -> Energies:
     """`energies` of a predictor that is at hand."""
     expansion = f.expansion
     weights, targets = jnp.ones(len(clean.X), clean.X.dtype), clean.targets

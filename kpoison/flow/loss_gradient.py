@@ -17,7 +17,6 @@ from kpoison.laws import Predictor
 from kpoison.laws.effect import check_law_arguments
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
-from kpoison.ridge.iterative import IterativeFactor
 from kpoison.ridge.observations import Observations, covariance, gram
 from kpoison.ridge.operator import gram_operator
 
@@ -68,9 +67,9 @@ class LossGradientFlow(eqx.Module):
 def _check(arguments: dict[str, Any]) -> None:
     clean = arguments["clean"]
     check_law_arguments(arguments)
-    if clean.root is None:
+    if not clean.observations.slopes:
         raise ValueError("clean must be fitted with a gradient penalty, whose γ and metric the flow uses, got none")
-    if clean.time is not None:
+    if not clean.ended:
         raise ValueError("clean must not be stopped early: the times of this flow are given by times")
     if arguments["total"] is not None:
         check_positive("total", arguments["total"])
@@ -141,14 +140,14 @@ def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations
         locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
         points, targets = jnp.concatenate([locations, points]), jnp.concatenate([labels, targets])
         weights = jnp.concatenate([counts, weights])
-    return Observations(points, clean.root), targets, weights
+    return clean.observations.at(points), targets, weights
 
 
 def _method(clean: Posterior, ridge: Array, times: Array, weights: Array, n: Array) -> Method:
     """Explicit steps as long as they are few; implicit ones where that cannot be known."""
-    if isinstance(clean.factor, IterativeFactor):
+    if not clean.factor.factorised:
         return "explicit"
-    largest = clean.factor.extreme_eigenvalues()[1]
+    largest = clean.factor.bounds()[1]
     if not all(is_concrete(value) for value in (largest, ridge, times, weights, n)):
         return "implicit"
     # The poison adds at most m k(ζ, ζ), which is no more than m times the largest entry of the diagonal.
@@ -171,7 +170,7 @@ def _integrate(
 ) -> LossGradientFlow:
     import diffrax
 
-    if isinstance(clean.factor, IterativeFactor):
+    if not clean.factor.factorised:
         see = gram_operator(clean.kernel, observations).product
     else:
         points = Observations(observations.points)

@@ -16,8 +16,7 @@ from kpoison.flow.energies import Energies, energies
 from kpoison.flow.tradeoff import as_scores, check_probes, refitted, target_class
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, attack_success_rate
-from kpoison.ridge import Cholesky, Posterior
-from kpoison.ridge.solvers import DenseSolver
+from kpoison.ridge import Posterior
 
 __all__ = ["PenaltyChoice", "smallest_gradient_penalty"]
 
@@ -103,7 +102,7 @@ def smallest_gradient_penalty(
     """
     x, reached = jnp.asarray(x), {}
     # One ridge: of the dense solvers the one that factorises least.
-    solver = Cholesky() if isinstance(clean.factor.solver, DenseSolver) else clean.factor.solver
+    solver = clean.factor.solver.at_one_ridge()
 
     def measured(penalty: float) -> float:
         if penalty not in reached:

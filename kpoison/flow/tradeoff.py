@@ -26,9 +26,8 @@ from kpoison.laws import efficacy_gradient, predictor
 from kpoison.laws.effect import change, check_law_arguments, like_targets
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy
 from kpoison.poison.metrics import class_array
-from kpoison.ridge import Posterior, fit
+from kpoison.ridge import Posterior, Solver, fit
 from kpoison.ridge.metric import checked_metric
-from kpoison.ridge.solvers import Solver
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,7 +60,7 @@ def check_probes(arguments: dict[str, Any]) -> None:
         )
     if arguments["poison"] is None:
         raise TypeError("poison must be a kpoison.Poison, got NoneType")
-    if clean.time is not None:
+    if not clean.ended:
         raise ValueError("clean must not be stopped early: times are given by time")
     arguments["x"] = x[None] if x.ndim == clean.X.ndim - 1 else x
     arguments["metric"] = checked_metric(arguments["metric"], math.prod(clean.X.shape[1:]), clean.X.dtype)
@@ -161,7 +160,7 @@ def tradeoff(
         arrays = _along(posterior, poison, jnp.asarray(number, clean.X.dtype), metric, given, times, count)
         found.append(jax.tree.map(np.asarray, arrays))
         if number > 0:
-            rounding = max(rounding, 10 * float(posterior.rounding(jnp.asarray(n * number, clean.X.dtype))))
+            rounding = max(rounding, 10 * float(posterior.factor.rounding(jnp.asarray(n * number, clean.X.dtype))))
     result = _dataset({name: np.stack([part[name] for part in found]) for name in found[0]}, penalties, times)
     result["direction"] = (
         "coordinate",
@@ -178,7 +177,7 @@ def tradeoff(
 def refitted(clean: Posterior, penalty: float, metric: Any, solver: Solver | None = None) -> Posterior:
     """The posterior with another penalty, and with another solver if one is given."""
     if solver is None:
-        if penalty == 0 and clean.root is None:
+        if penalty == 0 and not clean.observations.slopes:
             return clean
         solver = clean.factor.solver
     return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=metric)

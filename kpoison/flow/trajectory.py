@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
@@ -12,7 +11,7 @@ from kpoison._failures import checked_result, one_by_one
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_real, is_concrete
 from kpoison.flow.integration import checked_times
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted, StoppedPosterior, check_fitted
 
 __all__ = ["early_stopped", "trajectory"]
 
@@ -21,8 +20,7 @@ _TIMES_AT_ONCE = 16
 
 def _check_clean(arguments: dict[str, Any]) -> None:
     clean = arguments["clean"]
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    check_fitted("clean", clean)
 
 
 def _check_time(arguments: dict[str, Any]) -> None:
@@ -42,7 +40,7 @@ def _check_times(arguments: dict[str, Any]) -> None:
 
 
 @boundary(_check_time)
-def early_stopped(clean: Posterior, time: Scalar) -> Posterior:
+def early_stopped(clean: Fitted, time: Scalar) -> StoppedPosterior:
     """The posterior of training stopped at time t: predictions and laws are then those of the gradient flow (T2).
 
     The flow ḟ = −∇[(1/2n) Σ (f(x_i) − y_i)² + (γ/2n) Σ ‖∇f(x_i)‖²_M + (λ/2) ‖f‖²] in the kernel's space starts from
@@ -71,12 +69,12 @@ def early_stopped(clean: Posterior, time: Scalar) -> Posterior:
     >>> round(float(kp.predict(stopped, jnp.array([0.0]), ridge=0.0)), 4)  # 1 − e^(−2)
     0.8647
     """
-    return eqx.tree_at(lambda posterior: posterior.time, clean, time, is_leaf=lambda leaf: leaf is None)
+    return StoppedPosterior(clean.posterior, time)
 
 
 @boundary(_check_times)
 def trajectory(
-    law: Callable[..., Any], clean: Posterior, times: Float[ArrayLike, " T"], *arguments: Any, **keywords: Any
+    law: Callable[..., Any], clean: Fitted, times: Float[ArrayLike, " T"], *arguments: Any, **keywords: Any
 ) -> Any:
     """`law(early_stopped(clean, t), *arguments, **keywords)` at every time, in one program.
 

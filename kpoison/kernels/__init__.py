@@ -17,7 +17,7 @@ from kpoison.kernels.dot_product import Linear, Polynomial
 from kpoison.kernels.empirical import empirical_ntk
 from kpoison.kernels.neural import NNGP, NTK
 from kpoison.kernels.periodic import Periodic
-from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic
+from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic, Stationary
 from kpoison.kernels.stax import from_stax
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "ReLU",
     "Scaled",
     "Sin",
+    "Stationary",
     "Sum",
     "activation_names",
     "empirical_ntk",

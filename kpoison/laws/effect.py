@@ -1,5 +1,6 @@
 """Conditioning the clean posterior on the poison: the one calculation behind every law."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -12,11 +13,16 @@ from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Law, Scalar
 from kpoison._validation import check_name, check_points, check_positive, in_dtype
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior, PosteriorAtRidge, Prior
-from kpoison.ridge.early_stopping import at_time, stopped_ridge
-from kpoison.ridge.iterative import IterativeFactor, weighted_solve
-from kpoison.ridge.observations import Observations
-from kpoison.ridge.posterior import check_conditioning, checked_ridge
+from kpoison.ridge import (
+    Fitted,
+    KernelExpansion,
+    Observations,
+    PosteriorAtRidge,
+    Prior,
+    check_conditioning,
+    check_fitted,
+    checked_ridge,
+)
 
 __all__ = [
     "PoisonEffect",
@@ -35,49 +41,57 @@ T = TypeVar("T")
 
 
 class PoisonEffect(eqx.Module):
-    """The poison as weighted observations, and the process (posterior or prior) that they condition, at one ρ.
+    """What the poison's weighted observations do to a process (posterior or prior) at one ρ = (n_c + Σm)λ.
 
     Attributes:
-        reference: the clean posterior at ρ = (n_c + Σm)λ, or the prior for isolated laws.
+        reference: the clean posterior at ρ, or the prior for isolated laws.
         locations: Z, p points; with a gradient penalty their slopes are observed too, P = p(1 + r) numbers, else P = p.
-        gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
-            None where solves are iterative and slopes are observed: a column of it would be a solve.
         coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (P, C); slopes have a label of 0.
-        clean: without a gain, the clean data's dual coefficients in f_c, and what the poison changes in them.
+    """
+
+    reference: eqx.AbstractVar[PosteriorAtRidge | Prior]
+    locations: eqx.AbstractVar[Observations]
+    coefficients: eqx.AbstractVar[Inexact[Array, "P C"]]
+
+    @abc.abstractmethod
+    def change_coefficients(self) -> tuple[Array, Array]:
+        """What of Δf depends on ρ: coefficients of the poison's and of the clean observations."""
+
+    @abc.abstractmethod
+    def mean_coefficients(self) -> Array:
+        """What of f_c depends on ρ."""
+
+    @abc.abstractmethod
+    def mean(self, x: Array) -> Array:
+        """f_c at points."""
+
+    def change(self) -> KernelExpansion:
+        """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
+        return self.reference.change_expansion(self.locations, *self.change_coefficients())
+
+
+class EffectByGain(PoisonEffect):
+    """The effect by its gain.
+
+    Attributes:
+        gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
     """
 
     reference: PosteriorAtRidge | Prior
     locations: Observations
-    gain: Inexact[Array, "P P"] | None
     coefficients: Inexact[Array, "P C"]
-    clean: tuple[Inexact[Array, "N C"], Inexact[Array, "N C"]] | None = None
+    gain: Inexact[Array, "P P"]
 
-    def change(self) -> KernelExpansion:
-        """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
-        there, here = self.change_coefficients()
-        if isinstance(self.reference, Prior):
-            return self.reference.change_expansion(self.locations, there)
-        assert here is not None
-        return self.reference.posterior.change_expansion(self.locations, there, here)
-
-    def change_coefficients(self) -> tuple[Array, Array | None]:
-        """What of Δf depends on ρ."""
-        if self.clean is not None:
-            return self.coefficients, self.clean[1]
+    def change_coefficients(self) -> tuple[Array, Array]:
+        """s, and −A⁻¹k(X, Z)s."""
         return self.coefficients, self.reference.covariance_coefficients(self.locations, self.coefficients)
 
     def mean_coefficients(self) -> Array:
-        """What of f_c depends on ρ."""
-        if self.clean is not None:
-            return self.clean[0]
-        assert isinstance(self.reference, PosteriorAtRidge)
+        """A⁻¹y."""
         return self.reference.mean_coefficients()
 
     def mean(self, x: Array) -> Array:
         """f_c at points."""
-        if self.clean is not None:
-            assert isinstance(self.reference, PosteriorAtRidge)
-            return self.reference.posterior.mean_expansion(self.clean[0]).values(x)
         return self.reference.mean(x)
 
     def covariances(self) -> list[KernelExpansion]:
@@ -85,6 +99,33 @@ class PoisonEffect(eqx.Module):
         points = self.locations.points
         one = jnp.ones((1, 1), points.dtype)
         return [self.reference.covariance_expansion(Observations(points[j : j + 1]), one) for j in range(len(points))]
+
+
+class EffectByRefit(PoisonEffect):
+    """The effect by training without and with the poison, where each column of a gain would be a solve.
+
+    Attributes:
+        before: the clean data's dual coefficients in f_c, shape (N, C).
+        moved: what the poison changes in them.
+    """
+
+    reference: PosteriorAtRidge
+    locations: Observations
+    coefficients: Inexact[Array, "P C"]
+    before: Inexact[Array, "N C"]
+    moved: Inexact[Array, "N C"]
+
+    def change_coefficients(self) -> tuple[Array, Array]:
+        """s, and what it changes."""
+        return self.coefficients, self.moved
+
+    def mean_coefficients(self) -> Array:
+        """Those before."""
+        return self.before
+
+    def mean(self, x: Array) -> Array:
+        """f_c at points."""
+        return self.reference.posterior.mean_expansion(self.before).values(x)
 
 
 class _WeightedPoison(NamedTuple):
@@ -103,12 +144,12 @@ class _WeightedPoison(NamedTuple):
     n: Float[Array, ""]
 
 
-def _weighted(clean: Posterior, poison: Poison) -> _WeightedPoison:
+def _weighted(clean: Fitted, poison: Poison) -> _WeightedPoison:
     locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
     counts = checked_result(
         counts, [(~jnp.all((counts >= 0) & jnp.isfinite(counts)), "poison.count must be finite and >= 0")]
     )
-    observed = Observations(locations, clean.root)
+    observed = clean.observations.at(locations)
     labels = observed.with_flat_slopes(labels)
     return _WeightedPoison(observed, labels, observed.repeat(counts), len(clean.X) + jnp.sum(counts))
 
@@ -126,16 +167,14 @@ def conditioning_system(
     return system, counts / scale
 
 
-def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""], law: Law) -> PoisonEffect:
+def _condition(clean: Fitted, poison: _WeightedPoison, rho: Inexact[Array, ""], law: Law) -> EffectByGain:
     """Condition on the poison (L1, L7).
 
     m clones are one observation with noise ρ/m; multiplying the usual (k̃ + diag(ρ/m))⁻¹ through by m keeps
     m = 0 an ordinary point, also for derivatives.  With a gradient penalty a clone observes its slopes as well, with
     the same noise (T1).
     """
-    if law == "exact" and clean.root is not None and isinstance(clean.factor, IterativeFactor):
-        return _refit(clean.at(rho), poison, clean.factor)
-    reference = clean.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
+    reference = clean.posterior.at(rho) if law == "exact" else Prior(clean.kernel, clean.outputs)
     counts = poison.counts
     covariance = reference.covariance(poison.locations)
     system, weights = conditioning_system(rho, counts, covariance)
@@ -152,38 +191,41 @@ def _condition(clean: Posterior, poison: _WeightedPoison, rho: Inexact[Array, ""
         ],
     )
     coefficients = matrix_product(gain, poison.labels - reference.mean(poison.locations))
-    return PoisonEffect(reference, poison.locations, gain, coefficients)
+    return EffectByGain(reference, poison.locations, coefficients, gain)
 
 
-def _refit(reference: PosteriorAtRidge, poison: _WeightedPoison, factor: IterativeFactor) -> PoisonEffect:
+def _by_refit(clean: Fitted) -> bool:
+    """Whether the gain would take more solves than training with and without the poison does."""
+    return bool(clean.observations.slopes) and not clean.factor.gain_by_columns
+
+
+def _refit(reference: PosteriorAtRidge, poison: _WeightedPoison) -> EffectByRefit:
     """The same from two solves, without and with the poison, instead of one for each of its P observations."""
     clean, Z = reference.posterior, poison.locations
-    number, here = len(Z.points), clean.observations
-    together = Observations(jnp.concatenate([Z.points, clean.X]), clean.root)
+    number, together = len(Z.points), Z.at(jnp.concatenate([Z.points, clean.X]))
     weights = jnp.concatenate([poison.counts[:number], jnp.ones(len(clean.X), clean.X.dtype)])
     targets = together.with_flat_slopes(jnp.concatenate([poison.labels[:number], clean.targets]))
-    solved = weighted_solve(factor.method, clean.kernel, together, weights, reference.rho, targets)
+    solved = clean.factor.solver.weighted_solve(clean.kernel, together, weights, reference.rho, targets)
     before, all_points = reference.mean_coefficients(), len(together.points)
     slopes = Z.number - number
     first, second = solved[:all_points], solved[all_points:]
-    there = jnp.concatenate([first[:number], second[:slopes]])
+    of_poison = jnp.concatenate([first[:number], second[:slopes]])
     after = jnp.concatenate([first[number:], second[slopes:]])
-    assert len(after) == here.number
-    return PoisonEffect(reference, Z, None, there, (before, after - before))
+    return EffectByRefit(reference, Z, of_poison, before, after - before)
 
 
-def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> PoisonEffect:
+def poison_effect(clean: Fitted, poison: Poison, ridge: Scalar, law: Law) -> EffectByGain:
     """The clean posterior conditioned on the poison, trained to the end.
 
     Raises:
         ValueError: for a posterior that is stopped early: its effect is no conditioning, see `linear_in_effect`.
     """
-    if clean.time is not None:
+    if not clean.ended:
         raise ValueError(
             "clean must be trained to the end, got one stopped early: the gain, and with it spike/efficacy², is that "
             "of a ridge predictor, and along the flow depends on the label; ask for efficacy and spike instead"
         )
-    if law == "exact" and clean.root is not None and isinstance(clean.factor, IterativeFactor):
+    if law == "exact" and _by_refit(clean):
         raise ValueError(
             "clean must be fitted by a dense solver for the gain: with conjugate gradients and a gradient penalty each "
             "of its columns would be a solve; ask for efficacy and spike instead"
@@ -193,53 +235,49 @@ def poison_effect(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> 
 
 
 def linear_in_effect(
-    clean: Posterior, poison: Poison, ridge: Scalar, law: Law, function: Callable[[PoisonEffect], T]
+    clean: Fitted, poison: Poison, ridge: Scalar, law: Law, function: Callable[[PoisonEffect], T]
 ) -> T:
     """`function` of the poison's effect, linear in it, at the time at which training is stopped, if it is (T2)."""
     weighted = _weighted(clean, poison)
 
     def at(rho):
+        if law == "exact" and _by_refit(clean):
+            return function(_refit(clean.posterior.at(rho), weighted))
         return function(_condition(clean, weighted, rho, law))
 
-    one_by_one = clean.factor.iterative
-    return at_time(at, weighted.n, resolved_ridge(clean, ridge, weighted.n, law), clean.time, one_by_one=one_by_one)
+    return clean.combined(at, weighted.n, resolved_ridge(clean, ridge, weighted.n, law))
 
 
-def resolved_ridge(clean: Posterior, ridge: Scalar, n: Scalar, law: Law = "exact") -> Float[Array, ""]:
+def resolved_ridge(clean: Fitted, ridge: Scalar, n: Scalar, law: Law = "exact") -> Float[Array, ""]:
     """λ, checked, with a warning where K + nλI is ill-conditioned; isolated laws solve with no such matrix."""
     ridge = checked_ridge(clean, ridge)
     if law == "exact":
-        check_conditioning(clean, n * stopped_ridge(ridge, clean.time))
+        check_conditioning(clean, n * clean.resolved(ridge))
     return ridge
 
 
-def change(clean: Posterior, poison: Poison, ridge: Scalar, law: Law) -> KernelExpansion:
+def change(clean: Fitted, poison: Poison, ridge: Scalar, law: Law) -> KernelExpansion:
     """Δf as a function of x: a kernel expansion over the poison's locations and the clean data."""
-    coefficients = linear_in_effect(clean, poison, ridge, law, PoisonEffect.change_coefficients)
+    coefficients = linear_in_effect(clean, poison, ridge, law, lambda effect: effect.change_coefficients())
     return change_expansion(clean, poison, law, coefficients)
 
 
-def change_expansion(
-    clean: Posterior, poison: Poison, law: Law, coefficients: tuple[Array, Array | None]
-) -> KernelExpansion:
+def change_expansion(clean: Fitted, poison: Poison, law: Law, coefficients: tuple[Array, Array]) -> KernelExpansion:
     """Δf from its `PoisonEffect.change_coefficients`."""
-    locations, (there, here) = _weighted(clean, poison).locations, coefficients
-    if law == "isolated":
-        return Prior(clean.kernel, clean.outputs).change_expansion(locations, there)
-    assert here is not None
-    return clean.change_expansion(locations, there, here)
+    locations, (of_poison, of_clean) = _weighted(clean, poison).locations, coefficients
+    reference = Prior(clean.kernel, clean.outputs) if law == "isolated" else clean.posterior
+    return reference.change_expansion(locations, of_poison, of_clean)
 
 
 def check_law_arguments(arguments: dict[str, Any]) -> None:
     """Boundary checks common to the laws; turns x and ridge into arrays of the data's dtype."""
     clean, poison = arguments["clean"], arguments.get("poison")
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    check_fitted("clean", clean)
     if poison is not None or "law" in arguments:
         if not isinstance(poison, Poison):
             raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
         poison.check_shapes(clean.X.shape[1:], clean.outputs)
-    check_positive("ridge", arguments["ridge"], zero=clean.time is not None)
+    check_positive("ridge", arguments["ridge"], zero=not clean.ended)
     arguments["ridge"] = in_dtype(arguments["ridge"], clean.X.dtype)
     if "law" in arguments:
         arguments["law"] = check_name("law", arguments["law"], get_args(Law))
@@ -247,7 +285,7 @@ def check_law_arguments(arguments: dict[str, Any]) -> None:
         arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, single=True)
 
 
-def like_targets(clean: Posterior, x: Array, values: Array, trailing: int = 0) -> Array:
+def like_targets(clean: Fitted, x: Array, values: Array, trailing: int = 0) -> Array:
     """Drop the axes that the caller did not give: points if x was a single one, outputs if y had no such axis.
 
     `values` has shape (q, C, ...) with `trailing` axes after the outputs.
@@ -257,6 +295,6 @@ def like_targets(clean: Posterior, x: Array, values: Array, trailing: int = 0) -
     return values[0] if x.ndim == clean.X.ndim - 1 else values
 
 
-def as_points(clean: Posterior, x: Array) -> Array:
+def as_points(clean: Fitted, x: Array) -> Array:
     """x with an axis for the points."""
     return x[None] if x.ndim == clean.X.ndim - 1 else x

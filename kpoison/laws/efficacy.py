@@ -7,13 +7,13 @@ from kpoison._failures import program
 from kpoison._typing import Law, Scalar
 from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 
 __all__ = ["efficacy", "gain"]
 
 
 @program(check_law_arguments)
-def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, "..."]:
+def gain(clean: Fitted, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, "..."]:
     """Poison gain S(m; λ) = m / (ρ + m k̃(ζ, ζ)), ρ = (n_c + m)λ (L1).
 
     The poison's dual coefficient is s = S·(y_t − f_c(ζ)).  `law="isolated"` is the paper's m / (nλ + m k(ζ, ζ)).
@@ -48,7 +48,7 @@ def gain(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") ->
 
 @program(check_law_arguments)
 def efficacy(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
     """Efficacy Δf(x) = f(x) − f_c(x) = k̃(x, Z) s, both sides at ρ = (n_c + Σm)λ (L2; L7 for a cluster).
 

@@ -17,32 +17,28 @@ from kpoison.laws.effect import (
     resolved_ridge,
 )
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior
-from kpoison.ridge.early_stopping import at_time
+from kpoison.ridge import Fitted, KernelExpansion
 
 __all__ = ["Predictor", "predict", "predictor"]
 
 
-def _terms(clean: Posterior, ridge: Scalar, poison: Poison | None) -> list[KernelExpansion]:
+def _terms(clean: Fitted, ridge: Scalar, poison: Poison | None) -> list[KernelExpansion]:
     """Expansions whose sum is the predictor, the poison's before that of the clean data."""
     if poison is None:
         ridge = resolved_ridge(clean, ridge, len(clean.X))
-        one_by_one = clean.factor.iterative
-        mean = at_time(
-            lambda rho: clean.at(rho).mean_coefficients(), len(clean.X), ridge, clean.time, one_by_one=one_by_one
-        )
-        return [clean.mean_expansion(mean)]
+        mean = clean.combined(lambda rho: clean.posterior.at(rho).mean_coefficients(), len(clean.X), ridge)
+        return [clean.posterior.mean_expansion(mean)]
 
-    def coefficients(effect: PoisonEffect) -> tuple[tuple[Array, Array | None], Array]:
+    def coefficients(effect: PoisonEffect) -> tuple[tuple[Array, Array], Array]:
         return effect.change_coefficients(), effect.mean_coefficients()
 
     bent, mean = linear_in_effect(clean, poison, ridge, "exact", coefficients)
-    return [change_expansion(clean, poison, "exact", bent), clean.mean_expansion(mean)]
+    return [change_expansion(clean, poison, "exact", bent), clean.posterior.mean_expansion(mean)]
 
 
 @program(check_law_arguments)
 def predict(
-    clean: Posterior, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
+    clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
 ) -> Float[Array, "..."]:
     """The ridge predictor at x: the clean one, or the one trained on clean data and poison.
 
@@ -88,7 +84,7 @@ class Predictor(eqx.Module):
 
 
 @program(check_law_arguments)
-def predictor(clean: Posterior, ridge: Scalar, poison: Poison | None = None) -> Predictor:
+def predictor(clean: Fitted, ridge: Scalar, poison: Poison | None = None) -> Predictor:
     """The ridge predictor as a function of one point, solved once: for `jax.hessian`, `kpoison.curvature`, plots.
 
     Arguments and errors as in `predict`, with the values of which it agrees.

@@ -1,6 +1,7 @@
 """A posterior prepared for one poison: every law of it, at every ridge, for one search or factorisation."""
 
-import equinox as eqx
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +9,14 @@ import numpy as np
 from kpoison._typing import Numbers
 from kpoison._validation import boundary, check_positive, is_concrete
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
-from kpoison.ridge.compression import compress
-from kpoison.ridge.iterative import IterativeFactor
-from kpoison.ridge.posterior import check_conditioning
+from kpoison.ridge import Posterior, check_conditioning, check_fitted
 
 __all__ = ["prepare"]
 
 
 def _check(arguments: dict) -> None:
     clean, poison = arguments["clean"], arguments["poison"]
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    check_fitted("clean", clean)
     if not isinstance(poison, Poison):
         raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves((clean, poison, arguments["ridge"], arguments["count"]))):
@@ -30,7 +27,7 @@ def _check(arguments: dict) -> None:
             check_positive(name, np.asarray(value), zero=zero, scalar=False)
             if np.size(value) == 0:
                 raise ValueError(f"{name} must hold at least one number, got none")
-    if clean.root is not None or clean.time is not None or isinstance(clean.factor, IterativeFactor):
+    if clean.observations.slopes or not clean.ended or not (clean.factor.factorised or clean.factor.searched):
         raise ValueError(
             "clean must be fitted without gradient_penalty, not by ConjugateGradients, and not be stopped early"
         )
@@ -74,8 +71,6 @@ def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers 
     totals = jnp.sum(counts) if count is None else jnp.asarray(count, clean.X.dtype)
     rho = jnp.outer(len(clean.X) + totals, jnp.asarray(ridge, clean.X.dtype))
     b = jnp.concatenate([clean.kernel.pairwise(clean.X, locations), clean.targets], axis=1)
-    found = compress(clean, b, (float(jnp.min(rho)), float(jnp.max(rho))), largest_rank=1.0)
-    if found is None:  # too few points for a smaller space
-        return clean
-    # The matrix is not needed any more, and may be much the largest part.
-    return eqx.tree_at(lambda posterior: posterior.gram, found, None, is_leaf=lambda leaf: leaf is None)
+    interval = float(jnp.min(rho)), float(jnp.max(rho))
+    # Without the matrix, which is not needed any more and may be much the largest part.
+    return dataclasses.replace(clean, factor=clean.factor.restricted(b, interval, largest_rank=1.0))

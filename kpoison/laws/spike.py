@@ -7,7 +7,7 @@ from kpoison._failures import checked_result, program
 from kpoison._typing import Law, Scalar
 from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge import Fitted, KernelExpansion
 
 __all__ = [
     "coupling_floor",
@@ -21,7 +21,7 @@ __all__ = [
 
 @program(check_law_arguments)
 def efficacy_gradient(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
     """∇Δf(x) = s ∇_x k̃(x, ζ): the direction in which the poison bends the predictor (L3).
 
@@ -38,7 +38,7 @@ def efficacy_gradient(
 
 @program(check_law_arguments)
 def spike(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
     """Spike Λ(x) = ‖∇Δf(x)‖², the poison's eigenvalue in the Gauss–Newton input Hessian (L3).
 
@@ -66,7 +66,7 @@ def _check_components(arguments: dict) -> None:
 
 @program(_check_components)
 def spike_components(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """The spike split into its part along the ray of x and the part tangential to the sphere (L5).
 
@@ -93,8 +93,8 @@ def _covariance_ratio(covariance: KernelExpansion, points: Array) -> Array:
     return covariance.squared_gradient_norms(points) / covariance.values(points) ** 2
 
 
-def _only_location(clean: Posterior, poison: Poison) -> None:
-    if clean.root is not None:
+def _only_location(clean: Fitted, poison: Poison) -> None:
+    if clean.observations.slopes:
         raise ValueError(
             "clean must be fitted without a gradient penalty: with one the poison's slopes are observed too, and "
             "spike/efficacy² depends on the label"
@@ -108,7 +108,7 @@ def _only_location(clean: Posterior, poison: Poison) -> None:
 
 @program(check_law_arguments)
 def spike_efficacy_ratio(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
     """q(x, ζ) = ‖∇_x k̃(x, ζ)‖²/k̃(x, ζ)² of the spike–efficacy law Λ = q·(Δf)² (L4).
 
@@ -126,7 +126,7 @@ def spike_efficacy_ratio(
 
 
 @program(check_law_arguments)
-def coupling_floor(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, ""]:
+def coupling_floor(clean: Fitted, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, ""]:
     """q(ζ, ζ) = ‖∇_x k̃(x, ζ)|_{x=ζ}‖²/k̃(ζ, ζ)²: the value that q does not fall below as x → ζ (L6).
 
     Clean data near ζ keep it above 0 even for kernels with a near-clone regime.  Arguments as in `gain`; the poison
@@ -136,7 +136,7 @@ def coupling_floor(clean: Posterior, poison: Poison, ridge: Scalar, law: Law = "
 
 
 @program(check_law_arguments)
-def coupling_ratio(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
+def coupling_ratio(clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
     """q_exact(x, ζ)/q_isolated(x, ζ): how far coupling to the clean data lifts the spike at fixed efficacy (L6).
 
     1 where the paper's isolation assumption holds; grows without bound as x → ζ otherwise.  Arguments and errors as

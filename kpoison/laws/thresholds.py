@@ -15,7 +15,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import check_positive, in_dtype
 from kpoison.laws.effect import PoisonEffect, as_points, change, check_law_arguments, linear_in_effect
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 
 __all__ = ["lag", "m_success", "m_visible"]
 
@@ -28,7 +28,7 @@ def _with_count(poison: Poison, count: Array) -> Poison:
     return eqx.tree_at(lambda p: p.count, poison, count)
 
 
-def _success_margin(clean: Posterior, poison: Poison, point: Array, ridge: Array, count: Array) -> Array:
+def _success_margin(clean: Fitted, poison: Poison, point: Array, ridge: Array, count: Array) -> Array:
     """How far the prediction at one point is on the side of the poison's label, at this count."""
 
     def prediction(effect: PoisonEffect) -> Array:
@@ -117,13 +117,13 @@ def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[
     return jnp.where(search.already > 0, 0, jnp.where(search.found > 0, root, jnp.inf))
 
 
-def _at_probes(function: Callable[[Array], Array], clean: Posterior, x: Array) -> Array:
+def _at_probes(function: Callable[[Array], Array], clean: Fitted, x: Array) -> Array:
     values = mapped(jax.vmap, function)(as_points(clean, x))
     return values[0] if x.ndim == clean.X.ndim - 1 else values
 
 
 @program(_check)
-def m_success(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
+def m_success(clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
     """The smallest multiplicity at which the prediction at x is the poison's label (L8), by the exact law.
 
     One output: the prediction has the sign of the label.  C outputs: its largest entry is the label's.  ρ = (n_c + m)λ
@@ -157,7 +157,7 @@ def m_success(clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridg
 
 @program(_check_visible)
 def m_visible(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
 ) -> Float[Array, "..."]:
     """The smallest multiplicity at which the poison's spike at x exceeds a threshold (L8), by the exact law.
 
@@ -198,7 +198,7 @@ def m_visible(
 
 @program(_check_visible)
 def lag(
-    clean: Posterior, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
 ) -> Float[Array, "..."]:
     """m_visible/m_success: how many times more poison shows than succeeds (L8).
 

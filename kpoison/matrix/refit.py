@@ -18,8 +18,7 @@ from kpoison.kernels import Kernel
 from kpoison.laws.prediction import Predictor
 from kpoison.matrix.attacks import Attack
 from kpoison.matrix.problem import Problem
-from kpoison.ridge import KernelExpansion
-from kpoison.ridge.observations import Observations
+from kpoison.ridge import KernelExpansion, Observations
 from kpoison.ridge.observations import covariance as covariance_of
 
 __all__ = ["AllPoints", "Case", "Predictions", "classes_of_outputs", "defended_predictions", "solve"]
@@ -157,7 +156,7 @@ _covariance = eqx.filter_jit(covariance_of)
 
 
 def _between(kernel: Kernel, first: Observations, second: Observations) -> Float[np.ndarray, "N1 N2"]:
-    if first.root is None and second.root is None:
+    if not (first.slopes or second.slopes):
         return np.asarray(kernel(first.points, second.points))
     return np.asarray(_covariance(kernel, first, second))
 
@@ -176,17 +175,16 @@ def defended_predictions(case: Case, defended: DefendedTraining, to_test: Float[
         to_test: `test_covariance` of these.
     """
     clean, data = defended.posterior, case.attack.data
-    kernel, root, ridge = clean.kernel, clean.root, case.problem.settings.ridge
-    assert clean.gram is not None
-    gram, outputs = np.asarray(clean.gram), case.targets.shape[1]
+    kernel, ridge = clean.kernel, case.problem.settings.ridge
+    gram, outputs = np.asarray(clean.factor.matrix()), case.targets.shape[1]
     to_victims = test_covariance(defended, case.attack.victims)
     number = len(case.problem.X)
     X, y = defended.copies(data.X[:number], data.y[:number])
-    targets, count = np.asarray(Observations(X, root).with_flat_slopes(y.reshape(-1, outputs))), len(X)
+    targets, count = np.asarray(clean.observations.at(X).with_flat_slopes(y.reshape(-1, outputs))), len(X)
     cross = np.concatenate([to_test, to_victims])
     if len(data.X) > number:
         Z, z = defended.copies(data.X[number:], data.y[number:])
-        added = Observations(Z, root)
+        added = clean.observations.at(Z)
         between, own = _between(kernel, clean.observations, added), _between(kernel, added, added)
         gram = np.block([[gram, between], [between.T, 0.5 * (own + own.T)]])
         targets = np.concatenate([targets, np.asarray(added.with_flat_slopes(z.reshape(-1, outputs)))])

@@ -1,26 +1,50 @@
 """The kernel ridge posterior and its solvers."""
 
-from kpoison.ridge.choice import choose_solver
+from kpoison.ridge._fit import fit, fit_observations
 from kpoison.ridge.expansion import KernelExpansion
-from kpoison.ridge.fitting import fit
-from kpoison.ridge.iterative import ConjugateGradients
-from kpoison.ridge.krylov import Krylov
-from kpoison.ridge.posterior import IllConditionedWarning, Posterior, PosteriorAtRidge, Prior
-from kpoison.ridge.solvers import Cholesky, Solver, Spectral
-from kpoison.ridge.tridiagonal import Tridiagonal
+from kpoison.ridge.observations import Observations
+from kpoison.ridge.posterior import (
+    Fitted,
+    IllConditionedWarning,
+    Posterior,
+    PosteriorAtRidge,
+    Prior,
+    StoppedPosterior,
+    check_conditioning,
+    check_fitted,
+    checked_ridge,
+)
+from kpoison.ridge.solvers import (
+    Cholesky,
+    ConjugateGradients,
+    Factor,
+    Krylov,
+    Solver,
+    Spectral,
+    Tridiagonal,
+    choose_solver,
+)
 
 __all__ = [
     "Cholesky",
     "ConjugateGradients",
+    "Factor",
+    "Fitted",
     "IllConditionedWarning",
     "KernelExpansion",
     "Krylov",
+    "Observations",
     "Posterior",
     "PosteriorAtRidge",
     "Prior",
     "Solver",
     "Spectral",
+    "StoppedPosterior",
     "Tridiagonal",
+    "check_conditioning",
+    "check_fitted",
+    "checked_ridge",
     "choose_solver",
     "fit",
+    "fit_observations",
 ]

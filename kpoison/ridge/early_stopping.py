@@ -41,9 +41,9 @@ def _after_start(time: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.maximum(time, jnp.finfo(time.dtype).tiny ** (1 / 3))
 
 
-def stopped_ridge(ridge: Float[Array, ""], time: Scalar | None) -> Float[Array, ""]:
+def stopped_ridge(ridge: Float[Array, ""], time: Scalar) -> Float[Array, ""]:
     """λ + 1/t: the ridge that stopping at time t is like, up to which eigenvalues of K/n are not resolved."""
-    return ridge if time is None else ridge + 1 / _after_start(jnp.asarray(time, ridge.dtype))
+    return ridge + 1 / _after_start(jnp.asarray(time, ridge.dtype))
 
 
 def _one_by_one(function: Callable[[Array], T]) -> Callable[[Array], T]:
@@ -54,7 +54,7 @@ def at_time(
     function: Callable[[Array], T],
     n: Scalar,
     ridge: Float[Array, ""],
-    time: Scalar | None,
+    time: Scalar,
     *,
     one_by_one: bool = False,
 ) -> T:
@@ -64,11 +64,9 @@ def at_time(
         function: ρ, real or complex, to a pytree of arrays that are real for real ρ and vanish as ρ → ∞.
         n: number of training points, with weights, of the loss (1/2n) Σ (f(x_i) − y_i)².
         ridge: λ >= 0.
-        time: t >= 0, also ∞ where λ > 0; None for t → ∞, which is `function(nλ)`.
+        time: t >= 0, also ∞ where λ > 0.
         one_by_one: the ridges one after the other, in the memory of one.
     """
-    if time is None:
-        return function(jnp.asarray(n * ridge))
     z, weights = _contour(ridge.dtype)
     dtype = jnp.result_type(ridge.dtype, jnp.complex64)
     time = jnp.asarray(time, ridge.dtype)

@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike, Float
 from kpoison._linear_algebra import eigh
 from kpoison._validation import check_points
 from kpoison.kernels.base import Kernel
-from kpoison.ridge.fitting import gram_matrix
+from kpoison.ridge.gram import gram_matrix
 
 __all__ = ["kernel_features"]
 

@@ -10,7 +10,7 @@ from kpoison._failures import checked_result
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_real, is_concrete
 
-__all__ = ["checked_metric", "metric_root"]
+__all__ = ["checked_metric", "slope_operator"]
 
 
 def checked_metric(metric: Any, size: int, dtype) -> Float[Array, "D D"] | Float[np.ndarray, "D D"] | None:
@@ -45,10 +45,10 @@ def _rounding(eigenvalues):
     return 10 * len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * abs(eigenvalues).max()
 
 
-def metric_root(penalty: Scalar, metric: Any, size: int, dtype) -> Float[Array, "r D"] | None:
-    """√γ R with RᵀR = M, without the rows that are known to be 0; None without a penalty."""
+def slope_operator(penalty: Scalar, metric: Any, size: int, dtype) -> Float[Array, "r D"]:
+    """R̃ = √γ R with RᵀR = M, without the rows that are known to be 0: of none without a penalty."""
     if is_concrete(penalty) and bool(np.asarray(penalty) == 0):
-        return None
+        return jnp.zeros((0, size), dtype)
     scale = jnp.sqrt(jnp.asarray(penalty, dtype))
     if metric is None:
         return scale * jnp.eye(size, dtype=dtype)
@@ -56,7 +56,5 @@ def metric_root(penalty: Scalar, metric: Any, size: int, dtype) -> Float[Array, 
     values, vectors = library.linalg.eigh(metric)
     if is_concrete(metric):
         kept = values > _rounding(values)
-        if not kept.any():
-            return None
         values, vectors = values[kept], vectors[:, kept]
     return scale * jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T

@@ -1,5 +1,6 @@
 """What a posterior is conditioned on: values of a function at points and, with a penalty, its slopes there (T1)."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -16,29 +17,44 @@ _FLOATS_AT_ONCE = 2**22
 
 
 class Observations(eqx.Module):
-    """The functionals f ↦ f(zᵢ) for n points and, where there is a `root`, f ↦ root ∇f(zᵢ), one for each of its rows.
+    """The functionals f ↦ f(zᵢ) for n points and f ↦ R̃∇f(zᵢ), one for each of the r rows of R̃: n(1 + r) numbers.
 
-    Penalising (γ/2n) Σ ‖∇f(zᵢ)‖²_M is observing √γ R ∇f(zᵢ) = 0, RᵀR = M, with the noise of the values.  Values come
-    first, then derivatives, those of one point together: n(1 + r) numbers.
+    Penalising (γ/2n) Σ ‖∇f(zᵢ)‖²_M is observing R̃∇f(zᵢ) = 0, R̃ = √γ R with RᵀR = M, with the noise of the values.
+    Values come first, then slopes, those of one point together.
 
     Attributes:
         points: z, shape (n, ...).
-        root: √γ R, shape (r, D), D the number of coordinates of a point; None without a penalty.
+        slope_operator: R̃, shape (r, D), D the number of coordinates of a point; r = 0 without a penalty.
     """
 
     points: Float[Array, "n ..."]
-    root: Float[Array, "r D"] | None = None
+    slope_operator: Float[Array, "r D"]
+
+    def __init__(self, points: Float[Array, "n ..."], slope_operator: Float[Array, "r D"] | None = None):
+        self.points = points
+        if slope_operator is None:
+            slope_operator = jnp.zeros((0, math.prod(points.shape[1:])), points.dtype)
+        self.slope_operator = slope_operator
+
+    @property
+    def slopes(self) -> int:
+        """How many of each point are observed: r."""
+        return len(self.slope_operator)
 
     @property
     def number(self) -> int:
         """How many numbers are observed."""
-        return len(self.points) * (1 if self.root is None else 1 + len(self.root))
+        return len(self.points) * (1 + self.slopes)
+
+    def at(self, points: Float[Array, "m ..."]) -> "Observations":
+        """The same of each of other points."""
+        return Observations(points, self.slope_operator)
 
     def repeat(self, per_point: Float[Array, "n ..."]) -> Float[Array, "N ..."]:
         """What each point has, for each of its observations."""
-        if self.root is None:
+        if not self.slopes:
             return per_point
-        return jnp.concatenate([per_point, jnp.repeat(per_point, len(self.root), axis=0)])
+        return jnp.concatenate([per_point, jnp.repeat(per_point, self.slopes, axis=0)])
 
     def with_flat_slopes(self, targets: Float[Array, "n C"]) -> Float[Array, "N C"]:
         """These values, and derivatives of 0."""
@@ -47,11 +63,11 @@ class Observations(eqx.Module):
 
     def dual(self, coefficients: Inexact[Array, "N C"]) -> tuple[Inexact[Array, "n C"], Inexact[Array, "n C D"] | None]:
         """Weights w and slopes v of Σ w k(x, z) + v·∂_z k(x, z), from one coefficient for each observation."""
-        if self.root is None:
+        if not self.slopes:
             return coefficients, None
         number = len(self.points)
-        derivatives = coefficients[number:].reshape(number, len(self.root), -1)
-        return coefficients[:number], jnp.einsum("irc,rd->icd", derivatives, self.root, precision="highest")
+        derivatives = coefficients[number:].reshape(number, self.slopes, -1)
+        return coefficients[:number], jnp.einsum("irc,rd->icd", derivatives, self.slope_operator, precision="highest")
 
 
 def observing(Z: Observations | Array) -> Observations:
@@ -60,46 +76,41 @@ def observing(Z: Observations | Array) -> Observations:
 
 
 def covariance(kernel: Kernel, first: Observations, second: Observations) -> Float[Array, "N1 N2"]:
-    """Covariance of the observations under the kernel's prior: [[K, K01], [K10, K11]] with roots applied."""
+    """Covariance of the observations under the kernel's prior: [[K, K01], [K10, K11]] with slope operators applied."""
     values = kernel.pairwise(first.points, second.points)
-    if first.root is None and second.root is None:
+    if not (first.slopes or second.slopes):
         return values
     rows = [[values], []]
-    if second.root is not None:
+    if second.slopes:
         rows[0].append(_derivatives(kernel, second, first.points).T)
-    if first.root is not None:
+    if first.slopes:
         rows[1].append(_derivatives(kernel, first, second.points))
-        if second.root is not None:
+        if second.slopes:
             rows[1].append(_second_derivatives(kernel, first, second))
     return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows if row], axis=0)
 
 
 def gram(kernel: Kernel, X: Observations, values: Float[Array, "n n"]) -> Float[Array, "N N"]:
     """`covariance(kernel, X, X)` with its values as given, symmetric to the last bit."""
-    if X.root is None:
+    if not X.slopes:
         return values
     mixed, second = _derivatives(kernel, X, X.points), _second_derivatives(kernel, X, X)
     return jnp.block([[values, mixed.T], [mixed, 0.5 * (second + second.T)]])
 
 
 def _derivatives(kernel: Kernel, at: Observations, Z: Array) -> Float[Array, "nr q"]:
-    """root ∂_c k(c, z) for every point c of `at` and every z."""
-    root = at.root
-    assert root is not None
+    """R̃ ∂_c k(c, z) for every point c of `at` and every z."""
 
     def row(c):
         slopes = jax.vmap(lambda z: jax.grad(kernel.evaluate)(c, z).ravel())(Z)
-        return matrix_product(root, slopes.T)
+        return matrix_product(at.slope_operator, slopes.T)
 
     return _each(row, at.points, Z.size).reshape(-1, len(Z))
 
 
 def _second_derivatives(kernel: Kernel, first: Observations, second: Observations) -> Float[Array, "nr mr"]:
-    """root (∂_c ∂_zᵀ k(c, z)) rootᵀ for every pair."""
-    root, other = first.root, second.root
-    assert root is not None
-    assert other is not None
-    directions = other.reshape(-1, *second.points.shape[1:])
+    """R̃ (∂_c ∂_zᵀ k(c, z)) R̃ᵀ for every pair."""
+    directions = second.slope_operator.reshape(-1, *second.points.shape[1:])
 
     def row(c):
         def slope(z):
@@ -107,12 +118,12 @@ def _second_derivatives(kernel: Kernel, first: Observations, second: Observation
 
         def at(z):
             columns = jax.vmap(lambda v: jax.jvp(slope, (z,), (v,))[1].ravel())(directions)
-            return matrix_product(root, columns.T)
+            return matrix_product(first.slope_operator, columns.T)
 
         return jax.vmap(at)(second.points).transpose(1, 0, 2)
 
     floats = second.points.size * len(directions)
-    return _each(row, first.points, floats).reshape(len(first.points) * len(root), -1)
+    return _each(row, first.points, floats).reshape(len(first.points) * first.slopes, -1)
 
 
 def _each(row: Callable, points: Array, floats: int) -> Array:

@@ -67,7 +67,7 @@ def covariance_operator(kernel: Kernel, first: Observations, second: Observation
         ValueError: where slopes are observed and the kernel is not twice differentiable at coincident points.
     """
     kernel = with_array_parameters(kernel, first.points.dtype)
-    sloped = first.root is not None or second.root is not None
+    sloped = first.slopes or second.slopes
     if sloped and kernel.smoothness < 2:
         raise ValueError(
             f"kernel {type(kernel).__name__} (smoothness {kernel.smoothness}) must be twice continuously "
@@ -81,14 +81,17 @@ def covariance_operator(kernel: Kernel, first: Observations, second: Observation
     # Differences are taken about the data's own centre, where less of them cancels.
     centre = jnp.mean(second.points, axis=0)
 
-    def through(root):
-        if root is None:
+    def through(observed):
+        if not observed.slopes:
             return None
+        root = observed.slope_operator
         here, there = (matrix_product(points - centre[None], root.T) for points in (first.points, second.points))
         return Projected(here, there, matrix_product(centre[None], root.T)[0])
 
-    mixed = None if first.root is None or second.root is None else matrix_product(first.root, second.root.T)
-    return PairOperator(pairs, through(first.root), through(second.root), mixed)
+    mixed = None
+    if first.slopes and second.slopes:
+        mixed = matrix_product(first.slope_operator, second.slope_operator.T)
+    return PairOperator(pairs, through(first), through(second), mixed)
 
 
 def gram_operator(kernel: Kernel, X: Observations) -> CovarianceOperator:
@@ -271,9 +274,9 @@ class DerivativeOperator(CovarianceOperator):
 
     def diagonal(self) -> Float[Array, " N"]:
         """The variances, where first and second are the same."""
-        points, root = self.first.points, self.first.root
+        points, root = self.first.points, self.first.slope_operator
         result = self.kernel.diagonal(points)
-        if root is not None:
+        if len(root):
             directions = root.reshape(-1, *points.shape[1:])
 
             def of_point(point):
@@ -314,8 +317,7 @@ class DerivativeOperator(CovarianceOperator):
 
         here, gradients = _over(row, first.points, len(first.points), max(1, at_once // len(values)))
         if gradients is not None:
-            root = first.root
-            assert root is not None
+            root = first.slope_operator
             flat = gradients.reshape(*gradients.shape[:2], -1)
             bent = jnp.einsum("icd,rd->irc", flat, root, precision="highest")
             here = jnp.concatenate([here, bent.reshape(-1, bent.shape[2])])
@@ -323,7 +325,7 @@ class DerivativeOperator(CovarianceOperator):
 
     def _pair(self, x: Array, z: Array, values: Float[Array, " C"], slopes: Float[Array, "C ..."] | None):
         """values k(x, z) + slopes·∂_z k(x, z) and, where it is observed, its gradient in x."""
-        sloped = self.first.root is not None
+        sloped = bool(self.first.slopes)
         if slopes is None:
             value, gradient = jax.value_and_grad(self.kernel.evaluate)(x, z)
             return values * value, jnp.tensordot(values, gradient, axes=0) if sloped else None

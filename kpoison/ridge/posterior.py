@@ -1,4 +1,7 @@
-"""The kernel ridge posterior: fitted once, then its mean and covariance at any ridge."""
+"""What is fitted: a kernel ridge posterior, valid at any ridge, and its mean and covariance at one."""
+
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -6,14 +9,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact, Num
 
 from kpoison._failures import Failure, checked_result, program
-from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel
+from kpoison.ridge.early_stopping import at_time, stopped_ridge
 from kpoison.ridge.expansion import KernelExpansion
 from kpoison.ridge.observations import Observations, covariance, observing
-from kpoison.ridge.solvers import Factor, ReducedFactor, implicit_inverse_product, implicit_solve
+from kpoison.ridge.solvers import Factor
 
-__all__ = ["IllConditionedWarning", "Posterior", "PosteriorAtRidge", "Prior", "check_conditioning"]
+__all__ = [
+    "Fitted",
+    "IllConditionedWarning",
+    "Posterior",
+    "PosteriorAtRidge",
+    "Prior",
+    "StoppedPosterior",
+    "check_conditioning",
+    "check_fitted",
+    "checked_ridge",
+]
+
+T = TypeVar("T")
 
 
 class IllConditionedWarning(UserWarning):
@@ -25,28 +40,23 @@ class Posterior(eqx.Module):
 
     Attributes:
         kernel: the kernel.
-        X: clean inputs, shape (n_c, d).
+        observations: what it is trained on: values at X and, with a gradient penalty, flat slopes there.
         y: clean targets, shape (n_c,) or (n_c, C).
-        gram: K(X, X), shape (n_c, n_c); with a gradient penalty of rank r the covariance of values and derivatives,
-            shape (N, N) with N = n_c(1 + r); None where it is never formed (`ConjugateGradients`).
-        factor: its factorisation, a constant to autodiff.
-        root: √γ R with RᵀR the metric, shape (r, D); None without a gradient penalty.
-        time: training time t of the gradient flow at which the predictor is stopped; None where it is trained to the
-            end.  Made by `kpoison.flow.early_stopped`.
+        factor: what is kept of the observations' Gram matrix.
+        ended: whether training went to the end.
     """
 
+    ended: ClassVar[bool] = True
+
     kernel: Kernel
-    X: Float[Array, "n ..."]
+    observations: Observations
     y: Float[Array, "n *C"]
-    gram: Float[Array, "N N"] | None
     factor: Factor
-    root: Float[Array, "r D"] | None = None
-    time: Scalar | None = None
 
     @property
-    def observations(self) -> Observations:
-        """What the predictor is trained on: values at X and, with a gradient penalty, flat slopes there."""
-        return Observations(self.X, self.root)
+    def X(self) -> Float[Array, "n ..."]:  # noqa: N802
+        """Clean inputs, shape (n_c, d)."""
+        return self.observations.points
 
     @property
     def targets(self) -> Float[Array, "n C"]:
@@ -58,65 +68,157 @@ class Posterior(eqx.Module):
         """Number of outputs C."""
         return self.targets.shape[1]
 
+    @property
+    def posterior(self) -> "Posterior":
+        """Of the same data, trained to the end: itself."""
+        return self
+
+    @property
+    def gram(self) -> None:
+        """Where it used to be."""
+        raise AttributeError("a Posterior has no gram: the Gram matrix of a solver that forms it is factor.gram")
+
+    def of(self, posterior: "Posterior") -> "Posterior":
+        """The other one."""
+        return posterior
+
+    def combined(
+        self, function: Callable[[Array], T], n: Scalar, ridge: Float[Array, ""], *, in_turn: bool = False
+    ) -> T:
+        """What is linear in the predictor: `function(nλ)`.
+
+        Args:
+            function: ρ to a pytree of arrays.
+            n: number of training points, with weights, of the loss (1/2n) Σ (f(x_i) − y_i)².
+            ridge: λ.
+            in_turn: several ridges one after the other, in the memory of one.
+        """
+        return function(jnp.asarray(n * ridge))
+
+    def resolved(self, ridge: Float[Array, ""]) -> Float[Array, ""]:
+        """The ridge up to which eigenvalues of K/n are not resolved: λ."""
+        return ridge
+
     def condition_number(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
         """Upper bound on the condition number of A = K + ρI."""
-        lowest, highest = self.factor.extreme_eigenvalues()
-        lowest = jnp.maximum(lowest, 0)
-        nearest = jnp.abs(jnp.where(lowest + jnp.real(rho) >= 0, lowest + rho, jnp.imag(rho)))
-        return (highest + jnp.abs(rho)) / nearest
+        return self.factor.condition_number(rho)
+
+    def rounding(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
+        """eps · condition number: bound on the relative rounding error of a solve."""
+        return self.factor.rounding(rho)
 
     def at(self, rho: Inexact[Array, ""]) -> "PosteriorAtRidge":
         """The posterior at ρ = nλ, the number added to the Gram diagonal; or at one of the complex ones of a flow.
 
         Raises:
-            ValueError: where rounding would leave no digit (eps · condition number >= 1); in compiled code a
-                runtime error.
+            ValueError: where the factor has failed, such as by rounding that leaves no digit (eps · condition number
+                >= 1); in compiled code a runtime error.
         """
-        error = jax.lax.stop_gradient(self.rounding(rho))
-        failures = [(~(error < 1), _no_digits(self.X.dtype))]
-        if isinstance(self.factor, ReducedFactor) and self.factor.status is not None:
-            failures.append((~self.factor.status.at(jax.lax.stop_gradient(rho))[1], _UNCONVERGED))
-        return PosteriorAtRidge(self, checked_result(rho, failures))
-
-    def rounding(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
-        """eps · condition number: bound on the relative rounding error of a solve."""
-        return jnp.finfo(self.X.dtype).eps * self.condition_number(rho)
+        return PosteriorAtRidge(self, checked_result(rho, self.factor.failures(rho)))
 
     def mean_expansion(self, coefficients: Inexact[Array, "p C"]) -> KernelExpansion:
         """k(x, X) · coefficients as a function of x, with derivatives of k where slopes are observed."""
-        if isinstance(self.factor, ReducedFactor):
-            return KernelExpansion(self.kernel, self.X, coefficients, self.factor.eigenvectors)
+        basis = self.factor.basis
+        if basis is not None:
+            return KernelExpansion(self.kernel, self.X, coefficients, basis)
         weights, slopes = self.observations.dual(coefficients)
         return KernelExpansion(self.kernel, self.X, weights, slopes=slopes)
 
     def change_expansion(
-        self, Z: Observations, there: Inexact[Array, "P C"], here: Inexact[Array, "p C"]
+        self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "p C"]
     ) -> KernelExpansion:
-        """k(x, Z) · there + k(x, X) · here as a function of x."""
-        centres = jnp.concatenate([Z.points, self.X])
-        if isinstance(self.factor, ReducedFactor):
-            basis = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.X.dtype), self.factor.eigenvectors)
-            return KernelExpansion(self.kernel, centres, jnp.concatenate([there, here]), basis)
-        (poison, poison_slopes), (own, own_slopes) = Z.dual(there), self.observations.dual(here)
+        """k(x, Z) · of_poison + k(x, X) · of_clean as a function of x."""
+        centres, basis = jnp.concatenate([Z.points, self.X]), self.factor.basis
+        if basis is not None:
+            both = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.X.dtype), basis)
+            return KernelExpansion(self.kernel, centres, jnp.concatenate([of_poison, of_clean]), both)
+        (poison, poison_slopes), (own, own_slopes) = Z.dual(of_poison), self.observations.dual(of_clean)
         slopes = _joined(poison_slopes, own_slopes, Z.points)
         return KernelExpansion(self.kernel, centres, jnp.concatenate([poison, own]), slopes=slopes)
 
 
-_UNCONVERGED = (
-    "at this ρ = (n_c + Σm)λ the solves have not converged, or clean was not prepared for it: see "
-    "clean.factor.status, raise the ridge, or the rank, tolerance or max_products of kpoison.Krylov"
-)
+class StoppedPosterior(eqx.Module):
+    """A posterior whose training is stopped at time t of the gradient flow (T2); made by `kpoison.flow.early_stopped`.
+
+    Attributes:
+        posterior: of the same data, trained to the end.
+        time: t >= 0.
+    """
+
+    ended: ClassVar[bool] = False
+
+    posterior: Posterior
+    time: Scalar
+
+    @property
+    def kernel(self) -> Kernel:
+        """That of the posterior."""
+        return self.posterior.kernel
+
+    @property
+    def observations(self) -> Observations:
+        """Those of the posterior."""
+        return self.posterior.observations
+
+    @property
+    def y(self) -> Float[Array, "n *C"]:
+        """Those of the posterior."""
+        return self.posterior.y
+
+    @property
+    def X(self) -> Float[Array, "n ..."]:  # noqa: N802
+        """Those of the posterior."""
+        return self.posterior.X
+
+    @property
+    def targets(self) -> Float[Array, "n C"]:
+        """Those of the posterior."""
+        return self.posterior.targets
+
+    @property
+    def outputs(self) -> int:
+        """Those of the posterior."""
+        return self.posterior.outputs
+
+    @property
+    def factor(self) -> Factor:
+        """That of the posterior."""
+        return self.posterior.factor
+
+    def of(self, posterior: Posterior) -> "StoppedPosterior":
+        """The other one stopped at the same time."""
+        return StoppedPosterior(posterior, self.time)
+
+    def combined(
+        self, function: Callable[[Array], T], n: Scalar, ridge: Float[Array, ""], *, in_turn: bool = False
+    ) -> T:
+        """What is linear in the predictor: the flow's quadrature Σ w_j function(ρ_j), over 14 complex ρ in float64.
+
+        Args:
+            function: ρ to a pytree of arrays that are real for real ρ and vanish as ρ → ∞.
+            n: as for a `Posterior`.
+            ridge: λ.
+            in_turn: one ridge after the other, in the memory of one.
+        """
+        return at_time(function, n, ridge, self.time, one_by_one=in_turn or self.factor.one_at_a_time)
+
+    def resolved(self, ridge: Float[Array, ""]) -> Float[Array, ""]:
+        """λ + 1/t."""
+        return stopped_ridge(ridge, self.time)
 
 
-def _no_digits(dtype) -> str:
-    return (
-        f"K + ρI is too ill-conditioned for {dtype}: no digit of the result would be right. "
-        "Use a larger ridge or float64."
-    )
+Fitted = Posterior | StoppedPosterior
+"""A ridge predictor of data, or one whose laws are means of those of ridge predictors."""
+
+
+def check_fitted(name: str, value: object) -> None:
+    """Refuse what `fit` has not made."""
+    if not isinstance(value, Fitted):
+        raise TypeError(f"{name} must be a Posterior made by kpoison.fit, got {type(value).__name__}")
 
 
 @program()
-def check_conditioning(clean: Posterior, rho: Num[ArrayLike, ""]) -> Array:
+def check_conditioning(clean: Fitted, rho: Num[ArrayLike, ""]) -> Array:
     """ρ, refused, or with a warning, where it is too small for the dtype.
 
     Raises:
@@ -127,7 +229,7 @@ def check_conditioning(clean: Posterior, rho: Num[ArrayLike, ""]) -> Array:
     """
     rho = jnp.asarray(rho)
     fixed = jax.lax.stop_gradient(rho)
-    error, dtype = jax.lax.stop_gradient(clean.rounding(fixed)), clean.X.dtype
+    error, dtype = jax.lax.stop_gradient(clean.factor.rounding(fixed)), clean.X.dtype
     condition = error / float(jnp.finfo(dtype).eps)
     warning = Failure(
         (error > 1e-3) & (error < 1),
@@ -136,7 +238,7 @@ def check_conditioning(clean: Posterior, rho: Num[ArrayLike, ""]) -> Array:
         (fixed, condition, error),
         IllConditionedWarning,
     )
-    return checked_result(rho, [Failure(~(error < 1), _no_digits(dtype)), warning])
+    return checked_result(rho, [Failure(~(error < 1), clean.factor.no_digits()), warning])
 
 
 class PosteriorAtRidge(eqx.Module):
@@ -150,20 +252,9 @@ class PosteriorAtRidge(eqx.Module):
         """The kernel."""
         return self.posterior.kernel
 
-    def _solve(self, b: Array) -> Array:
-        """A⁻¹b; with a compressed posterior its coordinates in the basis."""
-        factor = self.posterior.factor
-        if isinstance(factor, ReducedFactor):
-            return factor.coordinates(self.rho, b)
-        if self.posterior.gram is None:
-            return factor.solve(self.rho, b)
-        return implicit_solve(factor, self.posterior.gram, self.rho, b)
-
-    def _inverse_product(self, b: Array, c: Array) -> Array:
-        factor, gram = self.posterior.factor, self.posterior.gram
-        if gram is None:
-            return factor.inverse_product(self.rho, b, c)
-        return implicit_inverse_product(factor, gram, self.rho, b, c)
+    def solve(self, b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
+        """A⁻¹b, A = K + ρI, with derivatives of every order."""
+        return self.posterior.factor.solve(self.rho, b)
 
     def _cross(self, Z: Observations) -> Float[Array, "N P"]:
         return covariance(self.kernel, self.posterior.observations, Z)
@@ -173,28 +264,31 @@ class PosteriorAtRidge(eqx.Module):
 
     def mean(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P C"]:
         """f_c(Z) = k(Z, X) A⁻¹ y, at points or of observations."""
-        return self._inverse_product(self._cross(observing(Z)), self._targets())
+        return self.posterior.factor.inverse_product(self.rho, self._cross(observing(Z)), self._targets())
 
     def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P P"]:
         """k̃(Z, Z) = k(Z, Z) − k(Z, X) A⁻¹ k(X, Z)."""
         Z = observing(Z)
         cross = self._cross(Z)
-        return covariance(self.kernel, Z, Z) - self._inverse_product(cross, cross)
+        return covariance(self.kernel, Z, Z) - self.posterior.factor.inverse_product(self.rho, cross, cross)
 
     def mean_coefficients(self) -> Inexact[Array, "p C"]:
         """A⁻¹y: what of f_c depends on ρ, see `Posterior.mean_expansion`."""
-        return self._solve(self._targets())
+        return self.posterior.factor.coordinates(self.rho, self._targets())
 
     def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> Inexact[Array, "p C"]:
         """−A⁻¹ k(X, Z) · weights: what of x ↦ k̃(x, Z) weights belongs to X, see `Posterior.change_expansion`."""
-        cross = self._cross(Z)
-        if isinstance(self.posterior.factor, ReducedFactor):
-            return -matrix_product(self._solve(cross), weights)
-        return -self._solve(matrix_product(cross, weights))
+        return -self.posterior.factor.coefficients(self.rho, self._cross(Z), weights)
 
     def mean_expansion(self) -> KernelExpansion:
         """f_c as a function of x."""
         return self.posterior.mean_expansion(self.mean_coefficients())
+
+    def change_expansion(
+        self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "p C"]
+    ) -> KernelExpansion:
+        """See `Posterior.change_expansion`."""
+        return self.posterior.change_expansion(Z, of_poison, of_clean)
 
     def covariance_expansion(
         self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
@@ -204,12 +298,14 @@ class PosteriorAtRidge(eqx.Module):
         return self.posterior.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
 
 
-def _joined(there: Array | None, here: Array | None, Z: Float[Array, "p ..."]) -> Inexact[Array, "N C D"] | None:
+def _joined(
+    of_poison: Array | None, of_clean: Array | None, Z: Float[Array, "p ..."]
+) -> Inexact[Array, "N C D"] | None:
     """Slopes at both sets of centres; 0 where values alone were observed."""
-    if here is None:
-        return there
-    there = jnp.zeros((len(Z), *here.shape[1:]), here.dtype) if there is None else there
-    return jnp.concatenate([there, here])
+    if of_clean is None:
+        return of_poison
+    of_poison = jnp.zeros((len(Z), *of_clean.shape[1:]), of_clean.dtype) if of_poison is None else of_poison
+    return jnp.concatenate([of_poison, of_clean])
 
 
 class Prior(eqx.Module):
@@ -228,23 +324,31 @@ class Prior(eqx.Module):
         Z = observing(Z)
         return covariance(self.kernel, Z, Z)
 
-    def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> None:
-        """None: no clean data."""
+    def mean_coefficients(self) -> Inexact[Array, "0 C"]:
+        """Of no clean data."""
+        return jnp.zeros((0, self.outputs))
 
-    def change_expansion(self, Z: Observations, there: Inexact[Array, "P C"], here: None = None) -> KernelExpansion:
-        """k(x, Z) · there as a function of x."""
-        weights, slopes = Z.dual(there)
+    def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> Inexact[Array, "0 C"]:
+        """Of no clean data."""
+        return jnp.zeros((0, self.outputs), weights.dtype)
+
+    def change_expansion(
+        self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "0 C"]
+    ) -> KernelExpansion:
+        """k(x, Z) · of_poison as a function of x."""
+        weights, slopes = Z.dual(of_poison)
         return KernelExpansion(self.kernel, Z.points, weights, slopes=slopes)
 
     def covariance_expansion(
         self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
     ) -> KernelExpansion:
         """x ↦ k(x, Z) weights."""
-        return self.change_expansion(observing(Z), weights)
+        Z = observing(Z)
+        return self.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
 
 
-def checked_ridge(clean: Posterior, ridge: Scalar) -> Float[Array, ""]:
+def checked_ridge(clean: Fitted, ridge: Scalar) -> Float[Array, ""]:
     """λ in the dtype of the data, refused in compiled code too; 0 is allowed where training is stopped early."""
     ridge = jnp.asarray(ridge, clean.X.dtype)
-    bad, least = (ridge <= 0, "> 0") if clean.time is None else (ridge < 0, ">= 0")
+    bad, least = (ridge <= 0, "> 0") if clean.ended else (ridge < 0, ">= 0")
     return checked_result(ridge, [(bad | ~jnp.isfinite(ridge), f"ridge must be finite and {least}")])

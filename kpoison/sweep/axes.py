@@ -20,7 +20,7 @@ from kpoison._validation import check_floating, check_real
 from kpoison.kernels import Kernel
 from kpoison.kernels.base import with_array_parameters
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 from kpoison.ridge.metric import checked_metric
 
 __all__ = ["Axis", "Grid", "Trained", "kernel_identities", "make_grid", "parse_axis"]
@@ -193,7 +193,7 @@ def _with_field(kernel: Kernel, field: str, value: float) -> Kernel:
 
 
 def _kernel_axes(
-    clean: Posterior,
+    clean: Fitted,
     kernels: Mapping[str, Kernel] | None,
     hyperparameters: Mapping[str, Any] | None,
     length_scale: float | None,
@@ -221,7 +221,7 @@ def _unit_of_length(kernel: Kernel, length_scale: float | None) -> float | None:
 
 
 def make_grid(
-    clean: Posterior,
+    clean: Fitted,
     poison: Poison,
     *,
     direction: Any,

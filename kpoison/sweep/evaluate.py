@@ -9,7 +9,7 @@ from jaxtyping import Array
 from kpoison._failures import Failure, collect
 from kpoison._typing import Law
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
+from kpoison.ridge import Fitted
 from kpoison.sweep.quantities import Quantity
 
 __all__ = ["MESH_AXIS", "evaluate"]
@@ -20,7 +20,7 @@ MESH_AXIS = "probes"
 
 @eqx.filter_jit
 def evaluate(
-    posteriors: tuple[Posterior, ...],
+    posteriors: tuple[Fitted, ...],
     zeta: Array,
     labels: Array,
     counts: Array,
@@ -57,7 +57,7 @@ def evaluate(
 
 def _over_axes(
     quantity: Quantity,
-    clean: Posterior,
+    clean: Fitted,
     zeta: Array,
     labels: Array,
     counts: Array,

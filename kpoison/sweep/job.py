@@ -19,8 +19,7 @@ from kpoison._typing import Law
 from kpoison.poison import Poison
 from kpoison.resumable.chunked import ChunkedWork
 from kpoison.resumable.storage import Pieces, Variable
-from kpoison.ridge import Posterior
-from kpoison.ridge.krylov import KrylovFactor
+from kpoison.ridge import Fitted
 from kpoison.sweep.axes import Grid, kernel_identities
 from kpoison.sweep.evaluate import evaluate
 from kpoison.sweep.posteriors import Posteriors
@@ -45,7 +44,7 @@ class Job(ChunkedWork):
 
     def __init__(
         self,
-        clean: Posterior,
+        clean: Fitted,
         grid: Grid,
         quantities: tuple[Quantity, ...],
         law: Law,
@@ -58,7 +57,7 @@ class Job(ChunkedWork):
         self.metadata = metadata
         self.sizes = tuple(len(axis) for axis in grid.inner)
         of_searches = any(quantity.solves != "all" for quantity in quantities)
-        self.searched = law == "exact" and isinstance(clean.factor, KrylovFactor) and of_searches
+        self.searched = law == "exact" and clean.factor.searched and of_searches
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
         self.cells = list(
@@ -148,7 +147,12 @@ class Job(ChunkedWork):
             "n_c": len(clean.X),
             "d": int(np.prod(clean.X.shape[1:])),
             "data_hash": tree_hash(
-                {"X": clean.X, "y": clean.y, "root": clean.root, "time": clean.time, "metric": grid.metric}
+                {
+                    "observations": clean.observations,
+                    "y": clean.y,
+                    "time": getattr(clean, "time", None),
+                    "metric": grid.metric,
+                }
             ),
             "points_hash": hash_of(*points),
             "axes": [[axis.name, len(axis)] for axis in grid.axes],

@@ -1,26 +1,28 @@
 """The clean posterior of every cell of a sweep: fitted once for each kernel and penalty, compressed for each ζ."""
 
+import dataclasses
 import math
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from kpoison._typing import Law
-from kpoison.flow import early_stopped
-from kpoison.ridge import Posterior
-from kpoison.ridge.compression import compress
-from kpoison.ridge.fitting import fit_observations
-from kpoison.ridge.krylov import KrylovFactor
-from kpoison.ridge.metric import metric_root
-from kpoison.ridge.observations import Observations
-from kpoison.ridge.posterior import check_conditioning
+from kpoison.ridge import (
+    Fitted,
+    Observations,
+    Posterior,
+    StoppedPosterior,
+    check_conditioning,
+    fit_observations,
+)
+from kpoison.ridge.metric import slope_operator
 from kpoison.ridge.projection import RidgeStatus
-from kpoison.ridge.solvers import ReducedFactor
 from kpoison.sweep.axes import Grid, Trained
 from kpoison.sweep.quantities import Quantity
 
 __all__ = ["Posteriors"]
+
+_LARGEST_RANK = 0.25  # of n: a larger space would not save much
 
 
 class Posteriors:
@@ -29,25 +31,27 @@ class Posteriors:
     Those of the last cell are kept, and the last factorisation.
     """
 
-    def __init__(self, clean: Posterior, grid: Grid, quantities: tuple[Quantity, ...], law: Law):
+    def __init__(self, clean: Fitted, grid: Grid, quantities: tuple[Quantity, ...], law: Law):
         self._clean, self._grid, self._law = clean, grid, law
         self._wanted = {quantity.solves for quantity in quantities}
         self._fitted: tuple[int, Posterior] | None = None
-        self._last: tuple[tuple[int, int], dict[str, Posterior]] | None = None
+        self._last: tuple[tuple[int, int], dict[str, Fitted]] | None = None
         self.status: dict[str, RidgeStatus] = {}
         """Of the searches behind the last posteriors, by the same names; empty where they are factorised."""
         first = grid.trained[0]
-        if first.kernel is clean.kernel and (first.penalty is None or (first.penalty == 0 and clean.root is None)):
-            self._keep(0, clean)
+        if first.kernel is clean.kernel and (
+            first.penalty is None or (first.penalty == 0 and not clean.observations.slopes)
+        ):
+            self._keep(0, clean.posterior)
 
-    def __call__(self, trained: int, location: int) -> dict[str, Posterior]:
+    def __call__(self, trained: int, location: int) -> dict[str, Fitted]:
         """The posterior by what is needed of it, see `Quantity.solves`."""
         if self._last is not None and self._last[0] == (trained, location):
             return self._last[1]
         clean = self._trained(trained)
-        posteriors = {"all": clean, "poison": clean, "targets": clean}
+        posteriors: dict[str, Fitted] = dict.fromkeys(("all", "poison", "targets"), clean)
         self.status = {}
-        if self._law == "exact" and clean.time is None:
+        if self._law == "exact" and clean.ended and not clean.observations.slopes:
             zeta = jnp.asarray(self._grid.locations[location], clean.X.dtype)
             cross = clean.kernel.pairwise(clean.X, zeta[None])
             low, high = self._rho_range()
@@ -56,43 +60,39 @@ class Posteriors:
                 n_c, ridges = len(clean.X), self._grid.inner[2].values
                 # Thresholds look at every multiplicity that `m_success` does.
                 wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
-                posteriors["targets"] = self._compressed("targets", clean, both, wide)
+                posteriors["targets"] = self._restricted("targets", clean.posterior, both, wide)
             if "poison" in self._wanted:
-                posteriors["poison"] = self._compressed("poison", clean, cross, (low, high))
+                posteriors["poison"] = self._restricted("poison", clean.posterior, cross, (low, high))
         self._last = ((trained, location), posteriors)
         return posteriors
 
-    def _compressed(self, name: str, clean: Posterior, b: Array, rho: tuple[float, float]) -> Posterior:
+    def _restricted(self, name: str, clean: Posterior, b: Array, rho: tuple[float, float]) -> Posterior:
         """The posterior for these right-hand sides; ridges that have not converged are marked, and no error."""
-        found = compress(clean, b, rho)
-        if found is None:
-            return clean
-        assert isinstance(found.factor, ReducedFactor)
-        if isinstance(clean.factor, KrylovFactor) and found.factor.status is not None:
-            self.status[name] = found.factor.status
-        return eqx.tree_at(lambda posterior: posterior.factor.status, found, None)
+        factor = clean.factor.restricted(b, rho, _LARGEST_RANK)
+        if clean.factor.searched and factor.search_status is not None:
+            self.status[name] = factor.search_status
+        return dataclasses.replace(clean, factor=factor.unwatched())
 
-    def _trained(self, index: int) -> Posterior:
+    def _trained(self, index: int) -> Fitted:
         """The posterior of a kernel, a penalty and a time; one factorisation serves every time."""
         clean, cell = self._clean, self._grid.trained[index]
         first = next(i for i, other in enumerate(self._grid.trained) if _same_fit(other, cell))
         if self._fitted is None or self._fitted[0] != first:
-            root = clean.root
+            bent = clean.observations.slope_operator
             if cell.penalty is not None:
-                root = metric_root(cell.penalty, self._grid.metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
-            made = fit_observations(cell.kernel, Observations(clean.X, root), clean.y, clean.factor.solver)
-            self._keep(first, made if clean.time is None else early_stopped(made, clean.time))
+                bent = slope_operator(cell.penalty, self._grid.metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
+            observed = Observations(clean.X, bent)
+            self._keep(first, fit_observations(cell.kernel, observed, clean.y, clean.factor.solver))
         assert self._fitted is not None
         fitted = self._fitted[1]
         if cell.time is None:
-            return fitted
-        ended = eqx.tree_at(lambda posterior: posterior.time, fitted, None, is_leaf=lambda leaf: leaf is None)
-        return ended if cell.time == math.inf else early_stopped(ended, cell.time)
+            return clean.of(fitted)
+        return fitted if cell.time == math.inf else StoppedPosterior(fitted, cell.time)
 
     def _keep(self, first: int, posterior: Posterior) -> None:
         """Keep a factorisation; refuse ridges too small for its dtype before anything is computed from it."""
         times = (cell.time for cell in self._grid.trained)
-        to_the_end = any(t == math.inf or (t is None and self._clean.time is None) for t in times)
+        to_the_end = any(t == math.inf or (t is None and self._clean.ended) for t in times)
         if self._law == "exact" and to_the_end:
             check_conditioning(posterior, jnp.asarray(self._rho_range()[0], posterior.X.dtype))
         self._fitted = (first, posterior)

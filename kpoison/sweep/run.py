@@ -16,8 +16,7 @@ from kpoison._typing import Law, Numbers, Scalar
 from kpoison._validation import check_name, check_positive, check_real, known_number
 from kpoison.kernels import Kernel
 from kpoison.poison import Poison
-from kpoison.ridge import Posterior
-from kpoison.ridge.krylov import KrylovFactor
+from kpoison.ridge import Fitted, check_fitted
 from kpoison.sweep.axes import make_grid
 from kpoison.sweep.evaluate import MESH_AXIS
 from kpoison.sweep.job import Job
@@ -30,7 +29,7 @@ __all__ = ["sweep"]
 
 
 def sweep(
-    clean: Posterior,
+    clean: Fitted,
     poison: Poison,
     *,
     direction: Float[ArrayLike, "..."],
@@ -56,7 +55,7 @@ def sweep(
     """Any law over a grid of distances, multiplicities, ridges, and of what else an axis is given for.
 
     The probes are x0 = ζ + r u.  Every kernel costs one factorisation; all multiplicities and ridges together cost one
-    small compression of it for each ζ (see `kpoison.ridge.compression.compress`), and every probe a few products.
+    small restriction of it for each ζ (see `kpoison.ridge.Factor.restricted`), and every probe a few products.
 
     Args:
         clean: the fitted clean posterior; other kernels are fitted to its data.
@@ -109,8 +108,7 @@ def sweep(
     """
     from tqdm import tqdm
 
-    if not isinstance(clean, Posterior):
-        raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
+    check_fitted("clean", clean)
     if not isinstance(poison, Poison):
         raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
     law = check_name("law", law, get_args(Law))
@@ -146,9 +144,9 @@ def sweep(
     return job.to_disk(Path(out), bar)
 
 
-def _check_processes(clean: Posterior) -> None:
+def _check_processes(clean: Fitted) -> None:
     """Processes share the chunks, so that none may need another for a solve."""
-    mesh = clean.factor.method.mesh if isinstance(clean.factor, KrylovFactor) else None
+    mesh = clean.factor.solver.devices
     if mesh is not None and not set(mesh.devices.flat) <= set(jax.local_devices()):
         raise ValueError(
             "clean was fitted by Krylov with a mesh over several processes, but a sweep's processes work each for "

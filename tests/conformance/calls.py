@@ -106,6 +106,14 @@ CASES = {
     "Sinusoid": (lambda **o: applied(kp.Sinusoid(**o)), {"amplitude": 0.25, "frequency": 2, "clip": (0, 1)}),
     "Trigger.direction": (lambda **o: kp.Patch(1, (0, 0)).direction(IMAGES, **o), {"image_shape": (4, 4, 1)}),
     "Trigger.__call__": (lambda **o: kp.Patch(1, (0, 0))(IMAGES, **o), {"image_shape": (4, 4, 1)}),
+    **{
+        f"{type(solver).__name__}.bytes": (
+            lambda solver=solver, **o: solver.bytes(dtype="float32", **o),
+            {"number": 50},
+        )
+        for solver in (kp.Cholesky(), kp.ConjugateGradients(), kp.Krylov())
+    },
+    "Solver.bytes": (lambda **o: kp.Spectral().bytes(dtype="float32", **o), {"number": 50}),
     "choose_solver": (lambda **o: str(kp.choose_solver(**o)), {"n": 50, "ridges": 1, "memory": 2**30}),
     **{
         name: (

@@ -74,6 +74,7 @@ def test_the_median_of_numbers_on_a_line(dtype, scale):
     assert float(attacks.GeometricMedian()(rows)[0]) == float(dtype(2) * dtype(scale))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "power", [-95, pytest.param(0, marks=pytest.mark.slow), pytest.param(95, marks=pytest.mark.slow)]
 )

@@ -180,6 +180,7 @@ class Own(eqx.Module):
         return self.last(self.activation(self.first(x)))
 
 
+@pytest.mark.slow
 def test_what_holds_functions_of_jax():
     own = Own(eqx.nn.Linear(2, 4, key=KEY), eqx.nn.Linear(4, "scalar", key=KEY))
     for kernel in (
@@ -207,6 +208,7 @@ with open(sys.argv[1], "wb") as file:
 """
 
 
+@pytest.mark.slow
 def test_a_change_of_process(tmp_path):
     clean = kp.fit(kp.kernels.NTK(1, "tanh"), X, Y)
     given = {name: made(cls) for name, cls in CLASSES.items()}

@@ -176,6 +176,7 @@ def test_classes_that_wrap_around_are_two():
         np.testing.assert_allclose(found.scores, [0.1, 0.1, 0.0, 0.0, 0.1, 0.1], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", [False, True])
 def test_targets_in_a_column_are_one_output(column):
     X, y = RNG.normal(size=(6, 2)), np.where(np.arange(6) % 2, 1.0, -1.0)

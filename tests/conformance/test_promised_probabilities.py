@@ -108,6 +108,7 @@ def test_every_promise_is_simulated():
     assert promising() == set(SIMULATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_a_promise_is_kept(name):
     simulation, probability = SIMULATIONS[name]
@@ -127,6 +128,7 @@ def test_a_promise_is_kept_and_no_more(name):
 SEEDS = {"3": (3, 3, 3, 3), "8": (8, 8, 8, 8), "24": (24, 24, 24, 24), "unequal": (64, 32, 16, 4), "few": (2, 2, 3, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_the_slope_in_width_is_covered_and_unbiased(seeds):
     rng = np.random.default_rng(0)
@@ -138,6 +140,7 @@ def test_the_slope_in_width_is_covered_and_unbiased(seeds):
     assert abs(slopes.mean() + 0.5) <= 4 * slopes.std() / 400**0.5
 
 
+@pytest.mark.slow
 def test_the_bias_of_few_seeds_is_that_of_the_logarithm():
     # Known errors of Gaussian seeds: without the correction the mean slope of [64, 32, 16, 4] seeds is −0.53.
     rng, seeds = np.random.default_rng(1), np.array([64, 32, 16, 4])
@@ -169,6 +172,7 @@ def test_means_over_seeds_are_covered(seeds):
     assert np.mean([interval.low <= 1 <= interval.high for interval in found]) == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_the_estimates():
     matrix = jnp.asarray(np.cov(np.random.default_rng(3).normal(size=(30, 60))))
     estimates, errors, densities, density_errors = [], [], [], []

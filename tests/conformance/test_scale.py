@@ -91,6 +91,7 @@ def test_an_outlier_costs_the_others_no_digit(outlier, number, d):
     np.testing.assert_allclose(kp.predict(clean, X, 1e-2), right, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_far_clusters_are_fitted_by_differences_or_refused():
     generator = np.random.default_rng(0)
     X = generator.normal(size=(900, 8)).astype(np.float32)
@@ -140,6 +141,7 @@ def test_gradients_beside_a_centre_are_those_of_the_predictor(name, where):
     np.testing.assert_allclose(np.asarray(found), right, atol=300 * np.finfo(dtype).eps * size)
 
 
+@pytest.mark.slow
 def test_fisher_beside_a_centre():
     c = np.array([60.0, -64.0, 48.0], np.float32)
     x = (c + np.float32(1e-5) * np.array([2.0, -1.0, 0.5], np.float32)).astype(np.float32)
@@ -151,6 +153,7 @@ def test_fisher_beside_a_centre():
     np.testing.assert_allclose(top, value**2, rtol=1e-5)  # ‖∇f‖ = |f|/ℓ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_thresholds_below_the_scan(dtype):
     X, y = np.array([[0.0], [1.0]], dtype), np.ones(2, dtype)
@@ -181,6 +184,7 @@ DEEP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["erf", "gelu"])
 @pytest.mark.parametrize("case", DEEP)
 def test_networks_with_large_pre_activations_keep_their_digits_in_float32(case, activation):

@@ -278,6 +278,7 @@ def test_a_scalar_output_in_small_batches(monkeypatch):
 CUSPS = {"laplace": kk.Laplace(ELL), "ntk_relu": kk.NTK(1, "relu", 1.2), "ntk_relu_bias": kk.NTK(1, "relu", 1.2, 0.3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["laplace", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CUSPS)[1:])])
 def test_away_from_a_cusp_and_beside_it(name):
     f = kp.predictor(kp.fit(CUSPS[name], X, Y), RIDGE, kp.Poison(ZETA, LABEL, 5.0))

@@ -1,11 +1,13 @@
 """The closed forms of spiked covariances, against hand-worked numbers and samples; empirical edges; judgements."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import kpoison as kp
 from kpoison.curvature import (
@@ -283,6 +285,7 @@ def false_positives(case, draws, seed=0, **options):
     return above / draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["one direction", pytest.param("three outputs that agree", marks=pytest.mark.slow)])
 def test_a_clean_spectrum_stays_below_the_edge(case):
     # Of 60 draws with 1 % each 4 or more are above in 3 of 1,000 runs; resamples of the reference have 5 to 20 %.
@@ -292,11 +295,17 @@ def test_a_clean_spectrum_stays_below_the_edge(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CLEAN_CASES)
 def test_the_level_is_kept(case):
-    found = false_positives(case, 1000)
+    """With KPOISON_DRAWS=1000 between 0.2 and 2 % are above; of fewer draws no more than 1 % may give by chance."""
+    draws = int(os.environ.get("KPOISON_DRAWS", "200"))
+    found = false_positives(case, draws)
     print(case, found)
-    assert 0.002 <= found <= 0.02
+    if draws < 1000:
+        assert found <= scipy.stats.binom.ppf(0.999, draws, 0.01) / draws
+    else:
+        assert 0.002 <= found <= 0.02
 
 
+@pytest.mark.slow
 def test_rows_of_a_probe_are_drawn_together():
     rows = clean_gradients(30)
     once = bulk_edge_from_clean(rows, repeats=20)

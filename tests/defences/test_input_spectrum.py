@@ -68,6 +68,7 @@ def test_outputs_losses_and_dtypes():
     np.testing.assert_allclose(single.scores, scalar.scores, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_no_gradient_anywhere():
     found = input_spectrum(lambda x: 0 * jnp.sum(x), CLEAN, REFERENCE)
     assert not bool(found.visibility.visible)

@@ -202,6 +202,7 @@ def test_a_drawn_class_has_the_eigenpair_of_the_limit():
     assert float(drawn.eigenvalue) == pytest.approx(float(limit.eigenvalue), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [2.0, 3.0])
 def test_drawn_populations_have_the_auroc_of_the_limit(distance):
     number, dimension, count = 1200, 300, 300

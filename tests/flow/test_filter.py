@@ -305,6 +305,7 @@ def laws(make):
 MAKERS = {"rbf": kk.RBF, "matern32": kk.Matern32, "rational quadratic": lambda ell: kk.RationalQuadratic(ell, 2.3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "law"),
     [

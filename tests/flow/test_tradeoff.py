@@ -22,6 +22,7 @@ PENALTIES = [0.0, 1e-2, 1e-1, 1.0, 10.0]
 TIMES = [0.0, 1.0, 30.0, np.inf]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", [pytest.param(None, marks=pytest.mark.slow), POISON])
 @pytest.mark.parametrize("penalty", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_energies_are_sums_over_the_training_set_and_the_norm_is_its_quadratic_form(penalty, poison):

@@ -26,7 +26,7 @@ POISON = kp.Poison(ZETA, LABEL, COUNT)
 
 def flow_by_eigenvectors(clean, points, targets, n, ridge, time, x):
     """c(t) = Q diag((1 − e^{−(μ+ρ)t/n})/(μ+ρ)) Qᵀȳ (T2), poisons copied; values at x and their rounding."""
-    seen = Observations(points, clean.root)
+    seen = clean.observations.at(points)
     gram = np.asarray(covariance(clean.kernel, seen, seen))
     eigenvalues, vectors = np.linalg.eigh(gram)
     rates = eigenvalues + n * ridge
@@ -45,7 +45,7 @@ def with_copies(y):
     return jnp.concatenate([X, jnp.tile(ZETA, (COUNT, 1))]), jnp.concatenate([y, label])
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.parametrize("penalty", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["rbf", *(pytest.param(name, marks=pytest.mark.slow) for name in ("erf", "matern32"))])
 def test_predictions_and_efficacy_are_those_of_the_flow(name, penalty):
     clean = kp.fit(KERNELS[name], X, Y, gradient_penalty=penalty)

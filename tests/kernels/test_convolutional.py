@@ -52,6 +52,7 @@ def assert_same(kernels, theirs, *points):
         np.testing.assert_allclose(kernel(*points), getattr(theirs, get), rtol=1e-8 if symmetric else AGREEMENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "readout"),
     [

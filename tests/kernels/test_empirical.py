@@ -42,6 +42,7 @@ def last_layer(network):
     return network.parameters.weights[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outputs", "pick"), [(None, None), pytest.param(3, None, marks=pytest.mark.slow), (3, whole), (3, last_layer)]
 )

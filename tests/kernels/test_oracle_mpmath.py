@@ -197,6 +197,7 @@ def tanh_expectations(variance, correlation):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [-1.0, 0.5, 1.0])
 @pytest.mark.parametrize(("nodes", "variance", "accuracy"), [(64, 1, 1e-11), (64, 4, 2e-5), (160, 4, 1e-13)])
 def test_quadrature_of_tanh(nodes, variance, accuracy, correlation):

@@ -99,6 +99,7 @@ def test_sums_products_and_scalings_are_wrapped_as_one_kernel():
     assert not kk.Periodic(kk.RBF(1.0), 2.0).rotation_invariant
 
 
+@pytest.mark.slow
 def test_a_penalised_fit_has_the_period():
     X = jnp.asarray(np.random.default_rng(0).uniform(0, 2.0, size=(7, 1)))
     clean = kp.fit(kk.Periodic(kk.Matern52(0.5), 2.0), X, jnp.sin(np.pi * X[:, 0]), gradient_penalty=0.1)

@@ -59,6 +59,7 @@ def kernel_of(architectures, name, **options):
 # --- Blocks -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pairs"),
     [

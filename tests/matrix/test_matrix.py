@@ -72,6 +72,7 @@ def test_predictions_are_those_of_the_refit(result):
     np.testing.assert_allclose(seen.predicted_auroc, seen.auroc, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     ["near-clone", "patch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-collision", "bilevel"))],
@@ -117,6 +118,7 @@ def test_votes_are_predicted(problem):
     assert outcome.predicted_success == outcome.success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["augmentation", pytest.param("gradient-penalty", marks=pytest.mark.slow)])
 def test_a_defended_training_is_measured_and_predicted(problem, name):
     found, defended = Case(problem, ATTACKS["near-clone"](problem)), Defended(problem)
@@ -126,7 +128,7 @@ def test_a_defended_training_is_measured_and_predicted(problem, name):
     if name == "augmentation":
         again = kp.fit(problem.kernel, *defended.augmented.copies(data.X, data.y))
     else:
-        root = np.asarray(defended.penalised.posterior.root)
+        root = np.asarray(defended.penalised.posterior.observations.slope_operator)
         again = kp.fit(problem.kernel, data.X, data.y, gradient_penalty=1.0, metric=root.T @ root)
     classes = np.asarray(kp.predict(again, problem.test, 1e-4) > 0)
     assert outcome.clean_accuracy == np.mean(classes == problem.test_labels)

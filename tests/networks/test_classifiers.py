@@ -147,6 +147,7 @@ def test_parameters_are_drawn_as_documented():
     np.testing.assert_array_equal(Dense(3, 4, Drawing.checked("standard", 1, 0, None), key=KEY).bias, np.zeros(4))
 
 
+@pytest.mark.slow
 def test_layers_are_independent():
     model = make("resnet")
     weights = [leaf.ravel()[:16] for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)) if leaf.ndim > 1]

@@ -38,6 +38,7 @@ POINTS, TARGETS = np.vstack([X, ZETA]), np.append(Y[:, 0], LABEL[0])
 WEIGHTS = np.append(np.ones(N), COUNT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [pytest.param(m, marks=[pytest.mark.slow] * (m != "full")) for m in METRICS])
 def test_a_linearised_network_trains_to_the_penalised_posterior_of_its_empirical_ntk(metric):
     network = draw(hidden_layers=2 if metric == "full" else 1)

@@ -11,7 +11,8 @@ from sklearn.kernel_ridge import KernelRidge
 
 import kpoison as kp
 from benchmarks.exactness import EPS, FAMILIES
-from kpoison.ridge import PosteriorAtRidge, Prior, fitting
+from kpoison.ridge import PosteriorAtRidge, Prior, gram
+from kpoison.ridge.solvers import dense
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(10, 3))
@@ -82,7 +83,7 @@ def test_outputs_decouple_and_keep_their_axes():
 def test_targets_take_the_dtype_of_the_inputs():
     labels = np.array([0, 1] * 5)
     clean = kp.fit(kernel_of("rbf"), X, labels)
-    assert clean.y.dtype == clean.gram.dtype == jnp.float64
+    assert clean.y.dtype == clean.factor.gram.dtype == jnp.float64
     expected, _, bound = brute_force("rbf", X, labels[:, None].astype(float), PROBES, 0.1)
     assert np.all(np.abs(kp.predict(clean, PROBES, 0.01) - expected[:, 0]) <= bound[:, 0])
 
@@ -279,11 +280,12 @@ def test_a_custom_function_that_is_no_kernel_is_refused(function, message, solve
     kernel = kp.kernels.Custom(function)
     with pytest.raises(ValueError, match=message):
         kp.fit(kernel, X, Y, solver=solver)
-    compiled = jax.jit(lambda X: kp.fit(kernel, X, Y, solver=solver).gram)
+    compiled = jax.jit(lambda X: kp.fit(kernel, X, Y, solver=solver).factor.gram)
     with pytest.raises(RUN_TIME, match=message):
         jax.block_until_ready(compiled(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [
@@ -298,10 +300,10 @@ def test_half_a_gram_matrix_gives_the_same_posterior(monkeypatch, solver):
     whole = kp.predict(kp.fit(kernel, X, y, solver=solver), X + 0.1, 1e-3)
     monkeypatch.setattr("kpoison.kernels.base._BLOCKS_FROM", 40)
     monkeypatch.setattr("kpoison.kernels.base._BLOCK_ROWS", 11)
-    monkeypatch.setattr(fitting, "_CHEAP_DIFFERENCES_UP_TO", 0)
+    monkeypatch.setattr(gram, "_CHEAP_DIFFERENCES_UP_TO", 0)
     made = []
-    symmetric_gram = fitting.symmetric_gram
-    monkeypatch.setattr(fitting, "symmetric_gram", lambda *arguments: made.append(1) or symmetric_gram(*arguments))
+    symmetric_gram = dense.symmetric_gram
+    monkeypatch.setattr(dense, "symmetric_gram", lambda *arguments: made.append(1) or symmetric_gram(*arguments))
     half = kp.predict(kp.fit(kernel, X, y, solver=solver), X + 0.1, 1e-3)
     assert made
     np.testing.assert_allclose(half, whole, rtol=1e-11)

@@ -111,6 +111,7 @@ def test_no_direction_lowers_the_penalised_loss():
     assert bool(jnp.all(jnp.linalg.eigvalsh(jax.hessian(energy)(zero)) > 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [pytest.param(m, marks=[pytest.mark.slow] * (m != "full")) for m in METRICS])
 @pytest.mark.parametrize("count", [1, 4])
 def test_efficacy_and_spike_are_refits_with_physical_copies(metric, count):
@@ -164,12 +165,12 @@ def test_clones_are_one_weighted_observation():
 
 def test_none_is_the_ordinary_posterior_bit_for_bit():
     plain, zero = kp.fit(kk.RBF(ELL), X, Y), fitted(METRICS["full"], gamma=0.0)
-    assert zero.root is None
+    assert zero.observations.slopes == 0
     poison = kp.Poison(ZETA, LABEL, 2.0)
     for law in (kp.efficacy, kp.spike):
         np.testing.assert_array_equal(law(zero, poison, PROBES, RIDGE), law(plain, poison, PROBES, RIDGE))
-    np.testing.assert_array_equal(zero.gram, plain.gram)
-    assert fitted(np.zeros((D, D))).root is None
+    np.testing.assert_array_equal(zero.factor.gram, plain.factor.gram)
+    assert fitted(np.zeros((D, D))).observations.slopes == 0
 
 
 def test_a_small_penalty_is_nearly_none():

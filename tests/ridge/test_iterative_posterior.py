@@ -30,13 +30,14 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=RTOL * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, PENALTY])
 @pytest.mark.parametrize(
     "kernel",
     [
         kp.kernels.RBF(1.5),
-        pytest.param(kp.kernels.NTK(1, "erf", 1.4, 0.1), marks=pytest.mark.slow),
-        pytest.param(kp.kernels.Matern32(2.0) + kp.kernels.Linear(), marks=pytest.mark.slow),
+        kp.kernels.NTK(1, "erf", 1.4, 0.1),
+        kp.kernels.Matern32(2.0) + kp.kernels.Linear(),
     ],
     ids=["rbf", "erf", "sum"],
 )
@@ -160,7 +161,7 @@ def test_bad_input_is_refused(call, message):
 
 @pytest.mark.slow
 def test_the_smallest_penalty_is_looked_for_without_a_matrix(monkeypatch):
-    monkeypatch.setattr("kpoison.ridge.fitting.DENSE_UP_TO", len(X))
+    monkeypatch.setattr("kpoison.ridge.solvers.dense.DENSE_UP_TO", len(X))
     clean = kp.fit(kp.kernels.RBF(1.5), X, Y, solver=CG)
     poison = kp.Poison(ZETA, -1.0, 3)
     target = 0.9 * float(jnp.abs(kp.efficacy(clean, poison, ZETA, RIDGE)))

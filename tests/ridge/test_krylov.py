@@ -7,8 +7,8 @@ import pytest
 
 import kpoison as kp
 from kpoison.ridge import tiles
-from kpoison.ridge.krylov import KrylovFactor
 from kpoison.ridge.low_rank import low_rank
+from kpoison.ridge.solvers.krylov import KrylovFactor
 from kpoison.ridge.tiles import TiledGram, in_dtype
 
 RNG = np.random.default_rng(8)
@@ -97,7 +97,8 @@ def test_duplicated_points_and_more_rank_than_there_is():
 )
 def test_laws_are_those_of_a_factorisation(name, options):
     clean, dense = fitted(KERNELS[name], **options), kp.fit(KERNELS[name], X, Y)
-    assert clean.gram is None
+    with pytest.raises(AttributeError, match=r"factor\.gram"):
+        _ = clean.gram
     ready = kp.prepare(clean, POISON, RIDGES)
     status = ready.factor.status
     assert bool(jnp.all(status.converged))
@@ -286,9 +287,7 @@ def test_what_does_not_fit_is_refused_before_it_is_made():
 )
 @pytest.mark.parametrize("solver", [kp.Krylov(rank=10), kp.Cholesky()])
 def test_what_is_no_kernel(monkeypatch, function, message, solver):
-    from kpoison.ridge import solvers
-
-    monkeypatch.setattr(solvers, "_PROVED_UP_TO", 10)
+    monkeypatch.setattr("kpoison.ridge.solvers.cholesky._PROVED_UP_TO", 10)
     with pytest.raises(ValueError, match=message):
         kp.fit(kp.kernels.Custom(function), X, Y, solver=solver)
 
@@ -317,16 +316,14 @@ def test_penalised_posteriors_cannot_be_prepared():
 
 
 def test_the_solver_is_chosen_by_size_and_memory(monkeypatch, capsys):
-    from kpoison.ridge import choice
-
     assert kp.choose_solver(12_000, memory=2**34) == kp.Spectral()
     assert kp.choose_solver(12_000, ridges=1, memory=2**34) == kp.Cholesky()
     assert isinstance(kp.choose_solver(12_001, memory=2**34), kp.Krylov)
     assert isinstance(kp.choose_solver(12_000, memory=2**31), kp.Krylov)
     kp.fit(KERNELS["rbf"], X, Y, verbose=True)
     assert "Spectral() for 150 numbers in float64" in capsys.readouterr().out
-    monkeypatch.setattr(choice, "DENSE_UP_TO", 100)
+    monkeypatch.setattr("kpoison.ridge.solvers.choice.DENSE_UP_TO", 100)
     assert isinstance(kp.fit(KERNELS["rbf"], X, Y).factor, KrylovFactor)
-    monkeypatch.setattr(choice, "available_memory", lambda: 100_000)
+    monkeypatch.setattr("kpoison.ridge.solvers.dense.available_memory", lambda: 100_000)
     with pytest.raises(ValueError, match=r"solver=Spectral\(\) of n = 150 numbers takes about .* at most 50"):
         kp.fit(KERNELS["rbf"], X, Y, solver=kp.Spectral())

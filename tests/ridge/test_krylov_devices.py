@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count={devices}"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count={devices}"
 import jax; jax.config.update("jax_enable_x64", True)
 {start}
 import json

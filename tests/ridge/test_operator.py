@@ -68,7 +68,7 @@ def assert_products_agree(results):
         np.testing.assert_allclose(found, expected, rtol=0, atol=100 * eps * np.max(np.abs(expected)))
 
 
-SLOW_TO_COMPILE = ("NTK-erf", "NTK-erf deep", "NNGP-tanh", "NNGP-relu")
+SLOW_TO_COMPILE = ("NTK-erf", "NTK-erf deep", "NNGP-tanh", "NNGP-relu", "NNGP-gelu", "product")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in STRUCTURED | OTHER]
 
 
@@ -171,7 +171,7 @@ def test_memory_is_of_the_order_of_the_gram_matrix_and_the_data(name):
     V = columns(X, 1)
 
     def product(points, coefficients):
-        observed = Observations(points, X.root)
+        observed = X.at(points)
         return gram_operator(STRUCTURED[name], observed).product(coefficients)
 
     memory = jax.jit(product).lower(X.points, V).compile().memory_analysis()

@@ -7,7 +7,7 @@ import pytest
 
 import kpoison as kp
 from benchmarks.exactness import EPS
-from kpoison.ridge.solvers import implicit_inverse_product, implicit_solve
+from kpoison.ridge.solvers.dense import implicit_inverse_product, implicit_solve
 
 RNG = np.random.default_rng(4)
 N = 8
@@ -52,7 +52,7 @@ def test_solve_and_inverse_product(K, solver):
 
 
 def test_eigenvalues_are_bounded(K, solver):
-    lowest, highest = solver.factorise(jnp.asarray(K)).extreme_eigenvalues()
+    lowest, highest = solver.factorise(jnp.asarray(K)).bounds()
     eigenvalues = np.linalg.eigvalsh(K)
     slack = N * EPS * eigenvalues[-1]
     assert lowest <= eigenvalues[0] + slack
@@ -169,14 +169,14 @@ def test_float32_and_the_smallest_matrices(solver):
         found = factor.solve(jnp.asarray(0.5, jnp.float32), b)
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, np.linalg.solve(A, b), rtol=0, atol=bound * np.linalg.norm(b))
-        assert all(bound.dtype == jnp.float32 for bound in factor.extreme_eigenvalues())
+        assert all(bound.dtype == jnp.float32 for bound in factor.bounds())
 
 
 def test_sturm_finds_the_ends_of_the_spectrum():
     # Indefinite, and with clusters at both ends.
     vectors = np.linalg.qr(RNG.normal(size=(60, 60)))[0]
     for values in (np.linspace(-3, 8, 60), np.r_[np.full(20, 1e-3), np.full(20, 0.5), np.full(20, 70.0)], np.zeros(60)):
-        lowest, highest = kp.Tridiagonal().factorise(jnp.asarray(vectors * values @ vectors.T)).extreme_eigenvalues()
+        lowest, highest = kp.Tridiagonal().factorise(jnp.asarray(vectors * values @ vectors.T)).bounds()
         slack = 60 * EPS * np.max(np.abs(values))
         np.testing.assert_allclose([lowest, highest], [values.min(), values.max()], rtol=0, atol=slack)
 

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 QUANTITIES = ("gain", "efficacy", "spike", "m_success")
 SETUP = f"""
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count={{devices}}"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count={{devices}}"
 import jax; jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, {str(HERE)!r})
 """

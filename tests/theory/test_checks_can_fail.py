@@ -131,31 +131,26 @@ def later(*args, **kwargs):
 
 
 TRADE_OFF = [
-    ("T1", Laws(), True),
-    ("T1", scaled("spike"), False),
-    ("T2", Laws(), True),
-    ("T2", scaled("efficacy"), False),
-    ("T2", dataclasses.replace(Laws(), early_stopped=late), False),
-    ("T3", Laws(), True),
-    ("T3", dataclasses.replace(Laws(), tradeoff=steep), False),
-    ("T4", Laws(), True),
-    ("T4", dataclasses.replace(Laws(), tradeoff=loose), False),
-    ("T4", dataclasses.replace(Laws(), smallest_gradient_penalty=too_large), False),
-    ("T5", Laws(), True),
-    ("T5", scaled("multiplier"), False),
-    ("T5", scaled("effective_length_scale"), False),
-    ("D1", Laws(), True),
-    ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter), False),
-    ("D1", dataclasses.replace(Laws(), visible_count=later), False),
+    ("T1", scaled("spike")),
+    ("T2", scaled("efficacy")),
+    ("T2", dataclasses.replace(Laws(), early_stopped=late)),
+    ("T3", dataclasses.replace(Laws(), tradeoff=steep)),
+    ("T4", dataclasses.replace(Laws(), tradeoff=loose)),
+    ("T4", dataclasses.replace(Laws(), smallest_gradient_penalty=too_large)),
+    ("T5", scaled("multiplier")),
+    ("T5", scaled("effective_length_scale")),
+    ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter)),
+    ("D1", dataclasses.replace(Laws(), visible_count=later)),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("statement", "laws", "holds"), TRADE_OFF)
-def test_penalty_and_flow_hold_and_can_fail(settings, statement, laws, holds):
+@pytest.mark.parametrize(("statement", "laws"), TRADE_OFF)
+def test_penalty_and_flow_can_fail(settings, statement, laws):
+    """That they hold for the right laws is what `kpoison verify` runs for."""
     record = STATEMENTS[statement].load()(settings["rbf"], laws)
     assert record is not None
-    assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
+    assert record.verdict is Verdict.FAILS
 
 
 @pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5"])
@@ -175,21 +170,19 @@ def test_finite_width_does_not_apply_to_kernels_without_a_network(settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["ntk-erf", "ntk-relu"])
-def test_finite_width_holds_and_can_fail(kernel):
-    setting = small(kernel, networks=True)
+def test_finite_width_holds_and_can_fail():
+    setting = small("ntk-erf", networks=True)
     right = STATEMENTS["N1"].load()(setting, Laws())
     assert right is not None
     assert right.verdict is Verdict.HOLDS, right.findings
-    # An input gradient of ReLU networks is known to several percent only: it converges like width^(−1/4).
-    for name, factor in (("efficacy", 1.05), ("efficacy_gradient", 1.5 if kernel == "ntk-relu" else 1.05)):
-        wrong = STATEMENTS["N1"].load()(setting, scaled(name, factor))
+    for name in ("efficacy", "efficacy_gradient"):
+        wrong = STATEMENTS["N1"].load()(setting, scaled(name, 1.05))
         assert wrong is not None
         assert wrong.verdict is Verdict.FAILS, (name, wrong.findings)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statement", QUICK)
+@pytest.mark.parametrize("statement", ["L2", "L4"])
 def test_finite_networks_agree(with_networks, statement):
     record = STATEMENTS[statement].load()(with_networks, Laws())
     assert record is not None
@@ -202,27 +195,9 @@ def test_finite_networks_agree(with_networks, statement):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kernel", "laws", "holds"),
-    [
-        ("rbf", Laws(), True),
-        ("laplace", Laws(), True),
-        ("ntk-erf", Laws(), True),
-        ("rbf", scaled("efficacy"), False),
-    ],
-)
-def test_averaged_hessian(settings, kernel, laws, holds):
-    record = STATEMENTS["L4-Hessian"].load()(settings[kernel], laws)
-    assert record is not None
-    assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("laws", "holds"), [(Laws(), True), (scaled("m_success"), False), (scaled("m_visible"), False)]
-)
-def test_lag(settings, laws, holds):
-    record = STATEMENTS["L8"].load()(settings["rbf"], laws)
+@pytest.mark.parametrize(("laws", "holds"), [(Laws(), True), (scaled("efficacy"), False)])
+def test_averaged_hessian(settings, laws, holds):
+    record = STATEMENTS["L4-Hessian"].load()(settings["rbf"], laws)
     assert record is not None
     assert (record.verdict is Verdict.HOLDS) is holds, [c for c in record.comparisons if not c.passed]
 

@@ -201,6 +201,7 @@ def test_records_do_not_depend_on_the_number_of_jobs():
     assert found(2) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("jobs", "death", "said"), [(1, "leaves", "exit status 3"), (2, "is_killed", "SIGKILL (out of memory?)")]
 )

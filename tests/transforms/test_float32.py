@@ -24,7 +24,7 @@ def test_dtype_is_kept(name):
 
 def test_the_clean_inputs_decide():
     clean = kp.fit(kp.kernels.RBF(1.5), X.astype(np.float32), Y)
-    assert clean.y.dtype == clean.gram.dtype == jnp.float32
+    assert clean.y.dtype == clean.factor.gram.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(clean))
     poison = kp.Poison(NUMBERS.zeta, 1.0, 2.0)
     assert poison.location.dtype == jnp.float64

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import tridiagonal
-from kpoison.ridge.solvers import DenseFactor, DenseSolver
+from kpoison.ridge.solvers.dense import DenseSolver, Factorisation
 
-__all__ = ["Tridiagonal", "TridiagonalFactor"]
+__all__ = ["Tridiagonal", "TridiagonalFactorisation"]
 
 _SHIFTS = 64
 
@@ -50,7 +50,7 @@ def _rotation(*, transpose: bool) -> Callable[[Array, Array, Array], Array]:
 _forward, _backward = _rotation(transpose=True), _rotation(transpose=False)
 
 
-class TridiagonalFactor(DenseFactor):
+class TridiagonalFactorisation(Factorisation):
     """K = Q T Qᵀ with T tridiagonal and Q orthogonal, kept as the reflections that make it.
 
     Attributes:
@@ -97,7 +97,7 @@ class TridiagonalFactor(DenseFactor):
             symmetric=True,
         )
 
-    def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The smallest and the largest eigenvalue."""
         return self.lowest, self.highest
 
@@ -109,7 +109,7 @@ class Tridiagonal(DenseSolver):
     TPUs, for which JAX has no such reduction.
     """
 
-    def factorise(self, gram: Float[Array, "n n"]) -> TridiagonalFactor:
+    def factorise(self, gram: Float[Array, "n n"]) -> TridiagonalFactorisation:
         """Householder reflections from both sides, 4n³/3 flops.
 
         Raises:
@@ -120,7 +120,7 @@ class Tridiagonal(DenseSolver):
                              "use solver=kpoison.Spectral()")  # fmt: skip
         reflections, diagonal, off_diagonal, scales = tridiagonal(gram)
         lowest, highest = _extreme_eigenvalues(diagonal, off_diagonal)
-        return TridiagonalFactor(reflections, scales, diagonal, off_diagonal, lowest, highest)
+        return TridiagonalFactorisation(reflections, scales, diagonal, off_diagonal, lowest, highest)
 
 
 def _tridiagonal_product(diagonal: Array, off_diagonal: Array, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:

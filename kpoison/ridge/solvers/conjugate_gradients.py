@@ -1,20 +1,23 @@
 """Conjugate gradients as a solver of `fit`: the Gram matrix of values and slopes is applied and never formed."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
-from kpoison._failures import checked_result
+from kpoison._failures import checked_result, program
 from kpoison._linear_algebra import matrix_product
 from kpoison._validation import check_positive, integer, known_number
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations
-from kpoison.ridge.solvers import Factor, Solver
+from kpoison.ridge.solvers.contract import Factor, Solver
 from kpoison.ridge.system import GramSystem, gram_system
 
-__all__ = ["ConjugateGradients", "IterativeFactor", "converged", "default_tolerance", "weighted_solve"]
+__all__ = ["ConjugateGradients", "IterativeFactor", "converged", "default_tolerance"]
 
 
 _ROUNDINGS = 10  # of size eps · condition number, that a sum of products may add up to
@@ -41,9 +44,25 @@ class ConjugateGradients(Solver):
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
 
-    def prepare(self, kernel: Kernel, observed: Observations) -> "IterativeFactor":
+    def prepare(self, kernel: Kernel, observations: Observations) -> "IterativeFactor":
         """The Gram matrix as an operator, with its preconditioner."""
-        return IterativeFactor(gram_system(kernel, observed), self)
+        return _prepare(kernel, observations, self)
+
+    def weighted_solve(
+        self,
+        kernel: Kernel,
+        observed: Observations,
+        weights: Float[Array, " n"],
+        rho: Inexact[Array, ""],
+        b: Float[Array, "N C"],
+    ) -> Inexact[Array, "N C"]:
+        """(K + ρW⁻¹)⁻¹b, by the same method."""
+        roots = observed.repeat(jnp.sqrt(weights))[:, None]
+        return roots * self.solve(gram_system(kernel, observed, weights), rho, roots * b)
+
+    def bytes(self, number: int, dtype: DTypeLike) -> int:
+        """Products with n × n matrices and their eigenvectors, n of the numbers being values; at most this."""
+        return 8 * int(number) ** 2 * jnp.dtype(dtype).itemsize
 
     def solve(self, system: GramSystem, rho: Inexact[Array, ""], b: Inexact[Array, "N C"]) -> Inexact[Array, "N C"]:
         """(K̄ + ρI)⁻¹b, an error where it has not converged."""
@@ -55,13 +74,11 @@ class ConjugateGradients(Solver):
 class IterativeFactor(Factor):
     """The Gram matrix as an operator; derivatives go through it."""
 
+    one_at_a_time: ClassVar[bool] = True
+    gain_by_columns: ClassVar[bool] = False
+
     system: GramSystem
     method: ConjugateGradients
-
-    @property
-    def iterative(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def solver(self) -> ConjugateGradients:
@@ -78,9 +95,21 @@ class IterativeFactor(Factor):
         """One solve for each column of c."""
         return matrix_product(b.T, self.solve(rho, c))
 
-    def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """0 and the trace."""
         return jnp.zeros_like(self.system.trace), self.system.trace
+
+    def restricted(self, b: Float[Array, "N k"], rho: tuple[float, float], largest_rank: float) -> Factor:
+        """Itself."""
+        return self
+
+
+@program()
+def _prepare(kernel: Kernel, observed: Observations, solver: ConjugateGradients) -> IterativeFactor:
+    factor = IterativeFactor(gram_system(kernel, observed), solver)
+    trace = factor.system.trace
+    failures = [(~jnp.isfinite(trace), f"kernel {type(kernel).__name__} has non-finite values on X")]
+    return eqx.tree_at(lambda f: f.system.trace, factor, checked_result(trace, failures))
 
 
 def default_tolerance(largest: Float[Array, ""], rho: Inexact[Array, "..."]) -> Float[Array, "..."]:
@@ -103,16 +132,3 @@ def converged(x: Array, status: IterationStatus, name: str, limit: int) -> Array
         f"the ridge, the tolerance or {name}, or use a dense solver"
     )
     return checked_result(x, [(failed, message)])
-
-
-def weighted_solve(
-    method: ConjugateGradients,
-    kernel: Kernel,
-    observed: Observations,
-    weights: Float[Array, " n"],
-    rho: Inexact[Array, ""],
-    b: Float[Array, "N C"],
-) -> Inexact[Array, "N C"]:
-    """(K̄ + ρW⁻¹)⁻¹b: dual coefficients of points that are trained on w times, w > 0, or w = 0 and none."""
-    roots = observed.repeat(jnp.sqrt(weights))[:, None]
-    return roots * method.solve(gram_system(kernel, observed, weights), rho, roots * b)

@@ -1,12 +1,13 @@
 """Krylov solvers for many points: the Gram matrix by tiles, one search space for every ridge."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
@@ -14,10 +15,13 @@ from kpoison._memory import available_memory, in_words
 from kpoison._validation import check_positive, choice, flag, integer, known_number
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.conjugate_gradients import conjugate_gradients
-from kpoison.ridge.iterative import converged, default_tolerance
+from kpoison.ridge.gram import checked_on_sample
 from kpoison.ridge.low_rank import LowRank, low_rank
+from kpoison.ridge.observations import Observations
 from kpoison.ridge.projection import Projection, project
-from kpoison.ridge.solvers import Factor, ReducedFactor, Solver
+from kpoison.ridge.solvers.conjugate_gradients import converged, default_tolerance
+from kpoison.ridge.solvers.contract import Factor, Solver
+from kpoison.ridge.solvers.prepared import Prepared, from_search
 from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype, on_every_device, on_one_device, rows_on_devices
 
 __all__ = ["Krylov", "KrylovFactor"]
@@ -66,12 +70,16 @@ class Krylov(Solver):
         if self.mesh is not None and not isinstance(self.mesh, Mesh):
             raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
 
-    def prepare(self, kernel: Kernel, X: Float[Array, "n ..."]) -> "KrylovFactor":
-        """The Gram matrix by tiles, with its preconditioner.
+    @property
+    def devices(self) -> Mesh | None:
+        """The mesh."""
+        return self.mesh
 
-        Raises:
-            ValueError: where it does not fit into the memory: what it takes, and what would fit.
-        """
+    def prepare(self, kernel: Kernel, observations: Observations) -> "KrylovFactor":
+        """The Gram matrix by tiles, with its preconditioner."""
+        if observations.slopes:
+            raise ValueError("solver=Krylov() takes no gradient_penalty: use solver=kpoison.ConjugateGradients()")
+        X = checked_on_sample(kernel, observations.points)
         dtype = np.dtype(self.products or X.dtype)
         if dtype.itemsize > X.dtype.itemsize:
             raise ValueError(f"products must not be wider than the data, which are {X.dtype}, got {dtype}")
@@ -84,10 +92,15 @@ class Krylov(Solver):
         approximation = _low_rank(gram, rank, jax.random.key(self.seed), X.dtype)
         return KrylovFactor(gram.kept() if kept else gram, exact, approximation, self)
 
+    def bytes(self, number: int, dtype: DTypeLike) -> int:
+        """Without the Gram matrix, which is kept where it fits beside that."""
+        number = int(number)
+        return number * (3 * min(self.rank, number) + 1000) * np.dtype(dtype).itemsize
+
     def _keeps(self, n: int, dtype, narrow) -> bool:
         """Whether the Gram matrix is kept."""
         available = available_memory() if self.memory is None else self.memory
-        vectors = n * (3 * min(self.rank, n) + 1000) * np.dtype(dtype).itemsize
+        vectors = self.bytes(n, dtype)
         if vectors > available:
             raise ValueError(
                 f"n = {n:,} points with a preconditioner of rank {self.rank} take about {in_words(vectors)}, of which "
@@ -115,15 +128,13 @@ class KrylovFactor(Factor):
         method: the solver.
     """
 
+    one_at_a_time: ClassVar[bool] = True
+    searched: ClassVar[bool] = True
+
     gram: TiledGram
     exact: TiledGram
     approximation: LowRank
     method: Krylov
-
-    @property
-    def iterative(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def solver(self) -> Krylov:
@@ -165,7 +176,7 @@ class KrylovFactor(Factor):
         """One solve for all columns of c."""
         return matrix_product(b.T, self.solve(rho, c))
 
-    def extreme_eigenvalues(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """0, and the largest eigenvalue of the approximation with the trace of what it leaves out."""
         top, trace = jnp.max(self.approximation.eigenvalues), self.approximation.trace
         return jnp.zeros_like(trace), top + self.approximation.rest * trace
@@ -186,7 +197,11 @@ class KrylovFactor(Factor):
             exact_product=(lambda x: _product(self.exact, x)) if self._refines else None,
         )
 
-    def on_one_device(self, found: ReducedFactor) -> ReducedFactor:
+    def restricted(self, b: Float[Array, "n k"], rho: tuple[float, float], largest_rank: float) -> Prepared:
+        """By a search, of any rank: its status tells how well solutions were found."""
+        return self._on_one_device(from_search(self.project(b, rho), self.bounds(), self.method, rho))
+
+    def _on_one_device(self, found: Prepared) -> Prepared:
         """What was made of a projection, as other arrays are: without the rows of 0."""
         if self.method.mesh is None:
             return found
@@ -197,7 +212,7 @@ class KrylovFactor(Factor):
 
     def _tolerance(self, rho: Inexact[Array, "..."]) -> Float[Array, "..."]:
         """On relative residuals, at each ρ."""
-        largest = self.extreme_eigenvalues()[1]
+        largest = self.bounds()[1]
         if self.method.tolerance is None:
             return default_tolerance(largest, rho)
         return jnp.full(jnp.shape(rho), self.method.tolerance, largest.dtype)

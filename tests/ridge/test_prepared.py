@@ -1,13 +1,13 @@
-"""The compressed posterior solves as the full one does, over eight decades of the ridge, or is refused."""
+"""The restricted factor solves as the full one does, over eight decades of the ridge, or is refused."""
 
-import sys
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import kpoison as kp
-from kpoison.ridge.compression import compress
+from kpoison.ridge.solvers.dense import DenseFactor
 
 RNG = np.random.default_rng(3)
 X = jnp.asarray(RNG.normal(size=(300, 5)))
@@ -28,28 +28,30 @@ RANK = np.log(4 * 1e8) * np.log(1 / np.finfo(float).eps) / np.pi**2
 def test_it_solves_to_rounding_at_small_rank(length_scale, solver):
     clean = kp.fit(kp.kernels.RBF(length_scale), X, Y, solver=solver)
     b = clean.kernel.pairwise(X, ZETA)
-    compressed = compress(clean, b, (1e-7, 1e1))
-    assert compressed is not None
+    factor = clean.factor.restricted(b, (1e-7, 1e1), largest_rank=0.25)
+    compressed = dataclasses.replace(clean, factor=factor)
+    assert not factor.any_right_hand_side
     rank = compressed.factor.eigenvalues.size
     short = length_scale < 1 and isinstance(solver, kp.Spectral)
     assert rank <= (RANK / 2 if short else RANK), rank
     for rho in np.geomspace(1e-7, 1e1, 57):
         full, small = (p.factor.solve(jnp.asarray(rho), b) for p in (clean, compressed))
         error = np.linalg.norm(full - small) / np.linalg.norm(full)
-        assert error < 20 * np.finfo(float).eps * float(clean.condition_number(jnp.asarray(rho))) + 2e-13
-        assert float(compressed.condition_number(jnp.asarray(rho))) == pytest.approx(
-            float(clean.condition_number(jnp.asarray(rho)))
+        assert error < 20 * np.finfo(float).eps * float(clean.factor.condition_number(jnp.asarray(rho))) + 2e-13
+        assert float(compressed.factor.condition_number(jnp.asarray(rho))) == pytest.approx(
+            float(clean.factor.condition_number(jnp.asarray(rho)))
         )
         mean = [p.at(jnp.asarray(rho)).mean(ZETA) for p in (clean, compressed)]
-        scale = float(clean.condition_number(jnp.asarray(rho))) * np.max(np.abs(mean[0]))
+        scale = float(clean.factor.condition_number(jnp.asarray(rho))) * np.max(np.abs(mean[0]))
         assert np.max(np.abs(mean[0] - mean[1])) < 1000 * np.finfo(float).eps * scale
 
 
 def test_a_rank_that_is_not_small_is_refused():
     clean = kp.fit(kp.kernels.RBF(0.7), X, Y)
     b = jnp.asarray(RNG.normal(size=(300, 1)))
-    assert compress(clean, b, (1e-7, 1e1), largest_rank=0.02) is None
-    assert compress(clean, jnp.asarray(RNG.normal(size=(300, 40))), (1e-7, 1e1)) is None
+    assert clean.factor.restricted(b, (1e-7, 1e1), largest_rank=0.02) is clean.factor
+    many = jnp.asarray(RNG.normal(size=(300, 40)))
+    assert clean.factor.restricted(many, (1e-7, 1e1), largest_rank=0.25) is clean.factor
 
 
 @pytest.mark.slow
@@ -57,7 +59,7 @@ def test_a_sweep_falls_back_to_the_full_posterior(monkeypatch):
     clean, poison = kp.fit(kp.kernels.RBF(0.7), X, Y[:, 0]), kp.Poison(ZETA[0], 1.0, 1.0)
     axes = {"direction": jnp.ones(5), "r_over_l": [0.1, 1.0], "m": [1.0, 9.0], "ridge": [1e-4, 1e-2]}
     small = kp.sweep(clean, poison, **axes)
-    monkeypatch.setattr(sys.modules["kpoison.sweep.posteriors"], "compress", lambda *arguments: None)
+    monkeypatch.setattr(DenseFactor, "restricted", lambda self, *arguments: self)
     full = kp.sweep(clean, poison, **axes)
     for name in full:
         np.testing.assert_allclose(small[name], full[name], rtol=1e-11)
@@ -66,6 +68,6 @@ def test_a_sweep_falls_back_to_the_full_posterior(monkeypatch):
 def test_one_ridge():
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
     b = clean.kernel.pairwise(X, ZETA)
-    compressed = compress(clean, b, (0.999e-3, 1.001e-3))
-    assert compressed is not None
-    assert compressed.factor.eigenvalues.size <= 16
+    factor = clean.factor.restricted(b, (0.999e-3, 1.001e-3), largest_rank=0.25)
+    assert not factor.any_right_hand_side
+    assert factor.eigenvalues.size <= 16

@@ -1,0 +1,97 @@
+"""Fitting: the Gram matrix of the clean data, with or without a gradient penalty, prepared once for every ridge."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Num
+
+from kpoison._typing import Scalar
+from kpoison._validation import boundary, check_finite, check_points, check_positive, check_real
+from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.ridge.metric import checked_metric, slope_operator
+from kpoison.ridge.observations import Observations
+from kpoison.ridge.posterior import Posterior
+from kpoison.ridge.solvers import Solver, Spectral, choose_solver
+
+__all__ = ["fit", "fit_observations"]
+
+
+def _check_fit(arguments: dict) -> None:
+    kernel, solver = arguments["kernel"], arguments["solver"]
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    if solver is not None and not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
+    X = check_points("X", arguments["X"], kernel.point_ndim)
+    check_real("y", arguments["y"])
+    y = jnp.asarray(arguments["y"], X.dtype)
+    if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
+        raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
+    check_finite("y", y)
+    check_positive("gradient_penalty", arguments["gradient_penalty"], zero=True)
+    arguments.update(X=X, y=y, metric=checked_metric(arguments["metric"], math.prod(X.shape[1:]), X.dtype))
+
+
+@boundary(_check_fit)
+def fit(
+    kernel: Kernel,
+    X: Float[ArrayLike, "n ..."],
+    y: Num[ArrayLike, "n *C"],
+    *,
+    solver: Solver | None = None,
+    gradient_penalty: Scalar = 0.0,
+    metric: Float[ArrayLike, "..."] | None = None,
+    verbose: bool = False,
+) -> Posterior:
+    """Fit a kernel ridge predictor to the clean data, once, for every ridge.
+
+    Args:
+        kernel: k.
+        X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
+            in large data sets see `Kernel.__call__`).
+        y: clean targets, shape (n_c,) or (n_c, C).
+        solver: `Spectral()` (one eigendecomposition, every ridge), `Tridiagonal()` (the same for sweeps, in 2/5 of the
+            time), `Cholesky()` (factorises at each ridge), `Krylov()` (for more points than can be factorised), by
+            default the first or the last of these as `choose_solver` says; or `ConjugateGradients()` (for a gradient
+            penalty in many dimensions; `gain` is not available then).
+        gradient_penalty: γ >= 0 of (γ/2n) Σ_i ‖∇f(x_i)‖²_M beside the fit and the ridge (T1); n_c(1 + r) numbers are
+            then factorised, r the rank of M.  Poisons are penalised too.  0 is the ordinary posterior.
+        metric: M, symmetric and positive semi-definite, shape (D, D); by default the identity.
+        verbose: print the solver that was chosen.
+
+    Returns:
+        The posterior, in the dtype of `X`.
+
+    Raises:
+        TypeError: for a wrong dtype, kernel or solver.
+        ValueError: for mismatched shapes, empty or non-finite data, for a kernel that is not symmetric and positive
+            semi-definite on `X`, or on 512 points of it where more are not looked at (`Krylov`; of 2,000 points and
+            more all solvers for symmetry, and `Cholesky` for both); for γ < 0, a metric that is none, a kernel without
+            the derivatives that the penalty takes, or more than 12,000 values and slopes for a solver that factorises.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> X = jnp.array([[0.0], [1.0], [2.0]])
+    >>> clean = kp.fit(kp.kernels.RBF(length_scale=1.0), X, jnp.array([0.0, 1.0, 0.0]))
+    >>> round(float(kp.predict(clean, jnp.array([1.0]), ridge=1e-4)), 2)
+    1.0
+    """
+    X, y = jnp.asarray(X), jnp.asarray(y)
+    observed = Observations(X, slope_operator(gradient_penalty, metric, math.prod(X.shape[1:]), X.dtype))
+    if solver is None:
+        solver = Spectral() if observed.slopes else choose_solver(len(X), X.dtype)
+    if verbose:
+        print(f"kpoison.fit: {solver} for {observed.number:,} numbers in {X.dtype}")
+    return fit_observations(kernel, observed, y, solver)
+
+
+def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Solver) -> Posterior:
+    """`fit` without its checks of arrays."""
+    if observed.slopes and kernel.smoothness < 2:
+        raise ValueError(
+            f"kernel {type(kernel).__name__} (smoothness {kernel.smoothness}) must be twice continuously "
+            "differentiable at coincident points for a gradient penalty: the variance of its slopes does not exist "
+            "there.  Use RBF, Matern32, Matern52, RationalQuadratic or an NTK of erf instead"
+        )
+    kernel = with_array_parameters(kernel, observed.points.dtype)
+    return Posterior(kernel, observed, y, solver.prepare(kernel, observed))

@@ -1,0 +1,165 @@
+"""What a solver promises, and what its factor answers; one final class and one file for each solver."""
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Inexact
+
+from kpoison._linear_algebra import linear_solve, matrix_product
+from kpoison.kernels.base import Kernel
+from kpoison.ridge.observations import Observations, covariance
+from kpoison.ridge.projection import RidgeStatus
+
+__all__ = ["Factor", "Failures", "Solver", "condition_number"]
+
+Failures = list[tuple[Array, str]]
+"""Where something is wrong, and what."""
+
+
+def condition_number(bounds: tuple[Float[Array, ""], Float[Array, ""]], rho: Inexact[Array, ""]) -> Float[Array, ""]:
+    """Of K + ρI, at most, from bounds on the eigenvalues of K."""
+    lowest, highest = jnp.maximum(bounds[0], 0), bounds[1]
+    nearest = jnp.abs(jnp.where(lowest + jnp.real(rho) >= 0, lowest + rho, jnp.imag(rho)))
+    return (highest + jnp.abs(rho)) / nearest
+
+
+class Factor(eqx.Module):
+    """What is kept of the Gram matrix K of N observations, to solve with A = K + ρI; ρ may be complex.
+
+    It answers everything that callers ask: nobody asks for its type.
+
+    Attributes:
+        any_right_hand_side: whether it solves for every b, or only for those that it was prepared for.
+        factorised: whether many right-hand sides cost little beside one.
+        one_at_a_time: whether each solve is a long calculation of its own, better done one after the other.
+        gain_by_columns: whether conditioning on slopes may take a solve for each of them.
+        searched: whether `restricted` searches, and its status tells how well it found.
+    """
+
+    any_right_hand_side: ClassVar[bool] = True
+    factorised: ClassVar[bool] = False
+    one_at_a_time: ClassVar[bool] = False
+    gain_by_columns: ClassVar[bool] = True
+    searched: ClassVar[bool] = False
+
+    @property
+    @abc.abstractmethod
+    def solver(self) -> "Solver":
+        """What made it."""
+
+    @abc.abstractmethod
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
+        """A⁻¹b, with derivatives of every order in K, ρ and b."""
+
+    @abc.abstractmethod
+    def inverse_product(
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"], c: Inexact[Array, "N l"]
+    ) -> Inexact[Array, "k l"]:
+        """bᵀA⁻¹c, with the same derivatives."""
+
+    @abc.abstractmethod
+    def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """On the eigenvalues of K, from below and from above."""
+
+    @abc.abstractmethod
+    def restricted(self, b: Float[Array, "N k"], rho: tuple[float, float], largest_rank: float) -> "Factor":
+        """The same for these right-hand sides and an interval of ρ only, at less per solve; itself where there is none.
+
+        Its derivatives in ρ hold; those in kernel, data and b do not.
+        """
+
+    def matrix(self) -> Float[Array, "N N"]:
+        """K, where it is formed.
+
+        Raises:
+            TypeError: where it is not.
+        """
+        raise TypeError(f"{type(self.solver).__name__} forms no Gram matrix")
+
+    @property
+    def basis(self) -> Float[Array, "N p"] | None:
+        """Columns in whose span `coordinates` are given; None for the observations themselves."""
+        return None
+
+    def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "p k"]:
+        """A⁻¹b in the basis."""
+        return self.solve(rho, b)
+
+    def coefficients(
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"], weights: Inexact[Array, "k C"]
+    ) -> Inexact[Array, "p C"]:
+        """A⁻¹b · weights in the basis."""
+        return self.coordinates(rho, matrix_product(b, weights))
+
+    @property
+    def search_status(self) -> RidgeStatus | None:
+        """How well a search found what it was made from; None where there was no search."""
+        return None
+
+    def unwatched(self) -> "Factor":
+        """The same, to which a ridge that the search did not solve for is no failure."""
+        return self
+
+    def failures(self, rho: Inexact[Array, ""]) -> Failures:
+        """Why there is no right solution at ρ."""
+        error = jax.lax.stop_gradient(self.rounding(rho))
+        return [(~(error < 1), self.no_digits())]
+
+    def condition_number(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
+        """Upper bound on the condition number of A."""
+        return condition_number(self.bounds(), rho)
+
+    def rounding(self, rho: Inexact[Array, ""]) -> Float[Array, ""]:
+        """eps · condition number: bound on the relative rounding error of a solve."""
+        return jnp.finfo(self.bounds()[1].dtype).eps * self.condition_number(rho)
+
+    def no_digits(self) -> str:
+        """What is said where that is 1 or more."""
+        return (
+            f"K + ρI is too ill-conditioned for {self.bounds()[1].dtype}: no digit of the result would be right. "
+            "Use a larger ridge or float64."
+        )
+
+
+class Solver(eqx.Module):
+    """How the Gram matrix of observations is prepared for solves; a value passed to `fit`."""
+
+    @property
+    def devices(self) -> Mesh | None:
+        """Among which the matrix is divided, where it is."""
+        return None
+
+    @abc.abstractmethod
+    def prepare(self, kernel: Kernel, observations: Observations) -> Factor:
+        """The factor of the observations' Gram matrix.
+
+        Raises:
+            ValueError: where it does not fit into the memory, where the solver cannot observe slopes and some are, and
+                for a kernel that is not symmetric and positive semi-definite on the points.
+        """
+
+    @abc.abstractmethod
+    def bytes(self, number: int, dtype: DTypeLike) -> int:
+        """What it takes of the memory for so many observations, about."""
+
+    def weighted_solve(
+        self,
+        kernel: Kernel,
+        observed: Observations,
+        weights: Float[Array, " n"],
+        rho: Inexact[Array, ""],
+        b: Float[Array, "N C"],
+    ) -> Inexact[Array, "N C"]:
+        """(K + ρW⁻¹)⁻¹b: dual coefficients of points that are trained on w times, w > 0, or w = 0 and none."""
+        roots = observed.repeat(jnp.sqrt(weights))[:, None]
+        gram = roots * covariance(kernel, observed, observed) * roots.T
+        return roots * linear_solve(gram + rho * jnp.eye(len(gram), dtype=gram.dtype), roots * b)
+
+    def at_one_ridge(self) -> "Solver":
+        """The solver of its kind that does the least for a single ridge."""
+        return self
