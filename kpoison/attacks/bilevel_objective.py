@@ -150,14 +150,14 @@ def checked_clean(clean: object) -> Posterior:
     Raises:
         TypeError, ValueError: for anything else.
     """
-    check_fitted("clean", clean)
-    dense = clean.factor.factorised and clean.factor.any_right_hand_side
-    if clean.observations.slopes or not clean.ended or not dense:
+    fitted = check_fitted("clean", clean)
+    dense = fitted.factor.factorised and fitted.factor.any_right_hand_side
+    if fitted.observations.slopes or not fitted.ended or not dense:
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Tridiagonal, Cholesky), without "
-            f"gradient_penalty, and not be stopped early or prepared, got a {type(clean.factor).__name__}"
+            f"gradient_penalty, and not be stopped early or prepared, got a {type(fitted.factor).__name__}"
         )
-    return clean.posterior
+    return fitted.posterior
 
 
 def checked_probes(clean: Posterior, arguments: dict) -> None:

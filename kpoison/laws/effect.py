@@ -41,17 +41,11 @@ T = TypeVar("T")
 
 
 class PoisonEffect(eqx.Module):
-    """What the poison's weighted observations do to a process (posterior or prior) at one ρ = (n_c + Σm)λ.
+    """What the poison's weighted observations do to a process (posterior or prior) at one ρ = (n_c + Σm)λ."""
 
-    Attributes:
-        reference: the clean posterior at ρ, or the prior for isolated laws.
-        locations: Z, p points; with a gradient penalty their slopes are observed too, P = p(1 + r) numbers, else P = p.
-        coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (P, C); slopes have a label of 0.
-    """
-
-    reference: eqx.AbstractVar[PosteriorAtRidge | Prior]
-    locations: eqx.AbstractVar[Observations]
-    coefficients: eqx.AbstractVar[Inexact[Array, "P C"]]
+    @abc.abstractmethod
+    def change(self) -> KernelExpansion:
+        """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
 
     @abc.abstractmethod
     def change_coefficients(self) -> tuple[Array, Array]:
@@ -65,15 +59,14 @@ class PoisonEffect(eqx.Module):
     def mean(self, x: Array) -> Array:
         """f_c at points."""
 
-    def change(self) -> KernelExpansion:
-        """Δf(x) = k̃(x, Z) s as a function of x (L2, L7)."""
-        return self.reference.change_expansion(self.locations, *self.change_coefficients())
-
 
 class EffectByGain(PoisonEffect):
     """The effect by its gain.
 
     Attributes:
+        reference: the clean posterior at ρ, or the prior for isolated laws.
+        locations: Z, p points; with a gradient penalty their slopes are observed too, P = p(1 + r) numbers, else P = p.
+        coefficients: s = G (y_t − f_c(Z)), the poison's dual coefficients, shape (P, C); slopes have a label of 0.
         gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
     """
 
@@ -81,6 +74,10 @@ class EffectByGain(PoisonEffect):
     locations: Observations
     coefficients: Inexact[Array, "P C"]
     gain: Inexact[Array, "P P"]
+
+    def change(self) -> KernelExpansion:
+        """k̃(x, Z) s."""
+        return self.reference.change_expansion(self.locations, *self.change_coefficients())
 
     def change_coefficients(self) -> tuple[Array, Array]:
         """s, and −A⁻¹k(X, Z)s."""
@@ -105,6 +102,9 @@ class EffectByRefit(PoisonEffect):
     """The effect by training without and with the poison, where each column of a gain would be a solve.
 
     Attributes:
+        reference: the clean posterior at ρ.
+        locations: Z, as in `EffectByGain`.
+        coefficients: s, as there.
         before: the clean data's dual coefficients in f_c, shape (N, C).
         moved: what the poison changes in them.
     """
@@ -114,6 +114,10 @@ class EffectByRefit(PoisonEffect):
     coefficients: Inexact[Array, "P C"]
     before: Inexact[Array, "N C"]
     moved: Inexact[Array, "N C"]
+
+    def change(self) -> KernelExpansion:
+        """k̃(x, Z) s."""
+        return self.reference.change_expansion(self.locations, *self.change_coefficients())
 
     def change_coefficients(self) -> tuple[Array, Array]:
         """s, and what it changes."""

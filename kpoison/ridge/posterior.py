@@ -211,10 +211,11 @@ Fitted = Posterior | StoppedPosterior
 """A ridge predictor of data, or one whose laws are means of those of ridge predictors."""
 
 
-def check_fitted(name: str, value: object) -> None:
-    """Refuse what `fit` has not made."""
+def check_fitted(name: str, value: object) -> Fitted:
+    """The value, refused where `fit` has not made it."""
     if not isinstance(value, Fitted):
         raise TypeError(f"{name} must be a Posterior made by kpoison.fit, got {type(value).__name__}")
+    return value
 
 
 @program()
