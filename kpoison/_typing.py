@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from jaxtyping import ArrayLike, Bool, Integer, Num, Shaped
 
-from kpoison.problems.names import LawName as Law
+from kpoison._names import LawName as Law
 
 __all__ = ["Labels", "Law", "Mask", "Numbers", "Scalar"]
 

@@ -170,8 +170,8 @@ def test_names_are_those_of_what_they_name():
     from kpoison import matrix, problems
     from kpoison.datasets import download
     from kpoison.matrix.problem import DATA
-    from theory_checks.backdoor import Images
-    from theory_checks.setting import KERNELS
+    from kpoison.problems import KERNELS
+    from kpoison.problems.backdoor import Images
 
     assert get_args(problems.AttackName) == tuple(matrix.ATTACKS)
     assert get_args(problems.DefenceName) == tuple(matrix.DEFENCES)

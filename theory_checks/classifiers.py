@@ -6,11 +6,11 @@ from typing import cast, get_args
 
 import numpy as np
 
-from theory_checks.backdoor import Images
+from kpoison.experiments.catalogue import EXPERIMENTS
+from kpoison.experiments.options import ArchitectureName, Options
+from kpoison.experiments.result import Claim, Experiment
+from kpoison.problems.backdoor import Images
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.experiments.catalogue import EXPERIMENTS
-from theory_checks.experiments.options import ArchitectureName, Options
-from theory_checks.experiments.result import Claim, Experiment
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import Laws, Setting
 

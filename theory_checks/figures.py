@@ -4,16 +4,13 @@ import io
 from collections import Counter
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kpoison import plotting
 from theory_checks.record import Panel, Record
 
-__all__ = ["draw", "draw_panel", "label_narrow_axis"]
+__all__ = ["draw", "draw_panel"]
 
 _PANELS_PER_ROW = 4
 _SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1), "threshold": (2, 6)}
@@ -44,24 +41,13 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
     for axis, scale in ((ax.xaxis, panel.xscale), (ax.yaxis, panel.yscale)):
         if scale == "log":
-            label_narrow_axis(axis)
+            plotting.label_narrow_axis(axis)
     entries = sum(not series.label.startswith("_") for series in panel.series)
     if entries > _SHORT_LEGEND:  # below, where it hides nothing
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize="small")
     else:
         ax.legend()
     return ax
-
-
-def label_narrow_axis(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis of few decades, whose default labels are sparse or overlap."""
-    low, high = axis.get_view_interval()
-    decades = np.log10(high / low)
-    if decades < 3:
-        steps = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if decades < 0.7 else (1.0, 2.0, 5.0)
-        axis.set_major_locator(LogLocator(subs=steps))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def draw(record: Record) -> bytes:

@@ -10,9 +10,9 @@ from jax import Array
 
 import kpoison as kp
 from kpoison.laws import Predictor
+from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor
 from kpoison.ridge import KernelExpansion
 from kpoison.statistics import t_half_width
-from theory_checks.backdoor import Backdoor, Outcome, make_backdoor
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.setting import KERNELS, Laws, Setting

@@ -11,8 +11,8 @@ from jax import Array
 import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.networks import Architecture, Network
+from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor, outputs
 from kpoison.ridge import KernelExpansion
-from theory_checks.backdoor import Backdoor, Outcome, make_backdoor, outputs
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series

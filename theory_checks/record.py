@@ -3,7 +3,6 @@
 import dataclasses
 import enum
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from theory_checks.catalogue import Statement
 
-__all__ = ["Comparison", "Panel", "Record", "Series", "Verdict", "compare", "environment"]
+__all__ = ["Comparison", "Panel", "Record", "Series", "Verdict", "compare"]
 
 Against = Literal["refit", "finite width", "closed form", "exponent", "slope", "simulation"]
 
@@ -157,21 +156,3 @@ class Record:
                 passed=comparison.passed,
             )
         return plain | {"verdict": str(self.verdict)}
-
-
-def environment() -> dict[str, str]:
-    """Versions, device and precision, for the report."""
-    import jax  # records are also read where nothing is computed
-    import jax.numpy as jnp
-
-    import kpoison
-
-    return {
-        "kpoison": kpoison.__version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": str(jax.devices()[0].device_kind),
-        "dtype": str(jnp.result_type(float)),
-    }

@@ -4,8 +4,11 @@ Help, version, completion and wrong arguments load no JAX: commands import what 
 """
 
 import dataclasses
+import functools
+import operator
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import tyro
@@ -18,28 +21,36 @@ from kpoison.cli.flow import Flow, Tradeoff
 from kpoison.cli.matrix import Matrix
 from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
-from kpoison.cli.verify import Verify
 
-__all__ = ["Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "Verify", "main"]
+__all__ = ["Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "main"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _CommandLine:
-    """Theory of data poisoning in the kernel regime.  `kpoison --version` prints the version."""
+_COMMANDS = {
+    "sweep": Sweep,
+    "spectrum": Spectrum,
+    "flow": Flow,
+    "tradeoff": Tradeoff,
+    "experiment": Experiment,
+    "matrix": Matrix,
+    "download": Download,
+}
 
-    command: (
-        Annotated[Verify, subcommand("verify")]
-        | Annotated[Sweep, subcommand("sweep")]
-        | Annotated[Spectrum, subcommand("spectrum")]
-        | Annotated[Flow, subcommand("flow")]
-        | Annotated[Tradeoff, subcommand("tradeoff")]
-        | Annotated[Experiment, subcommand("experiment")]
-        | Annotated[Matrix, subcommand("matrix")]
-        | Annotated[Download, subcommand("download")]
-    )
 
-    cache: bool = True
-    """Keep compiled programs for the next run, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+def _command_line() -> type:
+    """What is parsed: commands of this package, and those that others offer as entry points `kpoison.commands`."""
+    offered = {point.name: point.load() for point in entry_points(group="kpoison.commands")}
+    commands = [Annotated[command, subcommand(name)] for name, command in (offered | _COMMANDS).items()]
+
+    @dataclasses.dataclass(frozen=True)
+    class CommandLine:
+        """Theory of data poisoning in the kernel regime.  `kpoison --version` prints the version."""
+
+        command: functools.reduce(operator.or_, commands)  # pyright: ignore[reportInvalidTypeForm]
+
+        cache: bool = True
+        """Keep compiled programs for the next run, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+
+    return CommandLine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kpoison {__version__}")
         return 0
     asked = tyro.cli(
-        _CommandLine, prog="kpoison", args=given, config=(tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
+        _command_line(), prog="kpoison", args=given, config=(tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
     )
     try:
         if arguments is None and asked.cache and not isinstance(asked.command, Download):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from kpoison.problems import Downloadable
+from kpoison._names import Downloadable
 
 __all__ = ["Download"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from theory_checks.experiments.options import ArchitectureName, Arguments, Options
+from kpoison.experiments.options import ArchitectureName, Arguments, Options
 
 __all__ = ["Experiment"]
 
@@ -34,8 +34,8 @@ class Experiment(Arguments):
         """Run it; returns the exit status."""
         import jax
 
+        from kpoison.experiments.catalogue import EXPERIMENTS
         from kpoison.networks import DivergedError
-        from theory_checks.experiments.catalogue import EXPERIMENTS
 
         jax.config.update("jax_enable_x64", True)
         options = Options(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Arguments)})

@@ -79,7 +79,7 @@ class _Penalised:
         import jax.numpy as jnp
         import numpy as np
 
-        from theory_checks.setting import make_setting
+        from kpoison.problems.setting import make_setting
 
         jax.config.update("jax_enable_x64", True)
         if self.plot is not None and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):

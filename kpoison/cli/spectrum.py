@@ -12,7 +12,7 @@ from kpoison.problems import KernelName, MatrixImages
 
 if TYPE_CHECKING:
     from kpoison.curvature import BulkEdge, Eigenpairs
-    from theory_checks.backdoor import Backdoor, Outcome
+    from kpoison.problems.backdoor import Backdoor, Outcome
 
 __all__ = ["Spectrum"]
 
@@ -195,7 +195,7 @@ class Spectrum:
 
     def _backdoor(self, trigger: "kp.Trigger") -> "Backdoor":
         """The problem, in the precision asked for."""
-        from theory_checks.backdoor import make_backdoor
+        from kpoison.problems.backdoor import make_backdoor
 
         made = make_backdoor(
             self.data,
@@ -216,7 +216,7 @@ class Spectrum:
         import jax
 
         from kpoison.networks import Architecture, UnconvergedError, train_pair
-        from theory_checks.setting import KERNELS
+        from kpoison.problems import KERNELS
 
         kernel, poison = KERNELS[self.kernel](backdoor.median_distance), backdoor.poison(self.count)
         if self.network is None:
@@ -312,7 +312,7 @@ class Spectrum:
         """The result as JSON, with what is needed to repeat it."""
         import numpy as np
 
-        from theory_checks.record import environment
+        from kpoison._environment import environment
 
         seen = after.visibility
         result = {

@@ -68,8 +68,8 @@ class Sweep:
         import jax.numpy as jnp
         import numpy as np
 
+        from kpoison.problems.setting import make_setting
         from kpoison.sweep import parse_axis
-        from theory_checks.setting import make_setting
 
         jax.config.update("jax_enable_x64", True)
         axes = {name: parse_axis(getattr(self, name)) for name in ("r_over_l", "m", "ridge")}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kpoison._memory import in_words
+from kpoison._names import Downloadable
 from kpoison._validation import check_name, check_positive
 from kpoison.datasets.files import FOLDERS, data_directory
-from kpoison.problems import Downloadable
 
 __all__ = ["Downloadable", "download"]
 

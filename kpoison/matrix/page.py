@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-import kpoison
 from kpoison._validation import check_positive
+from kpoison._version import __version__
 from kpoison.matrix.judgement import CHANCE, QUANTITIES, Judgement, judge, measured_text, seed_values, worst
 from kpoison.statistics import Agreement
 
@@ -159,7 +159,7 @@ def _what_was_run(result: "xr.Dataset") -> str:
     rows.append(
         (
             "page made by",
-            f"kpoison {kpoison.__version__}, JAX {jax.__version__}, NumPy {np.__version__}, xarray {xr.__version__}, "
+            f"kpoison {__version__}, JAX {jax.__version__}, NumPy {np.__version__}, xarray {xr.__version__}, "
             f"Matplotlib {matplotlib.__version__}, Python {platform.python_version()}",
         )
     )

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from kpoison._identity import hash_of
 from kpoison._validation import check_integer, check_name
+from kpoison._version import __version__
 from kpoison.matrix.attacks import ATTACK_OPTIONS, ATTACKS
 from kpoison.matrix.defences import DEFENCE_OPTIONS, DEFENCES, leading_direction
 from kpoison.matrix.defended import Defended, Outcome
@@ -161,11 +162,9 @@ class _Job(ChunkedWork):
         import scipy
         import sklearn
 
-        import kpoison
-
         problem, settings = self.problem(0)[0], self.settings
         return {
-            "kpoison_version": kpoison.__version__,
+            "kpoison_version": __version__,
             "jax_version": jax.__version__,
             "numpy_version": np.__version__,
             "scipy_version": scipy.__version__,

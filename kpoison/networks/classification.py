@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
 
 from kpoison._identity import function_hash, hash_of, identity_of, tree_hash
 from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer, known_number
+from kpoison._version import __version__
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
 from kpoison.networks.measurements import Measure, Measurements
 from kpoison.networks.steps import Setup, State, advance, epoch_order, program_hash
@@ -358,10 +359,8 @@ def _check_finite(state: State, steps_per_epoch: int) -> None:
 def _versions() -> dict[str, str]:
     import optax
 
-    import kpoison
-
     return {
-        "kpoison_version": kpoison.__version__,
+        "kpoison_version": __version__,
         "jax_version": jax.__version__,
         "optax_version": optax.__version__,
         "platform": jax.default_backend(),

@@ -9,7 +9,7 @@ from cycler import cycler
 from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "dashed", "dots", "errorbars", "line", "style", "threshold"]
+__all__ = ["COLOURS", "dashed", "dots", "errorbars", "label_narrow_axis", "line", "style", "threshold"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette: distinct in every common form of colour blindness, and by lightness in grey."""
@@ -68,3 +68,14 @@ def errorbars(ax: Axes, x: Points, y: Points, error: Points, label: str, colour:
     """Finite networks: mean and standard error over seeds."""
     ax.errorbar(x, y, yerr=error, fmt="s", label=label, color=colour, markersize=4, capsize=3)
     return ax
+
+
+def label_narrow_axis(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis of few decades, whose default labels are sparse or overlap."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    if decades < 3:
+        steps = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if decades < 0.7 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())

@@ -1,7 +1,6 @@
 """Problems by name: which kernels, data, attacks and defences the command line offers.  Nothing here loads JAX."""
 
-from kpoison.problems.kernels import KERNELS, KERNELS_WITH_DERIVATIVES, MATRIX_KERNELS
-from kpoison.problems.names import (
+from kpoison._names import (
     AttackName,
     ClassLabels,
     DataName,
@@ -14,6 +13,7 @@ from kpoison.problems.names import (
     MatrixKernelName,
     QuantityName,
 )
+from kpoison.problems.kernels import KERNELS, KERNELS_WITH_DERIVATIVES, MATRIX_KERNELS
 
 __all__ = [
     "KERNELS",

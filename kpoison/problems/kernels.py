@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, get_args
 
 import kpoison as kp
-from kpoison.problems.names import KernelName, MatrixKernelName
+from kpoison._names import KernelName, MatrixKernelName
 
 if TYPE_CHECKING:
     from kpoison.kernels import Kernel

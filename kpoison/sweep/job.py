@@ -16,6 +16,7 @@ from kpoison._failures import Failure
 from kpoison._identity import hash_of, program_hash, tree_hash
 from kpoison._memory import available_memory
 from kpoison._typing import Law
+from kpoison._version import __version__
 from kpoison.poison import Poison
 from kpoison.resumable.chunked import ChunkedWork
 from kpoison.resumable.storage import Pieces, Variable
@@ -129,12 +130,10 @@ class Job(ChunkedWork):
 
     def manifest(self) -> dict[str, Any]:
         """Everything that determines the numbers."""
-        import kpoison
-
         clean, grid = self.clean, self.grid
         points = [grid.locations, grid.directions, grid.labels, *(axis.values for axis in grid.inner)]
         return {
-            "kpoison_version": kpoison.__version__,
+            "kpoison_version": __version__,
             "jax_version": jax.__version__,
             "dtype": str(clean.X.dtype),
             "law": self.law,

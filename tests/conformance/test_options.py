@@ -208,7 +208,7 @@ def test_counts_are_those_of_the_fraction_as_it_is_written(kind):
 
 
 def test_as_many_probes_are_triggered_as_the_fraction_says():
-    from theory_checks.backdoor import make_backdoor
+    from kpoison.problems.backdoor import make_backdoor
 
     patch = kp.Patch(2, (-2, -2), 1.0, clip=(0, 1))
     made = make_backdoor("digits", patch, classes=(0, 1), target=0, train=20, test=100, poisons=2)

@@ -13,8 +13,8 @@ import kpoison as kp
 from kpoison import networks
 from kpoison.cli import main
 from kpoison.plotting import draw_image, draw_spectrum, draw_spectrum_figure
-from theory_checks.backdoor import make_backdoor
-from theory_checks.setting import KERNELS
+from kpoison.problems import KERNELS
+from kpoison.problems.backdoor import make_backdoor
 
 SMALL = ["spectrum", "--train", "40", "--test", "30", "--count", "8", "--top", "4"]
 

@@ -6,7 +6,7 @@ import xarray as xr
 
 import kpoison as kp
 from kpoison.cli import main
-from theory_checks.setting import make_setting
+from kpoison.problems.setting import make_setting
 
 SMALL = ["--points", "8", "--probes", "3", "--m", "4"]
 

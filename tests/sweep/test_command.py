@@ -6,7 +6,7 @@ import xarray as xr
 
 import kpoison as kp
 from kpoison.cli import main
-from theory_checks.setting import make_setting
+from kpoison.problems.setting import make_setting
 
 AXES = ["--r-over-l", "0.01:1:5:log", "--m", "1:100:4:log", "--ridge", "1e-3,1e-2"]
 

@@ -13,26 +13,26 @@ import xarray as xr
 
 import kpoison as kp
 from kpoison.cli import main
-from kpoison.networks import MLP, DivergedError, classification, train_classifier
-from kpoison.statistics import Agreement, t_interval
-from theory_checks import classifiers
-from theory_checks.experiments.architectures import create
-from theory_checks.experiments.catalogue import EXPERIMENTS
-from theory_checks.experiments.collapse import (
+from kpoison.experiments.architectures import create
+from kpoison.experiments.catalogue import EXPERIMENTS
+from kpoison.experiments.collapse import (
     distances_of_features,
     distances_of_kernel,
     mean_distance,
     principal_components,
 )
-from theory_checks.experiments.curves import Curves, is_visible
-from theory_checks.experiments.events import first_true, lag_of
-from theory_checks.experiments.joint_defence import stable_penalty
-from theory_checks.experiments.kernels import attack_kernel
-from theory_checks.experiments.measuring import Measurement, leading, pooled_edge, resampled_largest
-from theory_checks.experiments.options import Options, geometric_steps
-from theory_checks.experiments.problem import make_problem, usual_augmentation
-from theory_checks.experiments.result import above, below
-from theory_checks.experiments.training import Arm, constant_rate
+from kpoison.experiments.curves import Curves, is_visible
+from kpoison.experiments.events import first_true, lag_of
+from kpoison.experiments.joint_defence import stable_penalty
+from kpoison.experiments.kernels import attack_kernel
+from kpoison.experiments.measuring import Measurement, leading, pooled_edge, resampled_largest
+from kpoison.experiments.options import Options, geometric_steps
+from kpoison.experiments.problem import make_problem, usual_augmentation
+from kpoison.experiments.result import above, below
+from kpoison.experiments.training import Arm, constant_rate
+from kpoison.networks import MLP, DivergedError, classification, train_classifier
+from kpoison.statistics import Agreement, t_interval
+from theory_checks import classifiers
 
 TINY = {"train": 100, "test": 60, "probes": 20, "epochs": 3, "seeds": 2, "width": 6, "batch_size": 25}
 ARGUMENTS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]

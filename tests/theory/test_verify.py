@@ -158,7 +158,7 @@ def test_every_statement_has_its_check(number):
 
 
 def test_the_catalogue_names_every_kernel():
-    from theory_checks.setting import KERNELS
+    from kpoison.problems import KERNELS
 
     assert set(KERNEL_NAMES) == set(KERNELS)
 

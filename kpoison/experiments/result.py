@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kpoison import plotting
+from kpoison._environment import environment
+from kpoison.experiments.options import Options
 from kpoison.statistics import Agreement, Interval
-from theory_checks.experiments.options import Options
-from theory_checks.record import environment
 
 __all__ = ["Claim", "Experiment", "Table", "above", "below"]
 

@@ -17,12 +17,12 @@ import xarray as xr
 from tqdm import tqdm
 
 from kpoison._identity import hash_of
+from kpoison.experiments import measuring
+from kpoison.experiments.architectures import create
+from kpoison.experiments.measuring import Measurement
+from kpoison.experiments.options import ArchitectureName, Options, geometric_steps
+from kpoison.experiments.problem import Problem, make_problem, usual_augmentation
 from kpoison.networks import Classifier, TrainedClassifier, train_classifier
-from theory_checks.experiments import measuring
-from theory_checks.experiments.architectures import create
-from theory_checks.experiments.measuring import Measurement
-from theory_checks.experiments.options import ArchitectureName, Options, geometric_steps
-from theory_checks.experiments.problem import Problem, make_problem, usual_augmentation
 
 __all__ = ["Arm", "Trainer", "constant_rate"]
 

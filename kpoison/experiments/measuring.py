@@ -16,8 +16,8 @@ from kpoison._linear_algebra import matrix_product
 from kpoison.curvature import BulkEdge
 from kpoison.curvature.losses import Loss, curvature_rows
 from kpoison.curvature.spectrum import lanczos
+from kpoison.experiments.problem import Problem
 from kpoison.networks import DivergedError
-from theory_checks.experiments.problem import Problem
 
 __all__ = ["MATRICES", "Matrix", "Measurement", "leading", "outputs", "pooled_edge", "probe_rows", "resampled_largest"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 import kpoison as kp
+from kpoison.experiments.options import ArchitectureName
 from kpoison.kernels.activations import as_activation
 from kpoison.networks import MLP, Classifier, LeNet, LinearSoftmax, ResNet
-from theory_checks.experiments.options import ArchitectureName
 
 __all__ = ["create", "infinite_width"]
 

@@ -12,7 +12,7 @@ import kpoison as kp
 from kpoison import datasets
 from kpoison._validation import check_integer, count_of
 from kpoison.networks import Augmentation, ColourJitter, Compose, CutOut, HorizontalFlip, RandomCrop
-from theory_checks.backdoor import ClassLabels, Images, load_images
+from kpoison.problems.backdoor import ClassLabels, Images, load_images
 
 __all__ = ["InPixels", "Problem", "make_problem", "usual_augmentation"]
 

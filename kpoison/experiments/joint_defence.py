@@ -8,12 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kpoison import plotting
-from kpoison.networks import Classifier
-from kpoison.statistics import t_interval
-from theory_checks.experiments.curves import Curves
-from theory_checks.experiments.measuring import MATRICES, probe_rows
-from theory_checks.experiments.options import ArchitectureName, Options
-from theory_checks.experiments.pictures import (
+from kpoison.experiments.curves import Curves
+from kpoison.experiments.measuring import MATRICES, probe_rows
+from kpoison.experiments.options import ArchitectureName, Options
+from kpoison.experiments.pictures import (
     MATRIX_NAMES,
     against_edge,
     legend_beside,
@@ -22,8 +20,10 @@ from theory_checks.experiments.pictures import (
     shown,
     ticks_at,
 )
-from theory_checks.experiments.result import Claim, Experiment, Table, above, below
-from theory_checks.experiments.training import Arm, Trainer
+from kpoison.experiments.result import Claim, Experiment, Table, above, below
+from kpoison.experiments.training import Arm, Trainer
+from kpoison.networks import Classifier
+from kpoison.statistics import t_interval
 
 __all__ = ["DEFENCES", "run", "stable_penalty"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from theory_checks.experiments.measuring import MATRICES, Matrix, pooled_edge
+from kpoison.experiments.measuring import MATRICES, Matrix, pooled_edge
 
 __all__ = ["ALIGNED", "Curves", "is_visible"]
 

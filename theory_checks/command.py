@@ -1,4 +1,4 @@
-"""`kpoison verify`."""
+"""`kpoison verify`, which the command line finds by its entry point."""
 
 import dataclasses
 import sys

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from theory_checks.experiments.measuring import Matrix
-from theory_checks.figures import label_narrow_axis
+from kpoison.experiments.measuring import Matrix
+from kpoison.plotting import label_narrow_axis
 
 __all__ = ["MATRIX_NAMES", "against_edge", "legend_beside", "mean_and_range", "shares", "shown", "ticks_at"]
 

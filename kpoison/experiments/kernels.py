@@ -9,10 +9,10 @@ from jax import Array
 
 import kpoison as kp
 from kpoison._validation import count_of
+from kpoison.experiments.measuring import leading, resampled_largest
+from kpoison.experiments.problem import Problem
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
-from theory_checks.experiments.measuring import leading, resampled_largest
-from theory_checks.experiments.problem import Problem
 
 __all__ = ["KernelAttack", "KernelSpectrum", "attack_kernel"]
 

@@ -1,6 +1,6 @@
 """The experiments by name."""
 
-from theory_checks.experiments import collapse, joint_defence, lag
+from kpoison.experiments import collapse, joint_defence, lag
 
 __all__ = ["EXPERIMENTS"]
 

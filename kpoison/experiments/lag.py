@@ -8,14 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kpoison import plotting
-from kpoison.statistics import t_interval
-from theory_checks.experiments.architectures import infinite_width
-from theory_checks.experiments.curves import Curves, is_visible
-from theory_checks.experiments.events import Lag, lag_of
-from theory_checks.experiments.kernels import attack_kernel
-from theory_checks.experiments.measuring import MATRICES, pooled_edge
-from theory_checks.experiments.options import ArchitectureName, Options
-from theory_checks.experiments.pictures import (
+from kpoison.experiments.architectures import infinite_width
+from kpoison.experiments.curves import Curves, is_visible
+from kpoison.experiments.events import Lag, lag_of
+from kpoison.experiments.kernels import attack_kernel
+from kpoison.experiments.measuring import MATRICES, pooled_edge
+from kpoison.experiments.options import ArchitectureName, Options
+from kpoison.experiments.pictures import (
     MATRIX_NAMES,
     against_edge,
     legend_beside,
@@ -24,8 +23,9 @@ from theory_checks.experiments.pictures import (
     shown,
     ticks_at,
 )
-from theory_checks.experiments.result import Claim, Experiment, Table, above
-from theory_checks.experiments.training import Arm, Trainer
+from kpoison.experiments.result import Claim, Experiment, Table, above
+from kpoison.experiments.training import Arm, Trainer
+from kpoison.statistics import t_interval
 
 __all__ = ["run"]
 

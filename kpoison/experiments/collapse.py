@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 import kpoison as kp
 from kpoison import plotting
+from kpoison.experiments.architectures import infinite_width
+from kpoison.experiments.options import ArchitectureName, Options
+from kpoison.experiments.pictures import shown
+from kpoison.experiments.problem import Problem
+from kpoison.experiments.result import Claim, Experiment, Table, below
+from kpoison.experiments.training import Arm, Trainer
 from kpoison.statistics import t_interval
-from theory_checks.experiments.architectures import infinite_width
-from theory_checks.experiments.options import ArchitectureName, Options
-from theory_checks.experiments.pictures import shown
-from theory_checks.experiments.problem import Problem
-from theory_checks.experiments.result import Claim, Experiment, Table, below
-from theory_checks.experiments.training import Arm, Trainer
 
 __all__ = ["Spaces", "distances_of_features", "distances_of_kernel", "mean_distance", "run"]
 
