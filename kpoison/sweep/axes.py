@@ -23,7 +23,7 @@ from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 from kpoison.ridge.metric import checked_metric
 
-__all__ = ["Axis", "Grid", "Trained", "kernel_identities", "make_grid", "parse_axis"]
+__all__ = ["Axis", "Grid", "TrainingCell", "kernel_identities", "make_grid", "parse_axis"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def parse_axis(text: str) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainingCell:
     """How the predictor of one cell is trained.
 
     Attributes:
@@ -105,21 +105,30 @@ class Grid:
     """All axes of a sweep, checked.
 
     Attributes:
-        inner: r_over_l, m and ridge, which one factorisation serves.
+        distance: r/ℓ of the probe from the poison.
+        count: multiplicity m of the poison.
+        ridge: λ.
         label: the label axis, or None for the poison's own.
         outer: what changes the predictor, the location or the direction; only the axes that were given.
         trained: the predictor of every cell of the axes of kernels, penalties and times, times fastest.
         metric: M of the penalties; None: the identity.
     """
 
-    inner: tuple[Axis, Axis, Axis]
+    distance: Axis
+    count: Axis
+    ridge: Axis
     label: Axis | None
     outer: tuple[Axis, ...]
-    trained: tuple[Trained, ...]
+    trained: tuple[TrainingCell, ...]
     metric: np.ndarray | None
     locations: np.ndarray
     directions: np.ndarray
     labels: np.ndarray
+
+    @property
+    def inner(self) -> tuple[Axis, Axis, Axis]:
+        """The axes of every sweep, which one factorisation serves."""
+        return self.distance, self.count, self.ridge
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -250,11 +259,9 @@ def make_grid(
         )
     if length_scale is not None:
         _numbers("length_scale", length_scale, "", "", zero=False)
-    inner = (
-        _numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True),
-        _numbers("m", m, "multiplicity of the poison", "training points", zero=True),
-        _numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False),
-    )
+    distance = _numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True)
+    count = _numbers("m", m, "multiplicity of the poison", "training points", zero=True)
+    ridge = _numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False)
     outer, cells = _kernel_axes(clean, kernels, hyperparameters, length_scale)
     penalties, times = [None], [None]
     if gradient_penalty is not None:
@@ -266,7 +273,7 @@ def make_grid(
     if metric is not None and gradient_penalty is None:
         raise ValueError("metric is that of gradient_penalty, which is not given")
     metric = checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
-    trained = [Trained(kernel, unit, penalty, t) for kernel, unit in cells for penalty in penalties for t in times]
+    trained = [TrainingCell(kernel, unit, penalty, t) for kernel, unit in cells for penalty in penalties for t in times]
     locations = _points("location", poison.location if location is None else location, shape)
     directions = _points("direction", direction, shape)
     norms = np.linalg.norm(directions.reshape(len(directions), -1), axis=1)
@@ -294,7 +301,9 @@ def make_grid(
     if len(set(names) | {"r_over_l", "m", "ridge", "label", "output"}) < len(names) + 5:
         raise ValueError(f"every axis must have a name of its own, got {names}")
     return Grid(
-        inner,
+        distance,
+        count,
+        ridge,
         label_axis,
         tuple(outer),
         tuple(trained),

@@ -22,9 +22,9 @@ from kpoison.resumable.chunked import ChunkedWork
 from kpoison.resumable.storage import Pieces, Variable
 from kpoison.ridge import Fitted
 from kpoison.sweep.axes import Grid, kernel_identities
-from kpoison.sweep.evaluate import evaluate
+from kpoison.sweep.evaluate import Cell, evaluate
 from kpoison.sweep.posteriors import Posteriors
-from kpoison.sweep.quantities import INNER_AXES, Quantity
+from kpoison.sweep.quantities import INNER_AXES, Needs, Quantity
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,8 +56,7 @@ class Job(ChunkedWork):
         self.clean, self.grid, self.quantities, self.mesh = clean, grid, quantities, mesh
         self.law: Law = law
         self.metadata = metadata
-        self.sizes = tuple(len(axis) for axis in grid.inner)
-        of_searches = any(quantity.solves != "all" for quantity in quantities)
+        of_searches = any(quantity.needs is not Needs.ALL for quantity in quantities)
         self.searched = law == "exact" and clean.factor.searched and of_searches
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
@@ -71,7 +70,7 @@ class Job(ChunkedWork):
 
     def _output_shape(self, quantity: Quantity) -> tuple[int, ...]:
         """(C,) for a variable with an axis of outputs, else ()."""
-        if quantity.identity == "law":
+        if quantity.is_law:
             return self.clean.y.shape[1:] if quantity.per_output else ()
         one, probes = self._one_point(quantity)
         number = jax.ShapeDtypeStruct((), self.clean.X.dtype)
@@ -80,7 +79,7 @@ class Job(ChunkedWork):
         except Exception as error:
             raise ValueError(f"{quantity.name} among quantities cannot be evaluated: {error}") from error
         shape = getattr(result, "shape", None)
-        leading = 1 if "r_over_l" in quantity.axes else 0
+        leading = int(quantity.of_probes)
         if shape is None or len(shape) not in (leading, leading + 1):
             raise ValueError(f"{quantity.name} among quantities must return a number or (C,) for a probe, got {shape}")
         return shape[leading:]
@@ -91,7 +90,7 @@ class Job(ChunkedWork):
 
         def one(clean, x, m, ridge):
             poison = Poison(jnp.asarray(grid.locations[0], dtype), grid.labels[0], m)
-            return quantity.function(clean, poison, x if "r_over_l" in quantity.axes else None, ridge, self.law)
+            return quantity.function(clean, poison, x if quantity.of_probes else None, ridge, self.law)
 
         return one, jax.ShapeDtypeStruct((1, *self.clean.X.shape[1:]), dtype)
 
@@ -165,8 +164,8 @@ class Job(ChunkedWork):
 
     def _identity_of(self, quantity: Quantity) -> str:
         """Of a law its name says all, of a user's function its program."""
-        if quantity.identity == "law":
-            return quantity.identity
+        if quantity.is_law:
+            return "law"
         one, probes = self._one_point(quantity)
         number = jax.ShapeDtypeStruct((), self.clean.X.dtype)
         return program_hash(one, self.clean, probes, number, number)
@@ -175,7 +174,7 @@ class Job(ChunkedWork):
 
     def _plan(self, memory: int | None) -> dict[str, int]:
         """Sizes of the chunks along r_over_l and m."""
-        r, m, ridges = self.sizes
+        r, m, ridges = (len(axis) for axis in self.grid.inner)
         available = memory if memory is not None else min(available_memory() // 4, _COPIES * _LARGEST_CHUNK)
         labels = len(self.grid.labels)
         outputs = max([shape[0] for shape in self.outputs.values()], default=1)
@@ -192,7 +191,7 @@ class Job(ChunkedWork):
 
     def chunks(self, plan: Mapping[str, int]) -> list[tuple[tuple[int, int, int], slice, slice]]:
         """Cell, part of m and part of r_over_l of every chunk, in the order of their index."""
-        r, m, _ = self.sizes
+        r, m = len(self.grid.distance), len(self.grid.count)
         return [
             (cell, slice(i, min(i + plan["m"], m)), slice(j, min(j + plan["r_over_l"], r)))
             for cell in self.cells
@@ -231,59 +230,56 @@ class Job(ChunkedWork):
         quantities = tuple(
             quantity
             for quantity in self.quantities
-            if ("r_over_l" in quantity.axes or r.start == 0) and ("m" in quantity.axes or m.start == 0)
+            if (quantity.of_probes or r.start == 0) and (quantity.of_counts or m.start == 0)
         )
         posteriors = self.posteriors(trained, location)
         zeta = grid.locations[location]
         unit = grid.trained[trained].unit
-        distances = grid.inner[0].values[r] * (np.linalg.norm(zeta) if unit is None else unit)
+        distances = grid.distance.values[r] * (np.linalg.norm(zeta) if unit is None else unit)
         probes = zeta + distances.reshape(-1, *[1] * zeta.ndim) * grid.directions[direction]
         # As many probes for each device; the surplus is dropped.
         surplus = -len(probes) % self.mesh.size
         probes = np.concatenate([probes, np.repeat(probes[-1:], surplus, axis=0)])
+        numbers = zeta, grid.labels, grid.count.values[m], grid.ridge.values, probes
         results = evaluate(
-            tuple(posteriors[quantity.solves] for quantity in quantities),
-            jnp.asarray(zeta, dtype),
-            jnp.asarray(grid.labels, dtype),
-            jnp.asarray(grid.inner[1].values[m], dtype),
-            jnp.asarray(grid.inner[2].values, dtype),
-            jnp.asarray(probes, dtype),
+            tuple(posteriors[quantity.needs] for quantity in quantities),
+            Cell(*(jnp.asarray(part, dtype) for part in numbers)),
             quantities,
             self.law,
             self.mesh,
         )
-        sizes = len(grid.labels), len(distances), m.stop - m.start, self.sizes[2]
+        sizes = len(grid.labels), len(distances), m.stop - m.start, len(grid.ridge)
         found, status = {}, np.zeros(sizes, np.int8)
         for quantity, (result, failures) in zip(quantities, results, strict=True):
             array = np.asarray(result)
-            array = array[:, : len(distances)] if "r_over_l" in quantity.axes else array
+            array = array[:, : len(distances)] if quantity.of_probes else array
             failed = self._failed(quantity, failures, m)
             if failed.any():
                 array = np.where(_along(failed, quantity, array.ndim), np.nan, array)
             found[quantity.name] = array
-            status |= np.expand_dims(failed, [1] if "m" in quantity.axes else [1, 2])
+            status |= np.expand_dims(failed, [1] if quantity.of_counts else [1, 2])
         if self.searched and r.start == 0 and self.posteriors.status:
-            found[_RESIDUAL] = np.max([self._status(name, m)[0] for name in self.posteriors.status], axis=0)
+            found[_RESIDUAL] = np.max([self._status(needs, m)[0] for needs in self.posteriors.status], axis=0)
         return found | {_STATUS: status}
 
-    def _status(self, name: str, m: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _status(self, needs: Needs, m: slice) -> tuple[np.ndarray, np.ndarray]:
         """Residual and convergence of a search at every multiplicity and ridge, shape (m, ridge)."""
-        counts, ridges = jnp.asarray(self.grid.inner[1].values[m]), jnp.asarray(self.grid.inner[2].values)
+        counts, ridges = jnp.asarray(self.grid.count.values[m]), jnp.asarray(self.grid.ridge.values)
         rho = jnp.outer(len(self.clean.X) + counts, ridges).astype(self.clean.X.dtype)
-        residual, converged = jax.vmap(jax.vmap(self.posteriors.status[name].at))(rho)
+        residual, converged = jax.vmap(jax.vmap(self.posteriors.status[needs].at))(rho)
         return np.asarray(residual), np.asarray(converged)
 
     def _failed(self, quantity: Quantity, failures: Sequence[Failure], m: slice) -> np.ndarray:
         """Where a quantity has failed, over labels and its axes among m and ridge; with a warning that says why."""
-        sizes = [len(self.grid.labels), *([m.stop - m.start] if "m" in quantity.axes else []), self.sizes[2]]
+        sizes = [len(self.grid.labels), *([m.stop - m.start] if quantity.of_counts else []), len(self.grid.ridge)]
         failed = np.zeros(sizes, bool)
         reasons = {}
         for failure in failures:
             if not issubclass(failure.kind, Warning):
                 reasons[failure.message] = np.asarray(failure.failed)
-        if quantity.solves in self.posteriors.status:
-            converged = self._status(quantity.solves, m)[1]
-            reasons["solves have not converged"] = ~(converged if "m" in quantity.axes else converged[0])
+        if quantity.needs in self.posteriors.status:
+            converged = self._status(quantity.needs, m)[1]
+            reasons["solves have not converged"] = ~(converged if quantity.of_counts else converged[0])
         for reason, where in reasons.items():
             if where.any():
                 failed |= where
@@ -298,6 +294,6 @@ class Job(ChunkedWork):
 
 def _along(failed: np.ndarray, quantity: Quantity, ndim: int) -> np.ndarray:
     """Flags over (label, the quantity's axes among m and ridge) along its values, which have probes and outputs too."""
-    if "r_over_l" in quantity.axes:
+    if quantity.of_probes:
         failed = failed[:, None]
     return failed.reshape(*failed.shape, *[1] * (ndim - failed.ndim))

@@ -17,8 +17,8 @@ from kpoison.ridge import (
 )
 from kpoison.ridge.metric import slope_operator
 from kpoison.ridge.projection import RidgeStatus
-from kpoison.sweep.axes import Grid, Trained
-from kpoison.sweep.quantities import Quantity
+from kpoison.sweep.axes import Grid, TrainingCell
+from kpoison.sweep.quantities import Needs, Quantity
 
 __all__ = ["Posteriors"]
 
@@ -33,10 +33,10 @@ class Posteriors:
 
     def __init__(self, clean: Fitted, grid: Grid, quantities: tuple[Quantity, ...], law: Law):
         self._clean, self._grid, self._law = clean, grid, law
-        self._wanted = {quantity.solves for quantity in quantities}
+        self._wanted = {quantity.needs for quantity in quantities}
         self._fitted: tuple[int, Posterior] | None = None
-        self._last: tuple[tuple[int, int], dict[str, Fitted]] | None = None
-        self.status: dict[str, RidgeStatus] = {}
+        self._last: tuple[tuple[int, int], dict[Needs, Fitted]] | None = None
+        self.status: dict[Needs, RidgeStatus] = {}
         """Of the searches behind the last posteriors, by the same names; empty where they are factorised."""
         first = grid.trained[0]
         if first.kernel is clean.kernel and (
@@ -44,33 +44,33 @@ class Posteriors:
         ):
             self._keep(0, clean.posterior)
 
-    def __call__(self, trained: int, location: int) -> dict[str, Fitted]:
-        """The posterior by what is needed of it, see `Quantity.solves`."""
+    def __call__(self, trained: int, location: int) -> dict[Needs, Fitted]:
+        """The posterior by what is needed of it, see `Needs`."""
         if self._last is not None and self._last[0] == (trained, location):
             return self._last[1]
         clean = self._trained(trained)
-        posteriors: dict[str, Fitted] = dict.fromkeys(("all", "poison", "targets"), clean)
+        posteriors: dict[Needs, Fitted] = dict.fromkeys(Needs, clean)
         self.status = {}
         if self._law == "exact" and clean.ended and not clean.observations.slopes:
             zeta = jnp.asarray(self._grid.locations[location], clean.X.dtype)
             cross = clean.kernel.pairwise(clean.X, zeta[None])
             low, high = self._rho_range()
-            if "targets" in self._wanted:
+            if Needs.TARGETS in self._wanted:
                 both = jnp.concatenate([cross, clean.targets], axis=1)
-                n_c, ridges = len(clean.X), self._grid.inner[2].values
+                n_c, ridges = len(clean.X), self._grid.ridge.values
                 # Thresholds look at every multiplicity that `m_success` does.
                 wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
-                posteriors["targets"] = self._restricted("targets", clean.posterior, both, wide)
-            if "poison" in self._wanted:
-                posteriors["poison"] = self._restricted("poison", clean.posterior, cross, (low, high))
+                posteriors[Needs.TARGETS] = self._restricted(Needs.TARGETS, clean.posterior, both, wide)
+            if Needs.POISON in self._wanted:
+                posteriors[Needs.POISON] = self._restricted(Needs.POISON, clean.posterior, cross, (low, high))
         self._last = ((trained, location), posteriors)
         return posteriors
 
-    def _restricted(self, name: str, clean: Posterior, b: Array, rho: tuple[float, float]) -> Posterior:
+    def _restricted(self, needs: Needs, clean: Posterior, b: Array, rho: tuple[float, float]) -> Posterior:
         """The posterior for these right-hand sides; ridges that have not converged are marked, and no error."""
         factor = clean.factor.restricted(b, rho, _LARGEST_RANK)
         if clean.factor.searched and factor.search_status is not None:
-            self.status[name] = factor.search_status
+            self.status[needs] = factor.search_status
         return dataclasses.replace(clean, factor=factor.unwatched())
 
     def _trained(self, index: int) -> Fitted:
@@ -99,11 +99,11 @@ class Posteriors:
 
     def _rho_range(self) -> tuple[float, float]:
         """Smallest and largest ρ = (n_c + m)λ of the grid."""
-        _, counts, ridges = (axis.values for axis in self._grid.inner)
+        counts, ridges = self._grid.count.values, self._grid.ridge.values
         n_c = len(self._clean.X)
         # A law reads m and λ in the dtype of the data: a margin for their rounding.
         return float((n_c + counts[0]) * ridges[0]) * 0.999, float((n_c + counts[-1]) * ridges[-1]) * 1.001
 
 
-def _same_fit(first: Trained, second: Trained) -> bool:
+def _same_fit(first: TrainingCell, second: TrainingCell) -> bool:
     return first.kernel is second.kernel and first.penalty == second.penalty

@@ -1,6 +1,7 @@
 """What a sweep can compute: the laws by name, and any function of the user's."""
 
 import dataclasses
+import enum
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +12,23 @@ from kpoison._failures import mapped
 from kpoison._validation import check_name
 from kpoison.laws import coupling_floor, coupling_ratio, efficacy, gain, m_success, predict, spike, spike_efficacy_ratio
 
-__all__ = ["Quantity", "as_quantities", "quantity_names"]
+__all__ = ["Needs", "Quantity", "as_quantities", "quantity_names"]
 
 INNER_AXES = ("r_over_l", "m", "ridge")
 """The axes of every sweep; what a quantity does not depend on, it does not have."""
+
+
+class Needs(enum.StrEnum):
+    """What a quantity takes from the clean posterior."""
+
+    POISON = "poison"
+    """A⁻¹k(X, ζ)."""
+
+    TARGETS = "targets"
+    """A⁻¹y too."""
+
+    ALL = "all"
+    """Whatever a function of the user's may ask for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +41,8 @@ class Quantity:
         axes: which of r_over_l, m, ridge it depends on.
         description, units: for the attributes of the variable.
         per_output: whether it has an axis for the outputs where y has one.
-        solves: what of the clean posterior it needs, see `compress`: "poison", also "targets", or "all".
-        identity: "law", which its name tells from others, or "function", which only its program does.
+        needs: what of the clean posterior.
+        is_law: whether its name tells it from others; of a function only its program does.
     """
 
     name: str
@@ -37,8 +51,18 @@ class Quantity:
     description: str
     units: str
     per_output: bool = True
-    solves: str = "poison"
-    identity: str = "law"
+    needs: Needs = Needs.POISON
+    is_law: bool = True
+
+    @property
+    def of_probes(self) -> bool:
+        """Whether it depends on where it is asked."""
+        return "r_over_l" in self.axes
+
+    @property
+    def of_counts(self) -> bool:
+        """Whether it depends on the multiplicity."""
+        return "m" in self.axes
 
 
 def _law(function: Callable[..., Array], axes: tuple[str, ...], description: str, units: str, **other: Any) -> Quantity:
@@ -79,7 +103,7 @@ _KNOWN = {
             INNER_AXES,
             "poisoned prediction f",
             "y",
-            solves="targets",
+            needs=Needs.TARGETS,
         ),
         Quantity(
             "m_success",
@@ -88,7 +112,7 @@ _KNOWN = {
             "smallest multiplicity at which the prediction flips (L8)",
             "1",
             per_output=False,
-            solves="targets",
+            needs=Needs.TARGETS,
         ),
     )
 }
@@ -133,6 +157,6 @@ def _of_user(function: Callable[..., Array]) -> Quantity:
         INNER_AXES,
         (inspect.getdoc(function) or name).splitlines()[0],
         "",
-        solves="all",
-        identity="function",
+        needs=Needs.ALL,
+        is_law=False,
     )
