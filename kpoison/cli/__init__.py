@@ -41,16 +41,16 @@ def _command_line() -> type:
     offered = {point.name: point.load() for point in entry_points(group="kpoison.commands")}
     commands = [Annotated[command, subcommand(name)] for name, command in (offered | _COMMANDS).items()]
 
-    @dataclasses.dataclass(frozen=True)
-    class CommandLine:
-        """Theory of data poisoning in the kernel regime.  `kpoison --version` prints the version."""
-
-        command: functools.reduce(operator.or_, commands)  # pyright: ignore[reportInvalidTypeForm]
-
-        cache: bool = True
-        """Keep compiled programs for the next run, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
-
-    return CommandLine
+    kept = "Keep compiled programs for the next run, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."
+    line = dataclasses.make_dataclass(
+        "CommandLine",
+        [
+            ("command", functools.reduce(operator.or_, commands)),
+            ("cache", Annotated[bool, tyro.conf.arg(help=kept)], True),
+        ],
+    )
+    line.__doc__ = "Theory of data poisoning in the kernel regime.  `kpoison --version` prints the version."
+    return line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
