@@ -101,7 +101,7 @@ ORDERS = (
     "import kpoison.sweep",
     "import kpoison; kpoison.sweep; import kpoison.resumable.storage",
     "import kpoison; kpoison.sweep; del kpoison.sweep; from kpoison import sweep",
-    "import kpoison.resumable.storage, kpoison.laws.spike, kpoison.laws.efficacy, kpoison.poison",
+    "import kpoison.resumable.storage, kpoison.laws._spike, kpoison.laws._efficacy, kpoison.poison",
 )
 CHECK = """
 import inspect, kpoison

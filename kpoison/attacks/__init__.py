@@ -1,9 +1,11 @@
 """Attacks on the training set of a kernel predictor, each with the law's prediction of what it does."""
 
+from kpoison.attacks._backdoor import backdoor
+from kpoison.attacks._bilevel import Bilevel, bilevel, greedy_bases
+from kpoison.attacks._bilevel_objective import BilevelObjective, bilevel_objective
+from kpoison.attacks._feature_collision import FeatureCollision, collision_objective, feature_collision
+from kpoison.attacks._sybil import SybilAttack, shared_features, sybil
 from kpoison.attacks.aggregators import Aggregator, CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
-from kpoison.attacks.backdoor import backdoor
-from kpoison.attacks.bilevel import Bilevel, bilevel, greedy_bases
-from kpoison.attacks.bilevel_objective import BilevelObjective, bilevel_objective
 from kpoison.attacks.byzantine import (
     ALittleIsEnough,
     FixedUpdates,
@@ -13,11 +15,9 @@ from kpoison.attacks.byzantine import (
     UpdateAttack,
 )
 from kpoison.attacks.clients import Clients
-from kpoison.attacks.feature_collision import FeatureCollision, collision_objective, feature_collision
 from kpoison.attacks.federated import Federation, GuaranteeVoidWarning, federate, mean_aggregated
 from kpoison.attacks.label_flipping import FlippedLabels, flip_certificate, flip_labels
 from kpoison.attacks.poisoned import PoisonedData
-from kpoison.attacks.sybil import SybilAttack, shared_features, sybil
 
 __all__ = [
     "ALittleIsEnough",

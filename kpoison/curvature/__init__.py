@@ -1,16 +1,6 @@
 """Input-space curvature: operators, spectra and the visibility of the poison's spike (L3, section 4)."""
 
-from kpoison.curvature.matrices import fisher, gauss_newton, gradient_covariance, input_gradients, input_hessian
-from kpoison.curvature.operators import Operator
-from kpoison.curvature.spectrum import (
-    Density,
-    Eigenpairs,
-    UnconvergedSpectrumError,
-    spectral_density,
-    top_eigenpairs,
-    trace,
-)
-from kpoison.curvature.visibility import (
+from kpoison.curvature._visibility import (
     BulkEdge,
     Visibility,
     bulk_edge_from_clean,
@@ -21,6 +11,16 @@ from kpoison.curvature.visibility import (
     spike_threshold,
     visibility,
     visibility_threshold,
+)
+from kpoison.curvature.matrices import fisher, gauss_newton, gradient_covariance, input_gradients, input_hessian
+from kpoison.curvature.operators import Operator
+from kpoison.curvature.spectrum import (
+    Density,
+    Eigenpairs,
+    UnconvergedSpectrumError,
+    spectral_density,
+    top_eigenpairs,
+    trace,
 )
 
 __all__ = [

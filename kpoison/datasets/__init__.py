@@ -1,6 +1,6 @@
 """Image data: scikit-learn's digits, MNIST and CIFAR from their official files, and how to prepare them."""
 
-from kpoison.datasets.download import download
+from kpoison.datasets._download import download
 from kpoison.datasets.files import load_cifar10, load_cifar100, load_digits, load_mnist, read_idx
 from kpoison.datasets.images import ImageDataset
 from kpoison.datasets.preparation import balanced_subset, binary_problem, one_hot, standardise, unit_sphere

@@ -1,6 +1,17 @@
 """Defences against poisoned training sets: scores, decisions, and what each assumes."""
 
-from kpoison.defences.activation_clustering import activation_clustering
+from kpoison.defences._activation_clustering import activation_clustering
+from kpoison.defences._input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
+from kpoison.defences._neural_cleanse import NeuralCleanse, anomaly_index, neural_cleanse
+from kpoison.defences._partition_aggregation import (
+    PartitionAggregation,
+    certified_radius,
+    partition_aggregation,
+    partition_of,
+)
+from kpoison.defences._pidan import pidan
+from kpoison.defences._spectral_signatures import spectral_signatures
+from kpoison.defences._strip import strip
 from kpoison.defences.defended_training import (
     AveragedKernel,
     DefendedTraining,
@@ -11,15 +22,6 @@ from kpoison.defences.defended_training import (
     remaining_efficacy,
 )
 from kpoison.defences.detection import Detection, DetectionRates
-from kpoison.defences.input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
-from kpoison.defences.neural_cleanse import NeuralCleanse, anomaly_index, neural_cleanse
-from kpoison.defences.partition_aggregation import (
-    PartitionAggregation,
-    certified_radius,
-    partition_aggregation,
-    partition_of,
-)
-from kpoison.defences.pidan import pidan
 from kpoison.defences.sanitisation import (
     centroid_distance,
     leave_one_out,
@@ -33,8 +35,6 @@ from kpoison.defences.signature_visibility import (
     predicted_visibility,
     visible_count,
 )
-from kpoison.defences.spectral_signatures import spectral_signatures
-from kpoison.defences.strip import strip
 from kpoison.ridge.features import kernel_features
 
 __all__ = [

@@ -16,14 +16,14 @@ from kpoison._failures import program
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_flag, check_floating, check_integers, check_positive
-from kpoison.curvature.visibility import (
+from kpoison.curvature._visibility import (
     marchenko_pastur_edge,
     outlier_eigenvalue,
     outlier_overlap,
     visibility_threshold,
 )
+from kpoison.defences._spectral_signatures import check_fractions
 from kpoison.defences.detection import check_squares
-from kpoison.defences.spectral_signatures import check_fractions
 
 __all__ = [
     "IsotropicVisibility",

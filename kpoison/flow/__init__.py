@@ -1,6 +1,8 @@
 """Gradient flow and input-gradient regularisation: early stopping, trade-off, effective length scale (T2–T5)."""
 
-from kpoison.flow.energies import Energies, energies
+from kpoison.flow._energies import Energies, energies
+from kpoison.flow._tradeoff import tradeoff
+from kpoison.flow._trajectory import early_stopped, trajectory
 from kpoison.flow.filter import (
     effective_length_scale,
     multiplier,
@@ -10,8 +12,6 @@ from kpoison.flow.filter import (
 from kpoison.flow.integration import IncompleteFlowError
 from kpoison.flow.loss_gradient import LossGradientFlow, loss_gradient_flow
 from kpoison.flow.penalty_choice import PenaltyChoice, smallest_gradient_penalty
-from kpoison.flow.tradeoff import tradeoff
-from kpoison.flow.trajectory import early_stopped, trajectory
 
 __all__ = [
     "Energies",

@@ -12,8 +12,8 @@ from jaxtyping import ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_finite_scalar, check_name, check_numbers, check_positive
-from kpoison.flow.energies import Energies, energies
-from kpoison.flow.tradeoff import as_scores, check_probes, refitted, target_class
+from kpoison.flow._energies import Energies, energies
+from kpoison.flow._tradeoff import as_scores, check_probes, refitted, target_class
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, attack_success_rate
 from kpoison.ridge import Posterior

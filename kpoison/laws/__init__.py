@@ -1,9 +1,7 @@
 """The laws of the poison: gain, efficacy, spike, and how they relate; exact and isolated."""
 
-from kpoison.laws.efficacy import efficacy, gain
-from kpoison.laws.prediction import Predictor, predict, predictor
-from kpoison.laws.preparation import prepare
-from kpoison.laws.spike import (
+from kpoison.laws._efficacy import efficacy, gain
+from kpoison.laws._spike import (
     coupling_floor,
     coupling_ratio,
     efficacy_gradient,
@@ -11,6 +9,8 @@ from kpoison.laws.spike import (
     spike_components,
     spike_efficacy_ratio,
 )
+from kpoison.laws.prediction import Predictor, predict, predictor
+from kpoison.laws.preparation import prepare
 from kpoison.laws.thresholds import lag, m_success, m_visible
 
 __all__ = [

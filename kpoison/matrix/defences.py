@@ -13,8 +13,8 @@ from kpoison import defences
 from kpoison._validation import exact_fraction
 from kpoison.curvature import input_gradients
 from kpoison.defences import DefendedTraining, Detection
+from kpoison.defences._strip import strip as run_strip
 from kpoison.defences.detection import tie_threshold
-from kpoison.defences.strip import strip as run_strip
 from kpoison.laws import predict
 from kpoison.matrix.defended import NAN, TRAINING_OPTIONS, Defended, Outcome
 from kpoison.matrix.refit import Case, classes_of_outputs, defended_predictions

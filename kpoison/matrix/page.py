@@ -180,8 +180,8 @@ def _attribute(name: str, value: object) -> list[tuple[str, str]]:
 
 
 def _heat_maps(result: "xr.Dataset") -> str:
+    from kpoison.plotting._style import style
     from kpoison.plotting.matrix import attack_defence_matrix
-    from kpoison.plotting.style import style
 
     captions = {
         "success": "How often the attack reaches its goal with the defence in place: low is a good defence.",
@@ -341,8 +341,8 @@ def _pictures(shown: Mapping[str, np.ndarray]) -> str:
     """Images of one attack side by side, as a PNG."""
     from matplotlib.figure import Figure
 
+    from kpoison.plotting._style import style
     from kpoison.plotting.spectra import draw_image
-    from kpoison.plotting.style import style
 
     images = {kind: image if image.ndim == 3 else image[..., None] for kind, image in shown.items()}
     plain = [image for kind, image in images.items() if kind not in _SIGNED]

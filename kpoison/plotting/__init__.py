@@ -1,10 +1,10 @@
 """Pictures.  Every function takes and returns axes; one style for all."""
 
+from kpoison.plotting._style import COLOURS, dashed, dots, errorbars, label_narrow_axis, line, style, threshold
 from kpoison.plotting.flow import against_penalty, along_time, draw_flow, draw_tradeoff, frontier
 from kpoison.plotting.laws import against_count, near_clone, phase_diagram, spike_against_efficacy
 from kpoison.plotting.matrix import attack_defence_figure, attack_defence_matrix
 from kpoison.plotting.spectra import draw_image, draw_spectrum, draw_spectrum_figure
-from kpoison.plotting.style import COLOURS, dashed, dots, errorbars, label_narrow_axis, line, style, threshold
 from kpoison.plotting.sweeps import draw_sweep
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kpoison.plotting.style import COLOURS, style
+from kpoison.plotting._style import COLOURS, style
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kpoison._validation import check_positive
-from kpoison.plotting.style import COLOURS, dashed, dots, line
+from kpoison.plotting._style import COLOURS, dashed, dots, line
 
 if TYPE_CHECKING:
     import xarray as xr

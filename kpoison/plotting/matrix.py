@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kpoison._validation import check_name
-from kpoison.plotting.style import style
+from kpoison.plotting._style import style
 from kpoison.statistics import over_seeds
 
 if TYPE_CHECKING:

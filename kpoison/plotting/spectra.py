@@ -11,7 +11,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from kpoison._validation import check_finite, check_integer
 from kpoison.curvature import Density
-from kpoison.plotting.style import COLOURS, style
+from kpoison.plotting._style import COLOURS, style
 
 __all__ = ["draw_image", "draw_spectrum", "draw_spectrum_figure"]
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from kpoison.plotting._style import style
 from kpoison.plotting.laws import phase_diagram, phase_handles
-from kpoison.plotting.style import style
 
 if TYPE_CHECKING:
     import xarray as xr

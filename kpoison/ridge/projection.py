@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
-from kpoison.ridge.low_rank import LowRank, over_roots
+from kpoison.ridge._low_rank import LowRank, over_roots
 
 __all__ = ["Projection", "RidgeStatus", "project"]
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Inexact
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel
-from kpoison.ridge.conjugate_gradients import IterationStatus, conjugate_gradients
+from kpoison.ridge._conjugate_gradients import IterationStatus, conjugate_gradients
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.operator import CovarianceOperator, PairOperator, gram_operator
 

@@ -21,8 +21,8 @@ from kpoison.poison import Poison
 from kpoison.resumable.chunked import ChunkedWork
 from kpoison.resumable.storage import Pieces, Variable
 from kpoison.ridge import Fitted
+from kpoison.sweep._evaluate import Cell, evaluate
 from kpoison.sweep.axes import Grid, kernel_identities
-from kpoison.sweep.evaluate import Cell, evaluate
 from kpoison.sweep.posteriors import Posteriors
 from kpoison.sweep.quantities import INNER_AXES, Needs, Quantity
 

@@ -17,8 +17,8 @@ from kpoison._validation import check_name, check_positive, check_real, known_nu
 from kpoison.kernels import Kernel
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted, check_fitted
+from kpoison.sweep._evaluate import MESH_AXIS
 from kpoison.sweep.axes import make_grid
-from kpoison.sweep.evaluate import MESH_AXIS
 from kpoison.sweep.job import Job
 from kpoison.sweep.quantities import as_quantities
 

@@ -111,7 +111,7 @@ def test_gradient_is_that_of_finite_differences():
 @pytest.mark.slow
 def test_derivatives_of_the_quadratic_form_are_those_of_its_formula():
     # Forwards, backwards and once more, against a definition without the rule.
-    from kpoison.attacks.bilevel_objective import _quadratic_form
+    from kpoison.attacks._bilevel_objective import _quadratic_form
 
     rng = np.random.default_rng(2)
     root, cross = jnp.asarray(rng.normal(size=(5, 5))), jnp.asarray(rng.normal(size=(2, 5)))

@@ -10,7 +10,7 @@ import pytest
 import kpoison as kp
 from kpoison import kernels
 from kpoison.defences import AveragedKernel
-from kpoison.defences.partition_aggregation import _Weighted
+from kpoison.defences._partition_aggregation import _Weighted
 from kpoison.kernels import Kernel
 from kpoison.kernels.neural import _OnSubspace
 from kpoison.kernels.periodic import Periodic

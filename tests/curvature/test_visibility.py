@@ -21,7 +21,7 @@ from kpoison.curvature import (
     visibility,
     visibility_threshold,
 )
-from kpoison.curvature.visibility import _edge_of, _largest_eigenvalue
+from kpoison.curvature._visibility import _edge_of, _largest_eigenvalue
 from kpoison.datasets import load_digits
 
 

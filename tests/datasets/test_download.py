@@ -22,7 +22,7 @@ from kpoison import cli
 from kpoison.datasets import download, load_cifar10, load_cifar100, load_mnist
 from kpoison.datasets.files import FOLDERS
 
-room = sys.modules["kpoison.datasets.download"]
+room = sys.modules["kpoison.datasets._download"]
 NOISE = np.random.default_rng(1).bytes(3_000)
 
 

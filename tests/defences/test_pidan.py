@@ -5,7 +5,7 @@ import pytest
 from sklearn.mixture import GaussianMixture
 
 from kpoison.defences import pidan
-from kpoison.defences.pidan import _anomaly_index, _coherent_weights, _two_groups
+from kpoison.defences._pidan import _anomaly_index, _coherent_weights, _two_groups
 
 RNG = np.random.default_rng(6)
 LABELS = np.repeat(np.arange(5), 30)

@@ -40,7 +40,7 @@ def test_entropies_and_threshold_by_hand(superposition, clip):
 
     keys = jax.random.split(jax.random.key(3))
     # Of clean inputs in ascending order, none its own.
-    order, draws = np.lexsort(CLEAN.T[::-1]), importlib.import_module("kpoison.defences.strip")._draws
+    order, draws = np.lexsort(CLEAN.T[::-1]), importlib.import_module("kpoison.defences._strip")._draws
     own = np.asarray(draws(keys[0], jnp.asarray(CLEAN[order]), 5, 39))
     own = own + (own >= np.arange(40)[:, None])
     null = drawn_entropies(lambda x: W @ x, CLEAN[order], 5, 0.5, mix, order[own])

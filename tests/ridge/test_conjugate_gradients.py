@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kpoison import kernels as kk
-from kpoison.ridge.conjugate_gradients import conjugate_gradients
+from kpoison.ridge._conjugate_gradients import conjugate_gradients
 from kpoison.ridge.observations import Observations, covariance
 from kpoison.ridge.system import gram_system
 

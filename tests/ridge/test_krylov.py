@@ -7,7 +7,7 @@ import pytest
 
 import kpoison as kp
 from kpoison.ridge import tiles
-from kpoison.ridge.low_rank import low_rank
+from kpoison.ridge._low_rank import low_rank
 from kpoison.ridge.solvers.krylov import KrylovFactor
 from kpoison.ridge.tiles import TiledGram, in_dtype
 

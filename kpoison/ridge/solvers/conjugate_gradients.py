@@ -12,7 +12,7 @@ from kpoison._failures import checked_result, program
 from kpoison._linear_algebra import matrix_product
 from kpoison._validation import check_positive, integer, known_number
 from kpoison.kernels.base import Kernel
-from kpoison.ridge.conjugate_gradients import IterationStatus
+from kpoison.ridge._conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.solvers.contract import Factor, Solver
 from kpoison.ridge.system import GramSystem, gram_system

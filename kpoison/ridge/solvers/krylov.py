@@ -14,9 +14,9 @@ from kpoison._linear_algebra import matrix_product
 from kpoison._memory import available_memory, in_words
 from kpoison._validation import check_positive, choice, flag, integer, known_number
 from kpoison.kernels.base import Kernel
-from kpoison.ridge.conjugate_gradients import conjugate_gradients
+from kpoison.ridge._conjugate_gradients import conjugate_gradients
+from kpoison.ridge._low_rank import LowRank, low_rank
 from kpoison.ridge.gram import checked_on_sample
-from kpoison.ridge.low_rank import LowRank, low_rank
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.projection import Projection, project
 from kpoison.ridge.solvers.conjugate_gradients import converged, default_tolerance

@@ -24,8 +24,8 @@ from kpoison._validation import (
     is_concrete,
 )
 from kpoison._watched import watched
+from kpoison.defences._strip import class_scores
 from kpoison.defences.detection import in_order_of_content
-from kpoison.defences.strip import class_scores
 
 __all__ = ["NeuralCleanse", "anomaly_index", "neural_cleanse"]
 

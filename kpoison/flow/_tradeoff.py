@@ -19,9 +19,9 @@ from kpoison._validation import (
     check_real,
     is_concrete,
 )
-from kpoison.flow.energies import energies_of
+from kpoison.flow._energies import energies_of
+from kpoison.flow._trajectory import early_stopped
 from kpoison.flow.integration import checked_times
-from kpoison.flow.trajectory import early_stopped
 from kpoison.laws import efficacy_gradient, predictor
 from kpoison.laws.effect import change, check_law_arguments, like_targets
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy

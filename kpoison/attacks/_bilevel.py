@@ -21,7 +21,7 @@ from kpoison._validation import (
     check_real,
     is_concrete,
 )
-from kpoison.attacks.bilevel_objective import (
+from kpoison.attacks._bilevel_objective import (
     BilevelObjective,
     Objective,
     check_objective,
