@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from theory_checks.record import Comparison, Record, Verdict, environment
+from kpoison._environment import environment
+from theory_checks.record import Comparison, Record, Verdict
 
 __all__ = ["ERROR_OVER_TOLERANCE", "as_text", "table", "write"]
 

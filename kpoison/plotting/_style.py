@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from cycler import cycler
 from jaxtyping import ArrayLike, Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 __all__ = ["COLOURS", "dashed", "dots", "errorbars", "label_narrow_axis", "line", "style", "threshold"]
 

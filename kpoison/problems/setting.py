@@ -63,7 +63,7 @@ class Setting:
         """A multiplicity between linear response and saturation."""
         return self.counts[len(self.counts) // 2]
 
-    def poison(self, count: float) -> kp.Poison:
+    def poison(self, count: float | int) -> kp.Poison:
         """`count` clones at ζ."""
         return kp.Poison(self.location, self.label, count)
 

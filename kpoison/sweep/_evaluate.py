@@ -60,7 +60,7 @@ def evaluate(
     return jax.shard_map(
         on_one_device,
         mesh=mesh,
-        in_specs=(whole, Cell(whole, whole, whole, whole, split)),
+        in_specs=(whole, jax.tree.unflatten(jax.tree.structure(cell), (whole, whole, whole, whole, split))),
         out_specs=results,
         check_vma=False,
     )(arrays, cell)
