@@ -77,7 +77,7 @@ class Curves:
         }
 
 
-def is_visible(over_edge: np.ndarray, alignment: np.ndarray) -> np.ndarray:
+def is_visible(over_edge: np.ndarray | Sequence[float], alignment: np.ndarray | Sequence[float]) -> np.ndarray:
     """Whether the leading eigenvalue is an outlier, and its eigenvector the trigger's, |⟨v₁, u⟩| ≥ ½.
 
     Without the second, the chance differences between two trained networks would count.

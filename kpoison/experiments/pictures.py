@@ -34,7 +34,7 @@ def against_edge(ax: Axes, xlabel: str, title: str = "") -> None:
     ax.legend()
 
 
-def legend_beside(row: Sequence[Axes]) -> None:
+def legend_beside(row: Sequence[Axes] | np.ndarray) -> None:
     """One legend for axes side by side, to the right of the last, in place of their own that hide curves."""
     fullest = max(row, key=lambda ax: len(ax.get_legend_handles_labels()[1]))
     for ax in row:

@@ -107,7 +107,7 @@ class Backdoor:
         rows = gradients.reshape(len(gradients), -1, gradients.shape[-1])
         return kp.curvature.bulk_edge_from_clean(rows, level=level, key=key)
 
-    def judge(self, f, edge: BulkEdge, fraction: float | int, *, k: int = 10) -> Outcome:
+    def judge(self, f, edge: BulkEdge | Array, fraction: float | int, *, k: int = 10) -> Outcome:
         """Attack success, accuracy, and the Fisher spectrum over probes of which a fraction is triggered."""
         clean, triggered = (self.scores(outputs(f, x)) for x in (self.clean, self.triggered))
         spectrum = kp.curvature.top_eigenpairs(kp.curvature.fisher(f, self.probes(fraction)), k)
