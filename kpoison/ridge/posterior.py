@@ -331,7 +331,7 @@ class Prior(eqx.Module):
 
     def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> Inexact[Array, "0 C"]:
         """Of no clean data."""
-        return jnp.zeros((0, self.outputs), weights.dtype)
+        return jnp.zeros((0, weights.shape[1]), weights.dtype)
 
     def change_expansion(
         self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "0 C"]
