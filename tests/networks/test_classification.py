@@ -353,8 +353,8 @@ def test_lenet_learns_digits():
     [
         (LeNet, 6, 0.1, 10_000, {"epochs": 2}),
         # Means over all pixels of few channels: what tells digits apart has to be learnt by the convolutions, which
-        # takes four times the steps.
-        (ResNet, 8, 0.3, 5_000, {"epochs": 5, "batch_size": 32}),
+        # takes four times the steps (accuracy 0.52, 0.82, 0.94, 0.96, 0.96 after each epoch).
+        (ResNet, 8, 0.3, 10_000, {"epochs": 5, "batch_size": 64}),
     ],
     ids=["LeNet", "ResNet"],
 )
