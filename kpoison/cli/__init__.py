@@ -71,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kpoison {__version__}")
         return 0
     asked = tyro.cli(
-        _command_line(), prog="kpoison", args=given, config=(tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
+        _command_line(),
+        prog="kpoison",
+        args=given,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
     )
     try:
         if arguments is None and asked.cache and not isinstance(asked.command, Download):
