@@ -78,6 +78,11 @@ class Posterior(eqx.Module):
         """Where it used to be."""
         raise AttributeError("a Posterior has no gram: the Gram matrix of a solver that forms it is factor.gram")
 
+    @property
+    def root(self) -> None:
+        """Where it used to be."""
+        raise AttributeError("a Posterior has no root: the operator √γ R of slopes is observations.slope_operator")
+
     def of(self, posterior: "Posterior") -> "Posterior":
         """The other one."""
         return posterior

@@ -7,6 +7,8 @@ import pytest
 
 import kpoison as kp
 from benchmarks.exactness import EPS
+from kpoison.ridge.observations import Observations
+from kpoison.ridge.solvers.conjugate_gradients import default_tolerance
 from kpoison.ridge.solvers.dense import implicit_inverse_product, implicit_solve
 
 RNG = np.random.default_rng(4)
@@ -200,3 +202,32 @@ def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
     if scale < 1:
         found = kp.predict(clean, np.array([0.0, 1.0], dtype), 0.1, kp.Poison(np.array([0.0, 1.0], dtype), -1.0, 3.0))
         assert float(found) == pytest.approx(-3 / 3.6, rel=1e-5)
+
+
+@pytest.mark.parametrize("solver", [kp.Spectral(), kp.ConjugateGradients(tolerance=1e-13)])
+def test_weighted_points_are_divided_noise(solver):
+    points, weights, b = RNG.normal(size=(6, 2)), np.array([1.0, 2.0, 0.5, 0.0, 1.0, 3.0]), RNG.normal(size=(6, 2))
+    kernel, kept = kp.kernels.RBF(1.2), weights > 0
+    found = solver.weighted_solve(
+        kernel, Observations(jnp.asarray(points)), jnp.asarray(weights), jnp.asarray(0.3), jnp.asarray(b)
+    )
+    gram = np.asarray(kernel(points))[np.ix_(kept, kept)]
+    expected = np.zeros_like(b)
+    expected[kept] = np.linalg.solve(gram + 0.3 * np.diag(1 / weights[kept]), b[kept])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def test_no_smaller_residual_is_asked_for_than_a_rounded_solution_has():
+    vectors = np.linalg.qr(RNG.normal(size=(60, 60)))[0]
+    matrix, b, rho = vectors * np.geomspace(1e-6, 1e4, 60) @ vectors.T, RNG.normal(size=60), 1e-2
+    single = np.linalg.solve(matrix + rho * np.eye(60), b).astype(np.float32)
+    left = b - (matrix.astype(np.float32) @ single).astype(float) - rho * single.astype(float)
+    residual = np.linalg.norm(left) / np.linalg.norm(b)
+    assert 1e-4 < residual < float(default_tolerance(jnp.float32(1e4), jnp.float32(rho)))
+
+
+@pytest.mark.parametrize(("old", "new"), [("gram", r"factor\.gram"), ("root", "slope_operator")])
+def test_old_spellings_say_the_new_one(old, new):
+    clean = kp.fit(kp.kernels.RBF(1.0), np.eye(2), np.ones(2))
+    with pytest.raises(AttributeError, match=new):
+        getattr(clean, old)
