@@ -21,7 +21,7 @@ __all__ = ["backdoor"]
 def _check(arguments: dict[str, Any]) -> None:
     check_law_arguments({name: arguments[name] for name in ("clean", "ridge")})
     clean, trigger, fraction = arguments["clean"], arguments["trigger"], arguments["fraction"]
-    if not clean.factor.any_right_hand_side:
+    if not clean.factor.abilities.any_right_hand_side:
         raise ValueError("clean must not be prepared for another poison, got the result of kpoison.prepare")
     if not is_concrete(clean.y):
         raise TypeError("clean.y must be known numbers, as images are drawn by their class: fit outside of jit")

@@ -151,7 +151,7 @@ def checked_clean(clean: object) -> Posterior:
         TypeError, ValueError: for anything else.
     """
     fitted = check_fitted("clean", clean)
-    dense = fitted.factor.factorised and fitted.factor.any_right_hand_side
+    dense = fitted.factor.abilities.factorised and fitted.factor.abilities.any_right_hand_side
     if fitted.observations.slopes or not fitted.ended or not dense:
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Tridiagonal, Cholesky), without "

@@ -51,7 +51,7 @@ def _traced_classes(clean: Fitted) -> tuple[Int[Array, " n"], int]:
 def _check(arguments: dict) -> None:
     check_law_arguments(arguments)
     clean = arguments["clean"]
-    if not (clean.factor.factorised and clean.factor.any_right_hand_side):
+    if not (clean.factor.abilities.factorised and clean.factor.abilities.any_right_hand_side):
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Cholesky, Tridiagonal) and not be prepared "
             f"for a poison, got {type(clean.factor).__name__}: each test point needs A⁻¹k(X, x)"

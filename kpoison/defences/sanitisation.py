@@ -170,7 +170,7 @@ def _check_residuals(arguments: dict[str, Any]) -> None:
             "posterior must be that of kernel ridge regression, trained to its end; it has a gradient penalty or stops "
             "early"
         )
-    if not (posterior.factor.factorised and posterior.factor.any_right_hand_side):
+    if not (posterior.factor.abilities.factorised and posterior.factor.abilities.any_right_hand_side):
         raise ValueError(
             "posterior must have a dense factorisation, as of kpoison.Spectral(), Tridiagonal() or Cholesky(), got "
             f"{type(posterior.factor).__name__}"

@@ -145,7 +145,7 @@ def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations
 
 def _method(clean: Posterior, ridge: Array, times: Array, weights: Array, n: Array) -> Method:
     """Explicit steps as long as they are few; implicit ones where that cannot be known."""
-    if not clean.factor.factorised:
+    if not clean.factor.abilities.factorised:
         return "explicit"
     largest = clean.factor.bounds()[1]
     if not all(is_concrete(value) for value in (largest, ridge, times, weights, n)):
@@ -170,7 +170,7 @@ def _integrate(
 ) -> LossGradientFlow:
     import diffrax
 
-    if not clean.factor.factorised:
+    if not clean.factor.abilities.factorised:
         see = gram_operator(clean.kernel, observations).product
     else:
         points = Observations(observations.points)

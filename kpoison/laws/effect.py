@@ -1,6 +1,7 @@
 """Conditioning the clean posterior on the poison: the one calculation behind every law."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -23,6 +24,7 @@ from kpoison.ridge import (
     check_fitted,
     checked_ridge,
 )
+from kpoison.ridge.solvers.preparation import prepared
 
 __all__ = [
     "PoisonEffect",
@@ -200,16 +202,20 @@ def _condition(clean: Fitted, poison: _WeightedPoison, rho: Inexact[Array, ""], 
 
 def _by_refit(clean: Fitted) -> bool:
     """Whether the gain would take more solves than training with and without the poison does."""
-    return bool(clean.observations.slopes) and not clean.factor.gain_by_columns
+    return bool(clean.observations.slopes) and not clean.factor.abilities.gain_by_columns
 
 
 def _refit(reference: PosteriorAtRidge, poison: _WeightedPoison) -> EffectByRefit:
     """The same from two solves, without and with the poison, instead of one for each of its P observations."""
     clean, Z = reference.posterior, poison.locations
-    number, together = len(Z.points), Z.at(jnp.concatenate([Z.points, clean.X]))
-    weights = jnp.concatenate([poison.counts[:number], jnp.ones(len(clean.X), clean.X.dtype)])
+    number, own = len(Z.points), clean.observations.multiplicities
+    together = dataclasses.replace(
+        clean.observations,
+        points=jnp.concatenate([Z.points, clean.X]),
+        weights=jnp.concatenate([poison.counts[:number], own]),
+    )
     targets = together.with_flat_slopes(jnp.concatenate([poison.labels[:number], clean.targets]))
-    solved = clean.factor.solver.weighted_solve(clean.kernel, together, weights, reference.rho, targets)
+    solved = prepared(clean.factor.solver, clean.kernel, together).solve(reference.rho, targets)
     before, all_points = reference.mean_coefficients(), len(together.points)
     slopes = Z.number - number
     first, second = solved[:all_points], solved[all_points:]

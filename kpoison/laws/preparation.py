@@ -27,7 +27,11 @@ def _check(arguments: dict) -> None:
             check_positive(name, np.asarray(value), zero=zero, scalar=False)
             if np.size(value) == 0:
                 raise ValueError(f"{name} must hold at least one number, got none")
-    if clean.observations.slopes or not clean.ended or not (clean.factor.factorised or clean.factor.searched):
+    if (
+        clean.observations.slopes
+        or not clean.ended
+        or not (clean.factor.abilities.factorised or clean.factor.abilities.searched)
+    ):
         raise ValueError(
             "clean must be fitted without gradient_penalty, not by ConjugateGradients, and not be stopped early"
         )

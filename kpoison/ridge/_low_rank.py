@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
 
 from kpoison._linear_algebra import matrix_product
-from kpoison.ridge.tiles import TiledGram, row_sharding
+from kpoison.ridge.tiles import ScaledGram, TiledGram, row_sharding
 
 __all__ = ["LowRank", "low_rank", "over_roots"]
 
@@ -38,7 +38,7 @@ class LowRank(eqx.Module):
         return outside * b + matrix_product(vectors, inside[:, None] * matrix_product(vectors.T, b))
 
 
-def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
+def low_rank(gram: TiledGram | ScaledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
     """Randomly pivoted Cholesky, in blocks (Chen, Epperly, Tropp, Webber 2023), and its singular values.
 
     Columns are drawn in proportion to what is left of the diagonal: near the best approximation of that rank in
@@ -56,7 +56,7 @@ def low_rank(gram: TiledGram, rank: int, key: PRNGKeyArray, dtype) -> LowRank:
         return x if place is None else jax.lax.with_sharding_constraint(x, place)
 
     diagonal = divided(gram.diagonal().astype(dtype))
-    tiny = 100 * jnp.finfo(gram.X.dtype).eps
+    tiny = 100 * jnp.finfo(gram.dtype).eps
 
     def add(state, turn):
         factor, left = state

@@ -20,21 +20,35 @@ class Observations(eqx.Module):
     """The functionals f ↦ f(zᵢ) for n points and f ↦ R̃∇f(zᵢ), one for each of the r rows of R̃: n(1 + r) numbers.
 
     Penalising (γ/2n) Σ ‖∇f(zᵢ)‖²_M is observing R̃∇f(zᵢ) = 0, R̃ = √γ R with RᵀR = M, with the noise of the values.
-    Values come first, then slopes, those of one point together.
+    Values come first, then slopes, those of one point together.  With an unpenalised constant beside the kernel there
+    is one more number, the last: its covariance with every value is 1, and with slopes and itself 0.
 
     Attributes:
         points: z, shape (n, ...).
         slope_operator: R̃, shape (r, D), D the number of coordinates of a point; r = 0 without a penalty.
+        weights: w, shape (n,): how often each point is observed, >= 0; None: once.
+        constant: whether there is an unpenalised constant.
     """
 
     points: Float[Array, "n ..."]
     slope_operator: Float[Array, "r D"]
+    weights: Float[Array, " n"] | None
+    constant: bool = eqx.field(static=True)
 
-    def __init__(self, points: Float[Array, "n ..."], slope_operator: Float[Array, "r D"] | None = None):
+    def __init__(
+        self,
+        points: Float[Array, "n ..."],
+        slope_operator: Float[Array, "r D"] | None = None,
+        weights: Float[Array, " n"] | None = None,
+        *,
+        constant: bool = False,
+    ):
         self.points = points
         if slope_operator is None:
             slope_operator = jnp.zeros((0, math.prod(points.shape[1:])), points.dtype)
         self.slope_operator = slope_operator
+        self.weights = weights
+        self.constant = constant
 
     @property
     def slopes(self) -> int:
@@ -43,11 +57,26 @@ class Observations(eqx.Module):
 
     @property
     def number(self) -> int:
-        """How many numbers are observed."""
+        """How many numbers are observed, N, without the constant."""
         return len(self.points) * (1 + self.slopes)
 
+    @property
+    def total(self) -> Float[Array, ""] | int:
+        """How many points there are with their weights, Σw."""
+        return len(self.points) if self.weights is None else jnp.sum(self.weights)
+
+    @property
+    def multiplicities(self) -> Float[Array, " n"]:
+        """w, also where it is 1."""
+        return jnp.ones(len(self.points), self.points.dtype) if self.weights is None else self.weights
+
+    @property
+    def border(self) -> Float[Array, "N 1"]:
+        """Covariances with the constant: 1 for values, 0 for slopes."""
+        return self.with_flat_slopes(jnp.ones((len(self.points), 1), self.points.dtype))
+
     def at(self, points: Float[Array, "m ..."]) -> "Observations":
-        """The same of each of other points."""
+        """The same of each of other points, once, without the constant."""
         return Observations(points, self.slope_operator)
 
     def repeat(self, per_point: Float[Array, "n ..."]) -> Float[Array, "N ..."]:
@@ -55,6 +84,13 @@ class Observations(eqx.Module):
         if not self.slopes:
             return per_point
         return jnp.concatenate([per_point, jnp.repeat(per_point, self.slopes, axis=0)])
+
+    def scaled(self, gram: Float[Array, "N N"]) -> Float[Array, "N N"]:
+        """W^½ · gram · W^½, a constant to autodiff."""
+        if self.weights is None:
+            return gram
+        roots = self.repeat(jnp.sqrt(jax.lax.stop_gradient(self.weights)))
+        return roots[:, None] * gram * roots[None]
 
     def with_flat_slopes(self, targets: Float[Array, "n C"]) -> Float[Array, "N C"]:
         """These values, and derivatives of 0."""

@@ -205,7 +205,7 @@ class StoppedPosterior(eqx.Module):
             ridge: λ.
             in_turn: one ridge after the other, in the memory of one.
         """
-        return at_time(function, n, ridge, self.time, one_by_one=in_turn or self.factor.one_at_a_time)
+        return at_time(function, n, ridge, self.time, one_by_one=in_turn or self.factor.abilities.one_at_a_time)
 
     def resolved(self, ridge: Float[Array, ""]) -> Float[Array, ""]:
         """λ + 1/t."""

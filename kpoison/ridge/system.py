@@ -111,21 +111,19 @@ class GramSystem(eqx.Module):
         )
 
 
-def gram_system(kernel: Kernel, X: Observations, weights: Float[Array, " n"] | None = None) -> GramSystem:
+def gram_system(kernel: Kernel, X: Observations) -> GramSystem:
     """The Gram matrix of values and slopes at X, prepared for solves: O(n²d + n³ + r³) once, O(n(n + d) + r²) memory.
 
     Args:
         kernel: twice differentiable at coincident points.
-        X: the observations.
-        weights: w of each point, >= 0; by default 1.  K̄ is then W^½K̄W^½, and K̄ + ρW⁻¹, points whose noise is divided
-            by w, is solved by W^½(W^½K̄W^½ + ρ)⁻¹W^½.  No derivative exists at w = 0.
+        X: the observations; where they have weights K̄ is W^½K̄W^½, with no derivative in W.
 
     Raises:
         ValueError: as `gram_operator`.
     """
     operator = gram_operator(kernel, X)
-    if weights is not None:
-        roots = jnp.sqrt(weights)
+    if X.weights is not None:
+        roots = jnp.sqrt(jax.lax.stop_gradient(X.weights))
         operator = operator.scaled(roots, roots)
     constant = jax.lax.stop_gradient(operator)
     diagonal = constant.diagonal()

@@ -15,6 +15,7 @@ from kpoison._validation import is_concrete
 from kpoison.kernels.base import Kernel, with_array_parameters
 
 __all__ = [
+    "ScaledGram",
     "TiledGram",
     "gram_bytes",
     "in_dtype",
@@ -64,6 +65,11 @@ class TiledGram(eqx.Module):
         """n."""
         return len(self.X)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """In which K is evaluated and multiplied."""
+        return self.X.dtype
+
     def kept(self) -> "TiledGram":
         """The same with its tiles kept; in place, so that nothing but they and a few tiles is in memory."""
         return TiledGram(self.kernel, self.X, _make_tiles(self), self.mesh)
@@ -87,9 +93,10 @@ class TiledGram(eqx.Module):
         along, size = self._shape()
         surplus = ((0, len(x) - self.number), (0, 0))
         x = x[: self.number]
-        # Of columns, so that a narrower dtype loses no exponent.
-        scale = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=0, keepdims=True)
-        scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+        scale = jnp.ones((1, 1), x.dtype)
+        if x.dtype != self.dtype:  # of columns, so that a narrower dtype loses no exponent
+            largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=0, keepdims=True)
+            scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
         filled = jnp.pad(x / scale, ((0, along * size - self.number), (0, 0))).reshape(along, size, -1)
         result = self._on_devices(self._local_product, filled)
         return jnp.pad(result.reshape(along * size, -1)[: self.number] * scale, surplus)
@@ -152,6 +159,46 @@ class TiledGram(eqx.Module):
             out_specs=whole,
             check_vma=False,
         )(places, self.tiles, parts, *arguments)
+
+
+class ScaledGram(eqx.Module):
+    """D K D as a linear operator, D diagonal.
+
+    Attributes:
+        gram: K.
+        scales: of D.
+    """
+
+    gram: TiledGram
+    scales: Float[Array, " n"]
+
+    @property
+    def number(self) -> int:
+        """n."""
+        return self.gram.number
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of K."""
+        return self.gram.dtype
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """That of K."""
+        return self.gram.mesh
+
+    def diagonal(self) -> Float[Array, " n"]:
+        """Of D K D."""
+        return self.scales**2 * self.gram.diagonal()
+
+    def columns(self, places: Array) -> Float[Array, "n s"]:
+        """Of D K D."""
+        return self.scales[:, None] * self.gram.columns(places) * self.scales[places]
+
+    def product(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """D K D x; rows beyond n, which are 0, are kept."""
+        scales = jnp.pad(self.scales, (0, len(x) - self.number))[:, None].astype(x.real.dtype)
+        return scales * self.gram.product(scales * x)
 
 
 @eqx.filter_jit

@@ -57,7 +57,7 @@ class Job(ChunkedWork):
         self.law: Law = law
         self.metadata = metadata
         of_searches = any(quantity.needs is not Needs.ALL for quantity in quantities)
-        self.searched = law == "exact" and clean.factor.searched and of_searches
+        self.searched = law == "exact" and clean.factor.abilities.searched and of_searches
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
         self.cells = list(

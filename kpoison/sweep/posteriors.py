@@ -69,7 +69,7 @@ class Posteriors:
     def _restricted(self, needs: Needs, clean: Posterior, b: Array, rho: tuple[float, float]) -> Posterior:
         """The posterior for these right-hand sides; ridges that have not converged are marked, and no error."""
         factor = clean.factor.restricted(b, rho, _LARGEST_RANK)
-        if clean.factor.searched and factor.search_status is not None:
+        if clean.factor.abilities.searched and factor.search_status is not None:
             self.status[needs] = factor.search_status
         return dataclasses.replace(clean, factor=factor.unwatched())
 

@@ -1,7 +1,5 @@
 """Conjugate gradients as a solver of `fit`: the Gram matrix of values and slopes is applied and never formed."""
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,8 @@ from kpoison._validation import check_positive, integer, known_number
 from kpoison.kernels.base import Kernel
 from kpoison.ridge._conjugate_gradients import IterationStatus
 from kpoison.ridge.observations import Observations
-from kpoison.ridge.solvers.contract import Factor, Solver
+from kpoison.ridge.operator import CovarianceOperator, gram_operator
+from kpoison.ridge.solvers.contract import Abilities, Factor, Solver
 from kpoison.ridge.system import GramSystem, gram_system
 
 __all__ = ["ConjugateGradients", "IterativeFactor", "converged", "default_tolerance"]
@@ -48,17 +47,11 @@ class ConjugateGradients(Solver):
         """The Gram matrix as an operator, with its preconditioner."""
         return _prepare(kernel, observations, self)
 
-    def weighted_solve(
-        self,
-        kernel: Kernel,
-        observed: Observations,
-        weights: Float[Array, " n"],
-        rho: Inexact[Array, ""],
-        b: Float[Array, "N C"],
-    ) -> Inexact[Array, "N C"]:
-        """(K + ρW⁻¹)⁻¹b, by the same method."""
-        roots = observed.repeat(jnp.sqrt(weights))[:, None]
-        return roots * self.solve(gram_system(kernel, observed, weights), rho, roots * b)
+    def prepare_weighted(
+        self, kernel: Kernel, observations: Observations
+    ) -> tuple["IterativeFactor", CovarianceOperator]:
+        """The scaled Gram matrix, and the plain one, as operators."""
+        return _prepare(kernel, observations, self), gram_operator(kernel, observations)
 
     def bytes(self, number: int, dtype: DTypeLike) -> int:
         """Products with n × n matrices and their eigenvectors, n of the numbers being values; at most this."""
@@ -74,11 +67,13 @@ class ConjugateGradients(Solver):
 class IterativeFactor(Factor):
     """The Gram matrix as an operator; derivatives go through it."""
 
-    one_at_a_time: ClassVar[bool] = True
-    gain_by_columns: ClassVar[bool] = False
-
     system: GramSystem
     method: ConjugateGradients
+
+    @property
+    def abilities(self) -> Abilities:
+        """One solve after the other."""
+        return Abilities(one_at_a_time=True, gain_by_columns=False)
 
     @property
     def solver(self) -> ConjugateGradients:

@@ -1,7 +1,7 @@
 """What a solver promises, and what its factor answers; one final class and one file for each solver."""
 
 import abc
-from typing import ClassVar
+from typing import NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
-from kpoison._linear_algebra import linear_solve, matrix_product
+from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
-from kpoison.ridge.observations import Observations, covariance
+from kpoison.ridge.observations import Observations
 from kpoison.ridge.projection import RidgeStatus
 
-__all__ = ["Factor", "Failures", "Solver", "condition_number"]
+__all__ = ["Abilities", "Factor", "Failures", "GramProduct", "Solver", "WrappedFactor", "condition_number"]
 
 Failures = list[tuple[Array, str]]
 """Where something is wrong, and what."""
@@ -28,10 +28,8 @@ def condition_number(bounds: tuple[Float[Array, ""], Float[Array, ""]], rho: Ine
     return (highest + jnp.abs(rho)) / nearest
 
 
-class Factor(eqx.Module):
-    """What is kept of the Gram matrix K of N observations, to solve with A = K + ρI; ρ may be complex.
-
-    It answers everything that callers ask: nobody asks for its type.
+class Abilities(NamedTuple):
+    """What a factor may be asked.
 
     Attributes:
         any_right_hand_side: whether it solves for every b, or only for those that it was prepared for.
@@ -41,11 +39,24 @@ class Factor(eqx.Module):
         searched: whether `restricted` searches, and its status tells how well it found.
     """
 
-    any_right_hand_side: ClassVar[bool] = True
-    factorised: ClassVar[bool] = False
-    one_at_a_time: ClassVar[bool] = False
-    gain_by_columns: ClassVar[bool] = True
-    searched: ClassVar[bool] = False
+    any_right_hand_side: bool = True
+    factorised: bool = False
+    one_at_a_time: bool = False
+    gain_by_columns: bool = True
+    searched: bool = False
+
+
+class Factor(eqx.Module):
+    """What is kept of the Gram matrix K of N observations, to solve with A = K + ρI; ρ may be complex.
+
+    It answers everything that callers ask: nobody asks for its type.
+
+    """
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it may be asked."""
+        return Abilities()
 
     @property
     @abc.abstractmethod
@@ -126,6 +137,51 @@ class Factor(eqx.Module):
         )
 
 
+class GramProduct(Protocol):
+    """K as an operator, which derivatives in kernel and points go through."""
+
+    def product(self, x: Inexact[Array, "N k"], /) -> Inexact[Array, "N k"]:
+        """K x."""
+        ...
+
+
+class WrappedFactor(Factor):
+    """A factor made of another one, which answers for it where nothing else is said."""
+
+    inner: eqx.AbstractVar[Factor]
+
+    @property
+    def abilities(self) -> Abilities:
+        """Those of the inner factor."""
+        return self.inner.abilities
+
+    @property
+    def solver(self) -> "Solver":
+        """That of the inner factor."""
+        return self.inner.solver
+
+    def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Those of the inner factor."""
+        return self.inner.bounds()
+
+    @property
+    def search_status(self) -> RidgeStatus | None:
+        """That of the inner factor."""
+        return self.inner.search_status
+
+    def unwatched(self) -> Factor:
+        """With the inner factor unwatched."""
+        return eqx.tree_at(lambda factor: factor.inner, self, self.inner.unwatched())
+
+    def failures(self, rho: Inexact[Array, ""]) -> Failures:
+        """Those of the inner factor."""
+        return self.inner.failures(rho)
+
+    def no_digits(self) -> str:
+        """As the inner factor says it."""
+        return self.inner.no_digits()
+
+
 class Solver(eqx.Module):
     """How the Gram matrix of observations is prepared for solves; a value passed to `fit`."""
 
@@ -147,18 +203,13 @@ class Solver(eqx.Module):
     def bytes(self, number: int, dtype: DTypeLike) -> int:
         """What it takes of the memory for so many observations, about."""
 
-    def weighted_solve(
-        self,
-        kernel: Kernel,
-        observed: Observations,
-        weights: Float[Array, " n"],
-        rho: Inexact[Array, ""],
-        b: Float[Array, "N C"],
-    ) -> Inexact[Array, "N C"]:
-        """(K + ρW⁻¹)⁻¹b: dual coefficients of points that are trained on w times, w > 0, or w = 0 and none."""
-        roots = observed.repeat(jnp.sqrt(weights))[:, None]
-        gram = roots * covariance(kernel, observed, observed) * roots.T
-        return roots * linear_solve(gram + rho * jnp.eye(len(gram), dtype=gram.dtype), roots * b)
+    def prepare_weighted(self, kernel: Kernel, observations: Observations) -> tuple[Factor, GramProduct]:
+        """The factor of W^½KW^½, a constant to autodiff, and K, which derivatives go through.
+
+        Raises:
+            ValueError: as `prepare`; and by a solver that knows nothing of weights.
+        """
+        raise ValueError(f"solver={type(self).__name__}() takes no weights")
 
     def at_one_ridge(self) -> "Solver":
         """The solver of its kind that does the least for a single ridge."""

@@ -27,7 +27,8 @@ from kpoison.ridge.gram import (
 )
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.observations import gram as observations_gram
-from kpoison.ridge.solvers.contract import Factor, Solver
+from kpoison.ridge.solvers.contract import Abilities, Factor, Solver
+from kpoison.ridge.solvers.weighted import MatrixProduct
 
 __all__ = [
     "DENSE_UP_TO",
@@ -91,10 +92,13 @@ class Factorisation(eqx.Module):
 class DenseFactor(Factor):
     """K itself, which derivatives go through, and its factorisation, a constant."""
 
-    factorised: ClassVar[bool] = True
-
     gram: Float[Array, "N N"]
     factorisation: Factorisation
+
+    @property
+    def abilities(self) -> Abilities:
+        """Many right-hand sides."""
+        return Abilities(factorised=True)
 
     @property
     def solver(self) -> "DenseSolver":
@@ -147,6 +151,13 @@ class DenseSolver(Solver):
         failures = lost_digits(kernel, X) + gram_failures(kernel, factorisation.bounds(), gram_rounding(gram))
         return DenseFactor(checked_result(gram, failures), factorisation)
 
+    def prepare_weighted(self, kernel: Kernel, observations: Observations) -> tuple[DenseFactor, MatrixProduct]:
+        """The Gram matrix, checked, and the factorisation of its scaled one."""
+        self._affordable(observations)
+        differences = takes_differences(kernel, observations.points)
+        gram, scaled, factorisation = _factorised_with_weights(kernel, observations, self, differences)
+        return DenseFactor(scaled, factorisation), MatrixProduct(gram)
+
     def bytes(self, number: int, dtype: DTypeLike) -> int:
         """The Gram matrix, its factorisation, and what LAPACK works in."""
         return 5 * int(number) ** 2 * jnp.dtype(dtype).itemsize
@@ -179,14 +190,25 @@ def _factorised(
     kernel: Kernel, observed: Observations, solver: DenseSolver, differences: bool
 ) -> tuple[Array, Factorisation]:
     """The Gram matrix, by differences of points or by a matrix product, and its factorisation."""
+    gram, _, factorisation = _factorised_with_weights(kernel, observed, solver, differences)
+    return gram, factorisation
+
+
+@program()
+def _factorised_with_weights(
+    kernel: Kernel, observed: Observations, solver: DenseSolver, differences: bool
+) -> tuple[Array, Array, Factorisation]:
+    """The Gram matrix K, W^½KW^½ as a constant, and the factorisation of that."""
     X = observed.points
     gram = observations_gram(kernel, observed, gram_matrix(kernel, X, differences))
     constant = jax.lax.stop_gradient(gram)
-    asymmetry = jnp.max(jnp.abs(constant - constant.T))
-    factorisation = solver.factorise(constant)
+    asymmetry = jnp.max(jnp.abs(constant - constant.T)) / gram_rounding(constant)
+    scaled = observed.scaled(constant)
+    rounding = gram_rounding(scaled)
+    factorisation = solver.factorise(scaled)
     failures = [] if differences else lost_digits(kernel, X)
-    failures += gram_failures(kernel, factorisation.bounds(), gram_rounding(constant), asymmetry)
-    return checked_result(gram, failures), factorisation
+    failures += gram_failures(kernel, factorisation.bounds(), rounding, asymmetry * rounding)
+    return checked_result(gram, failures), scaled, factorisation
 
 
 def implicit_solve(factorisation: Factorisation, gram: Array, rho: Array, b: Array) -> Array:

@@ -1,6 +1,6 @@
 """Krylov solvers for many points: the Gram matrix by tiles, one search space for every ridge."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,9 +20,17 @@ from kpoison.ridge.gram import checked_on_sample
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.projection import Projection, project
 from kpoison.ridge.solvers.conjugate_gradients import converged, default_tolerance
-from kpoison.ridge.solvers.contract import Factor, Solver
+from kpoison.ridge.solvers.contract import Abilities, Factor, Solver
 from kpoison.ridge.solvers.prepared import Prepared, from_search
-from kpoison.ridge.tiles import TiledGram, gram_bytes, in_dtype, on_every_device, on_one_device, rows_on_devices
+from kpoison.ridge.tiles import (
+    ScaledGram,
+    TiledGram,
+    gram_bytes,
+    in_dtype,
+    on_every_device,
+    on_one_device,
+    rows_on_devices,
+)
 
 __all__ = ["Krylov", "KrylovFactor"]
 
@@ -77,6 +85,15 @@ class Krylov(Solver):
 
     def prepare(self, kernel: Kernel, observations: Observations) -> "KrylovFactor":
         """The Gram matrix by tiles, with its preconditioner."""
+        return self._factor(kernel, observations)
+
+    def prepare_weighted(self, kernel: Kernel, observations: Observations) -> tuple["KrylovFactor", TiledGram]:
+        """The same of the scaled Gram matrix, and the plain one."""
+        scaled = self._factor(kernel, observations)
+        assert isinstance(scaled.exact, ScaledGram)
+        return scaled, scaled.exact.gram
+
+    def _factor(self, kernel: Kernel, observations: Observations) -> "KrylovFactor":
         if observations.slopes:
             raise ValueError("solver=Krylov() takes no gradient_penalty: use solver=kpoison.ConjugateGradients()")
         X = checked_on_sample(kernel, observations.points)
@@ -89,8 +106,13 @@ class Krylov(Solver):
         gram = TiledGram(*on_every_device(narrow, self.mesh), mesh=self.mesh)
         exact = TiledGram(*on_every_device((kernel, X), self.mesh), mesh=self.mesh)
         rank = min(self.rank, len(X))
+        if kept:
+            gram = gram.kept()
+        if observations.weights is not None:
+            roots = jnp.sqrt(jax.lax.stop_gradient(observations.weights))
+            gram, exact = ScaledGram(gram, roots), ScaledGram(exact, roots)
         approximation = _low_rank(gram, rank, jax.random.key(self.seed), X.dtype)
-        return KrylovFactor(gram.kept() if kept else gram, exact, approximation, self)
+        return KrylovFactor(gram, exact, approximation, self)
 
     def bytes(self, number: int, dtype: DTypeLike) -> int:
         """Without the Gram matrix, which is kept where it fits beside that."""
@@ -128,13 +150,15 @@ class KrylovFactor(Factor):
         method: the solver.
     """
 
-    one_at_a_time: ClassVar[bool] = True
-    searched: ClassVar[bool] = True
-
-    gram: TiledGram
-    exact: TiledGram
+    gram: TiledGram | ScaledGram
+    exact: TiledGram | ScaledGram
     approximation: LowRank
     method: Krylov
+
+    @property
+    def abilities(self) -> Abilities:
+        """A search for each ridge, or one for all."""
+        return Abilities(one_at_a_time=True, searched=True)
 
     @property
     def solver(self) -> Krylov:
@@ -143,7 +167,7 @@ class KrylovFactor(Factor):
 
     @property
     def _refines(self) -> bool:
-        return self.gram.X.dtype != self.exact.X.dtype
+        return self.gram.dtype != self.exact.dtype
 
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Conjugate gradients at one ridge, with derivatives in kernel, points, ρ and b; an error if unconverged."""
@@ -219,10 +243,10 @@ class KrylovFactor(Factor):
 
 
 @eqx.filter_jit
-def _product(gram: TiledGram, x: Array) -> Array:
+def _product(gram: TiledGram | ScaledGram, x: Array) -> Array:
     return gram.product(x)
 
 
 @eqx.filter_jit
-def _low_rank(gram: TiledGram, rank: int, key: Any, dtype) -> LowRank:
+def _low_rank(gram: TiledGram | ScaledGram, rank: int, key: Any, dtype) -> LowRank:
     return low_rank(gram, rank, key, dtype)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
 from kpoison.ridge.projection import Projection, RidgeStatus
-from kpoison.ridge.solvers.contract import Factor, Failures, Solver, condition_number
+from kpoison.ridge.solvers.contract import Abilities, Factor, Failures, Solver, condition_number
 from kpoison.ridge.solvers.dense import Factorisation
 from kpoison.ridge.solvers.spectral import SpectralFactorisation
 
@@ -43,15 +42,17 @@ class Prepared(Factor):
         status: where the space was searched, how well it holds the solutions; None where nobody is to be told.
     """
 
-    any_right_hand_side: ClassVar[bool] = False
-    factorised: ClassVar[bool] = True
-
     eigenvalues: Float[Array, " p"]
     eigenvectors: Float[Array, "N p"]
     lowest: Float[Array, ""]
     highest: Float[Array, ""]
     made_by: Solver
     status: RidgeStatus | None = None
+
+    @property
+    def abilities(self) -> Abilities:
+        """Many, but not any, right-hand sides."""
+        return Abilities(any_right_hand_side=False, factorised=True)
 
     @property
     def solver(self) -> Solver:
@@ -104,6 +105,10 @@ class Prepared(Factor):
     def restricted(self, b: Float[Array, "N k"], rho: tuple[float, float], largest_rank: float) -> "Prepared":
         """Itself."""
         return self
+
+    def times(self, scale: Float[Array, "N 1"]) -> "Prepared":
+        """Of D A⁻¹ D, D the diagonal matrix of some scales."""
+        return eqx.tree_at(lambda factor: factor.eigenvectors, self, scale * self.eigenvectors)
 
 
 def from_factorisation(

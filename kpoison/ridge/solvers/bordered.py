@@ -1,0 +1,78 @@
+"""An unpenalised constant beside the observations: the inverse of a bordered matrix.
+
+f(x) = k(x, X)c + a with a free of penalty is the limit of a kernel k + τ, τ → ∞.  In terms of the observations and one
+more, of which the covariance with every value is 1 and with itself 0,
+
+    [A  e] [c]   [b]
+    [eᵀ 0] [a] = [β],      A = K + ρI, e = 1 for values and 0 for slopes,
+
+so a = (eᵀA⁻¹b − β)/σ and c = A⁻¹(b − e a), with σ = eᵀA⁻¹e > 0.  Means and covariances of the process are those of any
+factor, with this inverse: k̃(x, z) = k(x, z) − [k(x, X) 1] B⁻¹ [k(X, z); 1].  To see that one has read it right: k̃(x, z)
+does not change when a constant is added to k.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from kpoison._linear_algebra import matrix_product
+from kpoison.ridge.solvers.contract import Factor, WrappedFactor
+
+__all__ = ["BorderedFactor"]
+
+
+class BorderedFactor(WrappedFactor):
+    """The factor of observations with an unpenalised constant: N of them, and the constant last.
+
+    Attributes:
+        inner: of the observations alone.
+        border: e, shape (N, 1).
+    """
+
+    inner: Factor
+    border: Float[Array, "N 1"]
+
+    def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "M k"]:
+        """B⁻¹b, M = N + 1."""
+        return self._bordered(self.inner.solve(rho, self._with_border(b)), b, self.border)
+
+    def inverse_product(
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"], c: Inexact[Array, "M l"]
+    ) -> Inexact[Array, "k l"]:
+        """bᵀB⁻¹c."""
+        products = self.inner.inverse_product(rho, self._with_border(b), self._with_border(c))
+        left, above, scale = products[:-1, -1:] - b[-1:].T, products[-1:, :-1] - c[-1:], products[-1, -1]
+        return products[:-1, :-1] - left * above / scale
+
+    @property
+    def basis(self) -> Float[Array, "M q"] | None:
+        """That of the inner factor, and the constant."""
+        inner = self.inner.basis
+        return None if inner is None else jnp.pad(inner, ((0, 1), (0, 1))).at[-1, -1].set(1)
+
+    def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "q k"]:
+        """B⁻¹b in the basis."""
+        basis = self.inner.basis
+        border = self.border if basis is None else matrix_product(basis.T, self.border)
+        return self._bordered(self.inner.coordinates(rho, self._with_border(b)), b, border)
+
+    def coefficients(
+        self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"], weights: Inexact[Array, "k C"]
+    ) -> Inexact[Array, "q C"]:
+        """B⁻¹b · weights in the basis."""
+        if self.basis is None:
+            return self.coordinates(rho, matrix_product(b, weights))
+        return matrix_product(self.coordinates(rho, b), weights)
+
+    def restricted(self, b: Float[Array, "M k"], rho: tuple[float, float], largest_rank: float) -> Factor:
+        """The inner factor restricted to these right-hand sides and the border."""
+        return BorderedFactor(self.inner.restricted(self._with_border(b), rho, largest_rank), self.border)
+
+    def _with_border(self, b: Array) -> Array:
+        return jnp.concatenate([b[:-1], self.border.astype(b.dtype)], axis=1)
+
+    @staticmethod
+    def _bordered(solved: Inexact[Array, "p k+1"], b: Array, border: Array) -> Inexact[Array, "p+1 k"]:
+        """c and a, from A⁻¹[b e] in some basis and e in it."""
+        alone, of_border = solved[:, :-1], solved[:, -1:]
+        constant = (matrix_product(border.T, alone) - b[-1:]) / matrix_product(border.T, of_border)
+        return jnp.concatenate([alone - of_border * constant, constant])
