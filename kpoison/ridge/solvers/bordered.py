@@ -31,6 +31,11 @@ class BorderedFactor(WrappedFactor):
     inner: Factor
     border: Float[Array, "N 1"]
 
+    @property
+    def number(self) -> int:
+        """N + 1."""
+        return self.inner.number + 1
+
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "M k"]:
         """B⁻¹b, M = N + 1."""
         return self._bordered(self.inner.solve(rho, self._with_border(b)), b, self.border)
@@ -42,6 +47,24 @@ class BorderedFactor(WrappedFactor):
         products = self.inner.inverse_product(rho, self._with_border(b), self._with_border(c))
         left, above, scale = products[:-1, -1:] - b[-1:].T, products[-1:, :-1] - c[-1:], products[-1, -1]
         return products[:-1, :-1] - left * above / scale
+
+    def residuals(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "M k"]:
+        """What the observations leave, and the constant."""
+        constant = self.solve(rho, b)[-1:]
+        both = self.inner.residuals(rho, self._with_border(b))
+        return jnp.concatenate([both[:, :-1] - both[:, -1:] * constant, constant])
+
+    def diagonals(self, rho: Inexact[Array, ""], first: int) -> tuple[Inexact[Array, " m"], Inexact[Array, " m"]]:
+        """What the constant takes from the residuals' operator, and adds to the hat matrix."""
+        of_residuals, of_hat = self.inner.diagonals(rho, first)
+        residual, dual = self.inner.residuals(rho, self.border), self.inner.solve(rho, self.border)
+        taken = (residual * dual / matrix_product(self.border.T, dual))[:first, 0]
+        return of_residuals - taken, of_hat + rho * taken
+
+    def log_determinant(self, rho: Float[Array, ""]) -> Float[Array, ""]:
+        """log |det B|: log det A + log σ."""
+        border = self.inner.inverse_product(rho, self.border, self.border)[0, 0]
+        return self.inner.log_determinant(rho) + jnp.log(border)
 
     @property
     def basis(self) -> Float[Array, "M q"] | None:

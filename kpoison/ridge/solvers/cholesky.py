@@ -57,6 +57,19 @@ class CholeskyFactorisation(Factorisation):
         right = lower_solve(lower, c)
         return matrix_product(left.T, right)
 
+    def diagonals(
+        self, rho: Inexact[Array, ""], identity: Float[Array, "n n"]
+    ) -> tuple[Inexact[Array, " n"], Inexact[Array, " n"]]:
+        """Those of A⁻¹ and of KA⁻¹, by L⁻¹ where ρ is real."""
+        if jnp.iscomplexobj(rho):
+            return super().diagonals(rho, identity)
+        of_inverse = jnp.sum(lower_solve(self._lower(rho), identity) ** 2, axis=0)
+        return of_inverse, 1 - rho * of_inverse
+
+    def log_determinant(self, rho: Float[Array, ""], identity: Float[Array, "n n"]) -> Float[Array, ""]:
+        """2 Σ log L_ii."""
+        return 2 * jnp.sum(jnp.log(jnp.diagonal(self._lower(rho))))
+
     def rotated_product(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """K c."""
         return matrix_product(self.gram, c)

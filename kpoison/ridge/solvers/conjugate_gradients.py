@@ -80,6 +80,11 @@ class IterativeFactor(Factor):
         """What made it."""
         return self.method
 
+    @property
+    def number(self) -> int:
+        """N."""
+        return len(self.system.operator.diagonal())
+
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
         """Conjugate gradients, with derivatives in everything."""
         return self.method.solve(self.system, rho, b)

@@ -17,6 +17,8 @@ from kpoison.ridge.projection import RidgeStatus
 
 __all__ = ["Abilities", "Factor", "Failures", "GramProduct", "Solver", "WrappedFactor", "condition_number"]
 
+_COLUMNS_AT_ONCE = 64  # right-hand sides that share the products of a search
+
 Failures = list[tuple[Array, str]]
 """Where something is wrong, and what."""
 
@@ -63,6 +65,11 @@ class Factor(eqx.Module):
     def solver(self) -> "Solver":
         """What made it."""
 
+    @property
+    @abc.abstractmethod
+    def number(self) -> int:
+        """N."""
+
     @abc.abstractmethod
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
         """A⁻¹b, with derivatives of every order in K, ρ and b."""
@@ -83,6 +90,35 @@ class Factor(eqx.Module):
 
         Its derivatives in ρ hold; those in kernel, data and b do not.
         """
+
+    def residuals(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
+        """Sb = (b − KA⁻¹b)/ρ, what the observations b leave over ρ; S = A⁻¹ where they have no weights."""
+        return self.solve(rho, b)
+
+    def diagonals(self, rho: Inexact[Array, ""], first: int) -> tuple[Inexact[Array, " m"], Inexact[Array, " m"]]:
+        """Those of S and of the hat matrix I − ρS, see `residuals`, of the first m, with derivatives of every order.
+
+        Raises:
+            TypeError: where it does not solve for any right-hand side.
+        """
+        if not self.abilities.any_right_hand_side:
+            raise TypeError("a posterior prepared for one poison knows no diagonal: ask the one it was made from")
+        places = jnp.arange(-(-first // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE) % first
+
+        def entries(places):
+            columns = jax.nn.one_hot(places, self.number, dtype=self.bounds()[1].dtype, axis=0)
+            return self.solve(rho, columns)[places, jnp.arange(_COLUMNS_AT_ONCE)]
+
+        of_inverse = jax.lax.map(entries, places.reshape(-1, _COLUMNS_AT_ONCE)).ravel()[:first]
+        return of_inverse, 1 - rho * of_inverse
+
+    def log_determinant(self, rho: Float[Array, ""]) -> Float[Array, ""]:
+        """log det A, with derivatives of every order in K and ρ.
+
+        Raises:
+            TypeError: where the matrix is not factorised.
+        """
+        raise TypeError(f"{type(self.solver).__name__} knows no determinant: fit with a solver that factorises")
 
     def matrix(self) -> Float[Array, "N N"]:
         """K, where it is formed.
@@ -159,6 +195,11 @@ class WrappedFactor(Factor):
     def solver(self) -> "Solver":
         """That of the inner factor."""
         return self.inner.solver
+
+    @property
+    def number(self) -> int:
+        """That of the inner factor."""
+        return self.inner.number
 
     def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Those of the inner factor."""

@@ -88,6 +88,17 @@ class Factorisation(eqx.Module):
         """(QᵀAQ)⁻¹c."""
         return self.solve(rho, c)
 
+    def diagonals(
+        self, rho: Inexact[Array, ""], identity: Float[Array, "n n"]
+    ) -> tuple[Inexact[Array, " n"], Inexact[Array, " n"]]:
+        """Those of A⁻¹ and of KA⁻¹ = I − ρA⁻¹."""
+        of_inverse = jnp.diagonal(self.solve(rho, identity))
+        return of_inverse, 1 - rho * of_inverse
+
+    def log_determinant(self, rho: Float[Array, ""], identity: Float[Array, "n n"]) -> Float[Array, ""]:
+        """log det A."""
+        return jnp.linalg.slogdet(self.rotated_product(identity) + rho * identity)[1]
+
 
 class DenseFactor(Factor):
     """K itself, which derivatives go through, and its factorisation, a constant."""
@@ -105,6 +116,11 @@ class DenseFactor(Factor):
         """What made it."""
         return self.factorisation.solver
 
+    @property
+    def number(self) -> int:
+        """N."""
+        return len(self.gram)
+
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
         """By the factorisation."""
         return implicit_solve(self.factorisation, self.gram, rho, b)
@@ -114,6 +130,15 @@ class DenseFactor(Factor):
     ) -> Inexact[Array, "k l"]:
         """By the factorisation, O(N) per pair and ridge where it has a basis of its own."""
         return implicit_inverse_product(self.factorisation, self.gram, rho, b, c)
+
+    def diagonals(self, rho: Inexact[Array, ""], first: int) -> tuple[Inexact[Array, " m"], Inexact[Array, " m"]]:
+        """By the factorisation."""
+        of_inverse, of_hat = _diagonals(self.factorisation, self.gram, rho)
+        return of_inverse[:first], of_hat[:first]
+
+    def log_determinant(self, rho: Float[Array, ""]) -> Float[Array, ""]:
+        """By the factorisation."""
+        return _log_determinant(self.factorisation, self.gram, rho)
 
     def matrix(self) -> Float[Array, "N N"]:
         """K."""
@@ -241,3 +266,39 @@ def _implicit_inverse_product_jvp(primals, tangents):
     tangent = matrix_product(d_b.T, right) + matrix_product(left.T, d_c)
     tangent -= matrix_product(left.T, matrix_product(d_gram, right) + d_rho * right)
     return implicit_inverse_product(factorisation, gram, rho, b, c), tangent
+
+
+@jax.custom_jvp
+def _diagonals(factorisation: Factorisation, gram: Array, rho: Array) -> tuple[Array, Array]:
+    """Diagonals of A⁻¹ and KA⁻¹, with derivatives of every order in K and ρ."""
+    return factorisation.diagonals(rho, _identity(gram))
+
+
+@_diagonals.defjvp
+def _diagonals_jvp(primals, tangents):
+    factorisation, gram, rho = primals
+    _, d_gram, d_rho = tangents
+    identity = _identity(gram)
+    inverse = implicit_solve(factorisation, gram, rho, identity)
+    of_inverse, of_hat = _diagonals(factorisation, gram, rho)
+    tangent = -jnp.sum(inverse.T * matrix_product(d_gram + d_rho * identity, inverse), axis=0)
+    return (of_inverse, of_hat), (tangent, -d_rho * of_inverse - rho * tangent)
+
+
+@jax.custom_jvp
+def _log_determinant(factorisation: Factorisation, gram: Array, rho: Array) -> Array:
+    """log det A, with derivatives of every order in K and ρ."""
+    return factorisation.log_determinant(rho, _identity(gram))
+
+
+@_log_determinant.defjvp
+def _log_determinant_jvp(primals, tangents):
+    factorisation, gram, rho = primals
+    _, d_gram, d_rho = tangents
+    inverse = implicit_solve(factorisation, gram, rho, _identity(gram))
+    tangent = jnp.sum(inverse.T * d_gram) + d_rho * jnp.trace(inverse)
+    return _log_determinant(factorisation, gram, rho), tangent
+
+
+def _identity(gram: Array) -> Array:
+    return jnp.eye(len(gram), dtype=gram.dtype)

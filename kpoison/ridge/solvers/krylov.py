@@ -166,6 +166,11 @@ class KrylovFactor(Factor):
         return self.method
 
     @property
+    def number(self) -> int:
+        """N."""
+        return self.exact.number
+
+    @property
     def _refines(self) -> bool:
         return self.gram.dtype != self.exact.dtype
 

@@ -55,6 +55,11 @@ class Prepared(Factor):
         return Abilities(any_right_hand_side=False, factorised=True)
 
     @property
+    def number(self) -> int:
+        """N."""
+        return len(self.eigenvectors)
+
+    @property
     def solver(self) -> Solver:
         """That of the whole."""
         return self.made_by

@@ -1,5 +1,6 @@
 """One eigendecomposition of the Gram matrix."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import eigh, matrix_product
@@ -38,6 +39,18 @@ class SpectralFactorisation(Factorisation):
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Q (μ + ρ)⁻¹ Qᵀb: O(n²) per right-hand side."""
         return self.rotate_back(self.rotated_solve(rho, self.rotate(b)))
+
+    def diagonals(
+        self, rho: Inexact[Array, ""], identity: Float[Array, "n n"]
+    ) -> tuple[Inexact[Array, " n"], Inexact[Array, " n"]]:
+        """Those of A⁻¹ and of KA⁻¹: O(n²)."""
+        columns = jnp.stack([1 / (self.eigenvalues + rho), self.eigenvalues / (self.eigenvalues + rho)], axis=1)
+        both = matrix_product(self.eigenvectors**2, columns)
+        return both[:, 0], both[:, 1]
+
+    def log_determinant(self, rho: Float[Array, ""], identity: Float[Array, "n n"]) -> Float[Array, ""]:
+        """Σ log(μ + ρ)."""
+        return jnp.sum(jnp.log(self.eigenvalues + rho))
 
     def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The smallest and the largest eigenvalue."""

@@ -97,6 +97,10 @@ class TridiagonalFactorisation(Factorisation):
             symmetric=True,
         )
 
+    def log_determinant(self, rho: Float[Array, ""], identity: Float[Array, "n n"]) -> Float[Array, ""]:
+        """Σ log of the pivots of T + ρ."""
+        return jnp.sum(jnp.log(_pivots(self.diagonal + rho, self.off_diagonal)))
+
     def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The smallest and the largest eigenvalue."""
         return self.lowest, self.highest
@@ -153,6 +157,18 @@ def _tridiagonal_solve(
     rows = (diagonal.astype(dtype), below, c.astype(dtype))
     pivots, values = jax.lax.scan(eliminate, (jnp.ones((), dtype), zero), rows)[1]
     return jax.lax.scan(substitute, zero, (pivots, values, above), reverse=True)[1]
+
+
+def _pivots(diagonal: Array, off_diagonal: Array) -> Array:
+    """Of the LDLᵀ decomposition of a positive definite tridiagonal matrix."""
+
+    def eliminate(pivot, row):
+        entry, coupling = row
+        pivot = entry - coupling**2 / pivot
+        return pivot, pivot
+
+    below = jnp.concatenate([jnp.zeros(1, off_diagonal.dtype), off_diagonal])
+    return jax.lax.scan(eliminate, jnp.ones((), diagonal.dtype), (diagonal, below))[1]
 
 
 @jax.jit

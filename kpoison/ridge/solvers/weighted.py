@@ -49,6 +49,19 @@ class WeightedFactor(WrappedFactor):
         """bᵀPc, by the inner factor."""
         return _inverse_product(self.inner, self.gram, self.weights, rho, b, c)
 
+    def residuals(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
+        """(ρI + KW)⁻¹b."""
+        return _solve(self.inner, self.gram, self.weights, rho, b, transposed=True)
+
+    def diagonals(self, rho: Inexact[Array, ""], first: int) -> tuple[Inexact[Array, " m"], Inexact[Array, " m"]]:
+        """Those of (ρI + KW)⁻¹, which are the inner factor's, and of the hat matrix KP."""
+        of_residuals, of_hat = _diagonals(self.inner, self.gram, self.weights, rho)
+        return of_residuals[:first], of_hat[:first]
+
+    def log_determinant(self, rho: Float[Array, ""]) -> Float[Array, ""]:
+        """log det(W^½KW^½ + ρI) − Σ log w = log det(K + ρW⁻¹)."""
+        return _log_determinant(self.inner, self.gram, self.weights, rho) - jnp.sum(jnp.log(self.weights))
+
     def restricted(self, b: Float[Array, "N k"], rho: tuple[float, float], largest_rank: float) -> Factor:
         """The inner factor restricted, its vectors times W^½."""
         from kpoison.ridge.solvers.prepared import Prepared
@@ -125,3 +138,38 @@ def _inverse_product_jvp(primals, tangents):
 
     tangent = jax.jvp(functional, primals[1:], tangents[1:])[1]
     return _inverse_product(inner, gram, weights, rho, b, c), tangent
+
+
+@jax.custom_jvp
+def _diagonals(inner: Factor, gram: GramProduct, weights: Array, rho: Array) -> tuple[Array, Array]:
+    """Diagonals of S = (ρI + KW)⁻¹ and I − ρS, with derivatives of every order in K, W and ρ."""
+    return inner.diagonals(rho, len(weights))
+
+
+@_diagonals.defjvp
+def _diagonals_jvp(primals, tangents):
+    inner, gram, weights, rho = primals
+    S, changed = _inverse_and_change(primals, tangents)
+    of_residuals, of_hat = _diagonals(inner, gram, weights, rho)
+    tangent = -jnp.sum(S.T * changed, axis=0)
+    return (of_residuals, of_hat), (tangent, -tangents[3] * of_residuals - rho * tangent)
+
+
+@jax.custom_jvp
+def _log_determinant(inner: Factor, gram: GramProduct, weights: Array, rho: Array) -> Array:
+    """log det(ρI + KW), with derivatives of every order in K, W and ρ."""
+    return inner.log_determinant(rho)
+
+
+@_log_determinant.defjvp
+def _log_determinant_jvp(primals, tangents):
+    # The change is that of (ρI + KW)S, of which the trace is the tangent.
+    return _log_determinant(*primals), jnp.trace(_inverse_and_change(primals, tangents)[1])
+
+
+def _inverse_and_change(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """S, and what a change of K, W and ρ makes of (ρI + KW)S for S as it is."""
+    inner, gram, weights, rho = primals
+    S = _solve(inner, gram, weights, rho, jnp.eye(len(weights), dtype=weights.dtype), transposed=True)
+    image = jax.jvp(lambda g, w, r: r * S + g.product(w[:, None] * S), primals[1:], tangents[1:])
+    return S, image[1]

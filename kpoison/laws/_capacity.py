@@ -1,0 +1,115 @@
+"""How much of the labels the predictor takes in: its degrees of freedom (T7, L14)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+
+from kpoison._failures import program
+from kpoison._linear_algebra import matrix_product
+from kpoison._typing import Scalar
+from kpoison._validation import check_integer, check_key, public
+from kpoison.laws.effect import EffectByGain
+from kpoison.laws.inputs import CleanInputs, LawInputs, trained_on
+from kpoison.poison import Poison
+from kpoison.ridge import Fitted, PosteriorAtRidge
+
+__all__ = ["EstimatedDegrees", "degrees_of_freedom"]
+
+
+class EstimatedDegrees(NamedTuple):
+    """Degrees of freedom by a stochastic trace.
+
+    Attributes:
+        value: the mean over random signs.
+        standard_error: of that mean.
+    """
+
+    value: Float[Array, ""]
+    standard_error: Float[Array, ""]
+
+
+@public
+def degrees_of_freedom(
+    clean: Fitted,
+    ridge: Scalar,
+    poison: Poison | None = None,
+    *,
+    probes: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, ""] | EstimatedDegrees:
+    """tr H of the map H from the labels to the fitted values, one for each training point with its weight (T7, L14).
+
+    H = K(K + ρ diag(1/w))⁻¹ at ρ = nλ; with a gradient penalty that of the values, with an early-stopped posterior that
+    of the flow at its time.  n clones of a poison are n labels: with a poison it grows by
+    tr(G k̃(Z, Z)) − ρ tr(G CᵀC), C = A⁻¹k(X, Z), which is below 1 for clones (L14), at ρ = (n_c + Σm)λ.
+
+    Args:
+        clean: the fitted clean posterior.
+        ridge: λ > 0 of the mean loss.
+        poison: clones or a cluster; None for the clean predictor.
+        probes: by how many vectors of random signs the trace is estimated; needed for `Krylov` and
+            `ConjugateGradients`, for which the exact one would take a solve for each point.
+        key: of the signs, a JAX key; needed with `probes`.
+
+    Returns:
+        A number between 0 and n; with `probes` an `EstimatedDegrees`, of which the poison's part is exact.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> clean = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0], [50.0]]), jnp.array([1.0, -1.0]))
+    >>> round(float(kp.degrees_of_freedom(clean, ridge=0.5)), 3)  # 2 · 1/(1 + 2·0.5)
+    1.0
+    """
+    inputs = trained_on(clean, ridge, poison)
+    able = inputs.clean.factor.abilities
+    if not able.any_right_hand_side:
+        raise ValueError("clean must not be prepared for one poison: ask the posterior that it was made from")
+    if probes is None:
+        if not able.factorised:
+            raise ValueError(
+                f"probes must be given for solver={type(inputs.clean.factor.solver).__name__}(): the exact trace would "
+                f"take {len(inputs.clean.X):,} solves"
+            )
+        return _degrees(inputs)
+    return _estimated(inputs, check_integer("probes", probes, 2), check_key("key", key))
+
+
+@program
+def _degrees(inputs: CleanInputs | LawInputs) -> Float[Array, ""]:
+    return inputs.combined(_clean_trace, _poison_trace)
+
+
+@program
+def _estimated(inputs: CleanInputs | LawInputs, probes: int, key: PRNGKeyArray) -> EstimatedDegrees:
+    clean = inputs.clean
+    signs = jax.random.rademacher(key, (len(clean.X), probes), clean.X.dtype)
+
+    def quadratic(reference: PosteriorAtRidge) -> Inexact[Array, " p"]:
+        """zᵀHz for each vector of signs, H = I − ρS."""
+        return jnp.sum(signs * (signs - reference.rho * reference.residuals(signs)), axis=0)
+
+    samples = inputs.combined(quadratic, _poison_trace)
+    return EstimatedDegrees(jnp.mean(samples), jnp.std(samples, ddof=1) / probes**0.5)
+
+
+def _clean_trace(reference: PosteriorAtRidge) -> Inexact[Array, ""]:
+    """Of the clean data's hat matrix."""
+    return jnp.sum(reference.leverages())
+
+
+def _poison_trace(effect: EffectByGain) -> Inexact[Array, ""]:
+    """What the poison's labels add: Σ_j (k̃(Z, Z)G)_jj of its values, less what it takes from the clean ones.
+
+    k̃(x_i, Z) = ρR_i of the clean values, R = S k(X, Z), becomes smaller by k̃(x_i, Z) G k̃(Z, x_i) where both are x_i.
+    """
+    reference, Z, gain = effect.reference, effect.locations, effect.gain
+    number = len(Z.points)
+    own = jnp.trace(matrix_product(reference.covariance(Z), gain)[:number, :number])
+    residuals = reference.cross_residuals(Z)
+    weighted = reference.posterior.observations.multiplicities[:, None] * residuals
+    return own - reference.rho * jnp.sum(gain * matrix_product(residuals.T, weighted))
