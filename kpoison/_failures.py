@@ -15,7 +15,6 @@ A collector takes failures of its own trace only.  Those of an inner one (`jax.v
 
 import contextvars
 import functools
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -233,44 +232,28 @@ def _flags(failures: Sequence[Failure]) -> Bool[Array, " k"]:
     return jnp.stack([jnp.any(failure.failed) for failure in failures]) if failures else jnp.zeros(0, bool)
 
 
-def program(
-    check: Callable[[dict[str, Any]], None] | None = None,
-) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorator: a function that is one compiled program; called from Python it raises its failures.
+def program(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: a function that is one compiled program; called from Python it raises its failures."""
+    raising = eqx.filter_jit(function)
 
-    Args:
-        check: sees the arguments by name, raises or replaces them, before the function runs.
-    """
+    @eqx.filter_jit
+    @functools.wraps(function)
+    def returning(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Array, tuple[Failure, ...]]:
+        result, failures = collect(functools.partial(function, **kwargs), *args)
+        return result, _flags(failures), failures
 
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        signature = inspect.signature(function)
-        raising = eqx.filter_jit(function)
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        if _active() is not None:  # a part of a larger program
+            return function(*args, **kwargs)
+        if not _in_python():
+            return raising(*args, **kwargs)
+        result, flags, failures = returning(*args, **kwargs)
+        if isinstance(flags, jax.core.Tracer):  # arguments of a trace that JAX has set aside for a while
+            return checked_result(result, failures)
+        for failed, failure in zip(np.asarray(flags), failures, strict=True):
+            if failed:
+                failure.tell()
+        return result
 
-        @eqx.filter_jit
-        @functools.wraps(function)
-        def returning(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Array, tuple[Failure, ...]]:
-            result, failures = collect(functools.partial(function, **kwargs), *args)
-            return result, _flags(failures), failures
-
-        @functools.wraps(function)
-        def called(*args: P.args, **kwargs: P.kwargs) -> T:
-            if check is not None:
-                bound = signature.bind(*args, **kwargs)
-                bound.apply_defaults()
-                check(bound.arguments)
-                args, kwargs = bound.args, bound.kwargs  # pyright: ignore[reportAssignmentType]
-            if _active() is not None:  # a part of a larger program
-                return function(*args, **kwargs)
-            if not _in_python():
-                return raising(*args, **kwargs)
-            result, flags, failures = returning(*args, **kwargs)
-            if isinstance(flags, jax.core.Tracer):  # arguments of a trace that JAX has set aside for a while
-                return checked_result(result, failures)
-            for failed, failure in zip(np.asarray(flags), failures, strict=True):
-                if failed:
-                    failure.tell()
-            return result
-
-        return called
-
-    return decorate
+    return called

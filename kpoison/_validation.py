@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, no_type_check
 
 import jax
 import jax.core
@@ -31,6 +31,7 @@ __all__ = [
     "check_integers",
     "check_mask",
     "check_name",
+    "check_number",
     "check_numbers",
     "check_points",
     "check_positive",
@@ -46,6 +47,7 @@ __all__ = [
     "is_integer",
     "known_number",
     "plain_array",
+    "public",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +71,11 @@ def boundary(check: Callable[[dict[str, Any]], None]) -> Callable[[Callable[P, T
         return checked
 
     return decorate
+
+
+def public(function: F) -> F:
+    """Decorator: a function that checks its own arguments, and can say more of what is wrong than a type checker."""
+    return no_type_check(function)
 
 
 def is_concrete(value: Any) -> bool:
@@ -231,11 +238,16 @@ def known_number(value: Any) -> Any:
     return float(str(array[()])) if jnp.issubdtype(array.dtype, jnp.floating) else int(array)
 
 
+def check_number(name: str, value: Any, *, zero: bool = False) -> Any:
+    """The value for use in its place, Python's number if known; refuse what is not finite and > 0 (or >= 0)."""
+    check_positive(name, value, zero=zero)
+    return known_number(value)
+
+
 def check_numbers(arguments: dict[str, Any], *names: str, zero: bool = False) -> None:
     """Replace each of these arguments, finite and > 0 (or >= 0), by Python's number where it is known."""
     for name in names:
-        check_positive(name, arguments[name], zero=zero)
-        arguments[name] = known_number(arguments[name])
+        arguments[name] = check_number(name, arguments[name], zero=zero)
 
 
 def check_fraction(name: str, value: Any, *, one: bool = False) -> Any:

@@ -20,33 +20,33 @@ def root(x):
     return jnp.sqrt(checked_result(x, [Failure(x < 0, "x is negative", kind=OddError)]))
 
 
-@program()
+@program
 def one(x):
     return root(x)
 
 
-@program()
+@program
 def many(x):
     return mapped(jax.vmap, root)(x)
 
 
-@program()
+@program
 def looped(x):
     return scan(lambda total, step: (total + root(step), None), jnp.zeros(()), x)[0]
 
 
-@program()
+@program
 def deaf(x):
     with silently():
         return root(x) + jnp.sum(mapped(jax.vmap, root)(x[None]))
 
 
-@program()
+@program
 def nested(x):
     return one(x) + many(x[None])[0]
 
 
-@program()
+@program
 def told(x):
     warning = Failure(x > 10, "x is large, {:.3g}", (x,), RuntimeWarning)
     return checked_result(x, [warning])

@@ -11,7 +11,7 @@ from kpoison._validation import boundary, check_integers, check_points, count_of
 from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws import efficacy, predict
-from kpoison.laws.effect import check_law_arguments
+from kpoison.laws.inputs import CleanInputs
 from kpoison.poison import Poison, Trigger
 from kpoison.ridge import Fitted, fit_observations
 
@@ -19,7 +19,7 @@ __all__ = ["backdoor"]
 
 
 def _check(arguments: dict[str, Any]) -> None:
-    check_law_arguments({name: arguments[name] for name in ("clean", "ridge")})
+    CleanInputs.of(arguments["clean"], arguments["ridge"])
     clean, trigger, fraction = arguments["clean"], arguments["trigger"], arguments["fraction"]
     if not clean.factor.abilities.any_right_hand_side:
         raise ValueError("clean must not be prepared for another poison, got the result of kpoison.prepare")

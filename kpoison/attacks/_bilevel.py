@@ -192,7 +192,8 @@ def _check_greedy(arguments: dict) -> None:
     arguments.update(candidates=candidates, labels=labels)
 
 
-@program(_check_greedy)
+@boundary(_check_greedy)
+@program
 def greedy_bases(
     clean: Posterior,
     candidates: Float[ArrayLike, "N ..."],

@@ -220,7 +220,7 @@ def bilevel_objective(
     return prepare(clean, poison, ridge, jnp.asarray(probes), jnp.asarray(target), objective)
 
 
-@program()
+@program
 def prepare(
     clean: Posterior, poison: Poison, ridge: Scalar, probes: Array, target: Array, objective: Objective
 ) -> BilevelObjective:

@@ -182,7 +182,7 @@ def federate(
     )
 
 
-@program()
+@program
 def _rounds(
     clients: Clients,
     ridge: Array,

@@ -19,7 +19,7 @@ from kpoison._validation import boundary, check_integer, check_name, is_concrete
 from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
 from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
-from kpoison.laws.effect import as_points, check_law_arguments
+from kpoison.laws.inputs import CleanInputs, Probes
 from kpoison.ridge import Fitted, checked_ridge
 from kpoison.ridge.observations import covariance, observing
 
@@ -49,8 +49,8 @@ def _traced_classes(clean: Fitted) -> tuple[Int[Array, " n"], int]:
 
 
 def _check(arguments: dict) -> None:
-    check_law_arguments(arguments)
-    clean = arguments["clean"]
+    clean, ridge = CleanInputs.of(arguments["clean"], arguments["ridge"])
+    arguments.update(ridge=ridge, x=Probes.of(clean, arguments["x"]).x)
     if not (clean.factor.abilities.factorised and clean.factor.abilities.any_right_hand_side):
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Cholesky, Tridiagonal) and not be prepared "
@@ -117,7 +117,8 @@ def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> A
     return results.reshape(-1, *results.shape[2:])[: len(rows)]
 
 
-@program(_check)
+@boundary(_check)
+@program
 def flip_certificate(clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar) -> Int[Array, "..."]:
     """The smallest number of training labels that, set to other classes, change the prediction at x: exact.
 
@@ -152,7 +153,7 @@ def flip_certificate(clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar) -
     >>> flip_certificate(clean, jnp.array([[0.2], [3.0]]), ridge=0.1).tolist()
     [1, 1]
     """
-    x = jnp.asarray(x)
+    probes = Probes.of(clean, x)
     labels, classes = _traced_classes(clean)
     everything = jnp.ones(len(labels), bool)
 
@@ -160,8 +161,7 @@ def flip_certificate(clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar) -
         scores = matrix_product(weights, memberships(labels, classes, weights.dtype))
         return ClassPairs(jnp.argmax(scores, axis=1), classes).costs(weights, labels, everything)[0]
 
-    found = _of_weights(clean, as_points(clean, x), ridge, certify)
-    return found[0] if x.ndim == clean.X.ndim - 1 else found
+    return probes.each(_of_weights(clean, probes.points, ridge, certify))
 
 
 @boundary(_check_flips)
@@ -203,14 +203,14 @@ def flip_labels(
         TypeError, ValueError: as `flip_certificate`; also for a budget that is no integer from 1 to n, an unknown
             target or objective.
     """
-    points = as_points(clean, jnp.asarray(x))
+    points = Probes.of(clean, x).points
     column = None if target is None else checked_target(clean, target)[1]
     # One compilation for all budgets.
     flips = _flips(clean, points, ridge, jnp.asarray(budget), column, objective)
     return FlippedLabels(X=clean.X, probes=points, target=target, **flips)
 
 
-@program()
+@program
 def _flips(
     clean: Fitted,
     points: Float[Array, "q ..."],

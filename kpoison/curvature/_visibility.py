@@ -10,14 +10,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import (
-    boundary,
     check_finite,
     check_floating,
     check_fraction,
-    check_integers,
+    check_integer,
     check_mask,
     check_positive,
     is_concrete,
+    public,
 )
 from kpoison.curvature.spectrum import lanczos
 
@@ -39,14 +39,19 @@ _DIRECTLY = 200
 _STEPS = 50
 
 
-def _check_bulk(arguments: dict[str, Any]) -> None:
-    check_positive("variance", arguments["variance"], scalar=False)
-    check_positive("aspect", arguments["aspect"], scalar=False)
-    if "spike" in arguments:
-        check_positive("spike", arguments["spike"], zero=True, scalar=False)
+def _of_bulk(variance: Any, aspect: Any) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    check_positive("variance", variance, scalar=False)
+    check_positive("aspect", aspect, scalar=False)
+    return jnp.asarray(variance), jnp.asarray(aspect)
 
 
-@boundary(_check_bulk)
+def _of_spiked(spike: Any, variance: Any, aspect: Any) -> tuple[Array, Array, Array]:
+    variance, aspect = _of_bulk(variance, aspect)
+    check_positive("spike", spike, zero=True, scalar=False)
+    return jnp.asarray(spike), variance, aspect
+
+
+@public
 def marchenko_pastur_edge(variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Upper edge σ²(1 + √c)² of the eigenvalues of a sample covariance without a spike (Marchenko, Pastur 1967).
 
@@ -60,17 +65,19 @@ def marchenko_pastur_edge(variance: Float[ArrayLike, "..."], aspect: Float[Array
     >>> float(marchenko_pastur_edge(1.0, 0.25))
     2.25
     """
-    return jnp.asarray(variance) * (1 + jnp.sqrt(jnp.asarray(aspect))) ** 2
+    variance, aspect = _of_bulk(variance, aspect)
+    return variance * (1 + jnp.sqrt(aspect)) ** 2
 
 
-@boundary(_check_bulk)
+@public
 def visibility_threshold(variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The spike σ²√c of the population below which its eigenvalue stays in the bulk (Baik, Ben Arous, Péché 2005).
 
     For an attack on a fraction ε of the probes the population's spike is ε Λ, so that Λ becomes visible at
     `visibility_threshold(...)`/ε.  Arguments and errors as in `marchenko_pastur_edge`.
     """
-    return jnp.asarray(variance) * jnp.sqrt(jnp.asarray(aspect))
+    variance, aspect = _of_bulk(variance, aspect)
+    return variance * jnp.sqrt(aspect)
 
 
 def _above(spike: Array, variance: Array, aspect: Array) -> tuple[Array, Array]:
@@ -79,7 +86,7 @@ def _above(spike: Array, variance: Array, aspect: Array) -> tuple[Array, Array]:
     return visible, jnp.where(visible, spike, variance * jnp.sqrt(aspect))
 
 
-@boundary(_check_bulk)
+@public
 def outlier_eigenvalue(
     spike: Float[ArrayLike, "..."], variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
@@ -96,12 +103,12 @@ def outlier_eigenvalue(
     >>> float(outlier_eigenvalue(2.0, 1.0, 0.5))
     3.75
     """
-    spike, variance, aspect = jnp.asarray(spike), jnp.asarray(variance), jnp.asarray(aspect)
+    spike, variance, aspect = _of_spiked(spike, variance, aspect)
     _, theta = _above(spike, variance, aspect)
     return (theta + variance) * (1 + aspect * variance / theta)
 
 
-@boundary(_check_bulk)
+@public
 def outlier_overlap(
     spike: Float[ArrayLike, "..."], variance: Float[ArrayLike, "..."], aspect: Float[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
@@ -112,7 +119,7 @@ def outlier_overlap(
     >>> float(outlier_overlap(2.0, 1.0, 0.5))
     0.7
     """
-    spike, variance, aspect = jnp.asarray(spike), jnp.asarray(variance), jnp.asarray(aspect)
+    spike, variance, aspect = _of_spiked(spike, variance, aspect)
     visible, theta = _above(spike, variance, aspect)
     overlap = (1 - aspect * (variance / theta) ** 2) / (1 + aspect * variance / theta)
     return jnp.where(visible, overlap, 0)
@@ -132,19 +139,15 @@ class BulkEdge(eqx.Module):
     method: str = eqx.field(static=True)
 
 
-def _check_rows(arguments: dict[str, Any]) -> None:
-    rows = check_floating("gradients", arguments["gradients"])
+def _checked_rows(gradients: Any) -> Float[Array, "N M D"]:
+    rows = check_floating("gradients", gradients)
     if rows.ndim not in (2, 3) or len(rows) < 2 or rows.size == 0:
         raise ValueError(
             f"gradients must have shape (N, D) with N >= 2, one row per probe, got {rows.shape}; several rows of each "
             "probe have shape (N, M, D)"
         )
     check_finite("gradients", rows)
-    arguments["gradients"] = rows if rows.ndim == 3 else rows[:, None]
-    check_integers(arguments, repeats=2)
-    arguments["level"] = check_fraction("level", arguments["level"])
-    if "number" in arguments:
-        check_integers(arguments, optional=True, number=2)
+    return rows if rows.ndim == 3 else rows[:, None]
 
 
 def _leading(
@@ -255,7 +258,7 @@ def _predicted(gradients: Float[Array, "N M D"], keys: Array, part: int, factor:
     return jax.lax.map(one, keys)
 
 
-@boundary(_check_rows)
+@public
 def bulk_edge_from_clean(
     gradients: Float[ArrayLike, "N ..."],
     *,
@@ -283,10 +286,12 @@ def bulk_edge_from_clean(
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
-    gradients = jnp.asarray(gradients)
-    part, factor = _parts(len(gradients), len(gradients) if number is None else number)
+    rows = _checked_rows(gradients)
+    repeats, level = check_integer("repeats", repeats, 2), check_fraction("level", level)
+    number = len(rows) if number is None else check_integer("number", number, 2)
+    part, factor = _parts(len(rows), number)
     keys = jax.random.split(jax.random.key(0) if key is None else key, repeats)
-    return _edge_of(_predicted(gradients, keys, part, factor), level, "clean reference")
+    return _edge_of(_predicted(rows, keys, part, factor), level, "clean reference")
 
 
 @eqx.filter_jit
@@ -303,7 +308,7 @@ def _permuted(gradients: Float[Array, "N M D"], keys: Array) -> Float[Array, " r
     return jax.lax.map(one, keys)
 
 
-@boundary(_check_rows)
+@public
 def bulk_edge_from_permutations(
     gradients: Float[ArrayLike, "N ..."],
     *,
@@ -327,29 +332,13 @@ def bulk_edge_from_permutations(
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
+    rows = _checked_rows(gradients)
+    repeats, level = check_integer("repeats", repeats, 2), check_fraction("level", level)
     keys = jax.random.split(jax.random.key(0) if key is None else key, repeats)
-    return _edge_of(_permuted(jnp.asarray(gradients), keys), level, "permutation")
+    return _edge_of(_permuted(rows, keys), level, "permutation")
 
 
-def _check_spiked(arguments: dict[str, Any]) -> None:
-    gradients = check_floating("gradients", arguments["gradients"])
-    direction = check_floating("direction", arguments["direction"])
-    if gradients.ndim != 2 or gradients.size == 0:
-        raise ValueError(f"gradients must have shape (N, D), one row per probe, got {gradients.shape}")
-    if direction.shape != gradients.shape[1:]:
-        raise ValueError(f"direction must have shape {gradients.shape[1:]}, got {direction.shape}")
-    attacked = jnp.asarray(check_mask("attacked", arguments["attacked"], (len(gradients),), "probe"))
-    for name, value in (("gradients", gradients), ("direction", direction)):
-        check_finite(name, value)
-    if is_concrete(attacked) and not bool(jnp.any(attacked)):
-        raise ValueError("attacked must mark at least one probe")
-    if is_concrete(direction) and not bool(jnp.any(direction != 0)):
-        raise ValueError("direction must not be 0")
-    check_positive("edge", arguments["edge"])
-    arguments.update(gradients=gradients, direction=direction, attacked=attacked)
-
-
-@boundary(_check_spiked)
+@public
 def spike_threshold(
     gradients: Float[ArrayLike, "N D"],
     attacked: Mask,
@@ -375,7 +364,19 @@ def spike_threshold(
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
-    G, attacked, direction = jnp.asarray(gradients), jnp.asarray(attacked), jnp.asarray(direction)
+    G, direction = check_floating("gradients", gradients), check_floating("direction", direction)
+    if G.ndim != 2 or G.size == 0:
+        raise ValueError(f"gradients must have shape (N, D), one row per probe, got {G.shape}")
+    if direction.shape != G.shape[1:]:
+        raise ValueError(f"direction must have shape {G.shape[1:]}, got {direction.shape}")
+    attacked = jnp.asarray(check_mask("attacked", attacked, (len(G),), "probe"))
+    check_finite("gradients", G)
+    check_finite("direction", direction)
+    if is_concrete(attacked) and not bool(jnp.any(attacked)):
+        raise ValueError("attacked must mark at least one probe")
+    if is_concrete(direction) and not bool(jnp.any(direction != 0)):
+        raise ValueError("direction must not be 0")
+    check_positive("edge", edge)
     share = jnp.mean(attacked.astype(G.dtype))
     a = attacked / jnp.sqrt(jnp.sum(attacked))
     u = direction / jnp.linalg.norm(direction)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import checked_result, one_by_one, program
-from kpoison._validation import boundary, check_finite, check_floating, check_name, check_real, is_concrete, plain_array
+from kpoison._validation import check_finite, check_floating, check_name, check_real, is_concrete, plain_array, public
 from kpoison._watched import watched
 from kpoison.curvature.expansion import jacobians, mean_hessian, plane_kernel
 from kpoison.curvature.losses import Loss, curvature_rows, residual
@@ -23,33 +23,54 @@ _ROWS_AT_MOST = 2**25
 _PROBES_AT_ONCE = 128
 
 
-def _check_predictor(arguments: dict[str, Any]) -> None:
-    """Shapes, and numbers where they are known: of the probes, and of what the predictor makes of the first."""
-    f, x = arguments["f"], check_floating("x", arguments["x"])
-    if not callable(f):
-        raise TypeError(f"f must be a predictor, a function of one point, got {type(f).__name__}")
-    if x.ndim < 2 or x.size == 0:
-        raise ValueError(f"x must hold at least one probe, shape (q, d) or (q, height, width, channels), got {x.shape}")
-    check_finite("x", x)
-    arguments.update(f=watched(f), x=x)
-    if "loss" in arguments:
-        arguments["loss"] = check_name("loss", arguments["loss"], get_args(Loss))
-    try:
-        output = jax.eval_shape(f, x[0])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"f must accept one point of shape {x.shape[1:]}: {error}") from error
-    if not isinstance(output, jax.ShapeDtypeStruct):
-        raise ValueError(f"f must return an array for one point of shape {x.shape[1:]}, got {type(output).__name__}")
-    shape = output.shape
-    if len(shape) > 1 or 0 in shape or not jnp.issubdtype(output.dtype, jnp.floating):
-        raise ValueError(
-            f"f must return a floating-point number or a vector (C,) for one point of shape {x.shape[1:]}, got shape "
-            f"{shape} and dtype {output.dtype}"
-        )
-    if arguments.get("loss") == "softmax" and math.prod(shape) < 2:
-        raise ValueError(f'f must return at least two outputs for loss="softmax", got shape {shape}')
-    if "targets" in arguments:
-        arguments["targets"] = _as_vectors(arguments["targets"], len(x), shape, arguments["loss"], x.dtype)
+class _Probed(NamedTuple):
+    """A predictor and where it is asked.
+
+    Attributes:
+        f: a function of one point.
+        x: probes, shape (q, ...).
+        loss: whose curvature is meant.
+        shape: of what f returns, () or (C,).
+    """
+
+    f: Callable[[Array], Array]
+    x: Float[Array, "q ..."]
+    loss: Loss
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, f: Any, x: Any, loss: Any = "squared") -> "_Probed":
+        """Shapes, and numbers where they are known: of the probes, and of what the predictor makes of the first."""
+        x = check_floating("x", x)
+        if not callable(f):
+            raise TypeError(f"f must be a predictor, a function of one point, got {type(f).__name__}")
+        if x.ndim < 2 or x.size == 0:
+            raise ValueError(
+                f"x must hold at least one probe, shape (q, d) or (q, height, width, channels), got {x.shape}"
+            )
+        check_finite("x", x)
+        loss = check_name("loss", loss, get_args(Loss))
+        try:
+            output = jax.eval_shape(f, x[0])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"f must accept one point of shape {x.shape[1:]}: {error}") from error
+        if not isinstance(output, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"f must return an array for one point of shape {x.shape[1:]}, got {type(output).__name__}"
+            )
+        shape = output.shape
+        if len(shape) > 1 or 0 in shape or not jnp.issubdtype(output.dtype, jnp.floating):
+            raise ValueError(
+                f"f must return a floating-point number or a vector (C,) for one point of shape {x.shape[1:]}, got "
+                f"shape {shape} and dtype {output.dtype}"
+            )
+        if loss == "softmax" and math.prod(shape) < 2:
+            raise ValueError(f'f must return at least two outputs for loss="softmax", got shape {shape}')
+        return cls(watched(f), x, loss, shape)
+
+    def vectors(self, targets: Any) -> Float[Array, "q C"]:
+        """Targets as vectors."""
+        return _as_vectors(targets, len(self.x), self.shape, self.loss, self.x.dtype)
 
 
 def _as_vectors(targets: Any, number: int, shape: tuple[int, ...], loss: Loss, dtype) -> Array:
@@ -81,13 +102,13 @@ def _as_vectors(targets: Any, number: int, shape: tuple[int, ...], loss: Loss, d
     return targets.astype(dtype).reshape(number, outputs)
 
 
-@program()
+@program
 def _outputs(f: Callable, x: Array) -> Float[Array, "N C"]:
     """f at every probe."""
     return one_by_one(lambda point: outputs_at(f, point), x, batch_size=_PROBES_AT_ONCE)
 
 
-@program()
+@program
 def _jacobians(f: Callable, x: Array) -> Float[Array, "N C D"]:
     """∇f at every probe, the axes of a point flattened."""
 
@@ -112,7 +133,7 @@ def _all_jacobians(f: Callable, x: Array) -> Float[Array, "N C D"]:
     return _finite("gradients", jacobians(kernel, f.expansion, x))
 
 
-@boundary(_check_predictor)
+@public
 def input_gradients(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."]) -> Float[Array, "q ..."]:
     """∇f at many probes.
 
@@ -127,12 +148,12 @@ def input_gradients(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."]) -
     Raises:
         TypeError, ValueError: naming the argument that does not fit, and where f or its gradient is not finite.
     """
-    x = jnp.asarray(x)
+    f, x, _, shape = _Probed.of(f, x)
     gradients = _all_jacobians(f, x)
-    return gradients if jax.eval_shape(f, x[0]).shape else gradients[:, 0]
+    return gradients if shape else gradients[:, 0]
 
 
-@boundary(_check_predictor)
+@public
 def gauss_newton(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, loss: Loss = "squared") -> Operator:
     """The Gauss–Newton part of the input Hessian, averaged over probes: (1/q) Σ JᵀSJ (L3).
 
@@ -154,7 +175,11 @@ def gauss_newton(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, l
     >>> gauss_newton(lambda x: x[0] * x[1], jnp.array([[1.0, 2.0]])).dense().tolist()
     [[4.0, 2.0], [2.0, 1.0]]
     """
-    x = jnp.asarray(x)
+    return _gauss_newton(_Probed.of(f, x, loss))
+
+
+def _gauss_newton(probed: _Probed) -> Operator:
+    f, x, loss, _ = probed
     outputs = _finite("values", _outputs(f, x))
     if outputs.size * math.prod(x.shape[1:]) > _ROWS_AT_MOST:
         return ProbeGaussNewton(f, x, loss)
@@ -172,7 +197,7 @@ def fisher(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, loss: L
     return gauss_newton(f, x, loss=loss)
 
 
-@boundary(_check_predictor)
+@public
 def gradient_covariance(
     f: Callable[[Array], Array],
     x: Float[ArrayLike, "q ..."],
@@ -193,18 +218,18 @@ def gradient_covariance(
     Raises:
         TypeError, ValueError: as in `gauss_newton`, and for targets that do not fit.
     """
-    x = jnp.asarray(x)
+    probed = _Probed.of(f, x, loss)
+    targets, (f, x, loss, _) = probed.vectors(targets), probed
     outputs, gradients = _finite("values", _outputs(f, x)), _all_jacobians(f, x)
-    residuals = jax.vmap(lambda o, t: residual(loss, o, t))(outputs, jnp.asarray(targets))
+    residuals = jax.vmap(lambda o, t: residual(loss, o, t))(outputs, targets)
     rows = jnp.einsum("nc,ncd->nd", residuals, gradients, precision="highest")
     if centred:
         rows = rows - jnp.mean(rows, axis=0, keepdims=True)
     return GaussNewtonRows(rows / len(x) ** 0.5)
 
 
-def _check_hessian(arguments: dict[str, Any]) -> None:
-    _check_predictor(arguments)
-    f, x = arguments["f"], arguments["x"]
+def _off_the_centres(f: Callable, x: Float[Array, "q ..."]) -> None:
+    """Refuse probes where the kernel of a predictor has no second derivative, as far as they are known."""
     if isinstance(f, Predictor) and f.expansion.kernel.smoothness < 2 and is_concrete(x) and is_concrete(f):
         centres = f.expansion.centres
         for i, point in enumerate(x):
@@ -217,7 +242,7 @@ def _check_hessian(arguments: dict[str, Any]) -> None:
                 )
 
 
-@boundary(_check_hessian)
+@public
 def input_hessian(
     f: Callable[[Array], Array],
     x: Float[ArrayLike, "q ..."],
@@ -248,7 +273,9 @@ def input_hessian(
     >>> input_hessian(lambda x: x[0] * x[1], jnp.array([[1.0, 2.0]]), jnp.array([1.0])).dense().tolist()
     [[4.0, 3.0], [3.0, 1.0]]
     """
-    x, targets = jnp.asarray(x), jnp.asarray(targets)
+    probed = _Probed.of(f, x, loss)
+    targets, (f, x, loss, _) = probed.vectors(targets), probed
+    _off_the_centres(f, x)
     outputs = _finite("values", _outputs(f, x))
     kernel = plane_kernel(f.expansion) if isinstance(f, Predictor) else None
     fits = outputs.size * math.prod(x.shape[1:]) <= _ROWS_AT_MOST
@@ -256,4 +283,4 @@ def input_hessian(
         return ProbeHessian(f, x, loss, targets)
     residuals = jax.vmap(lambda o, t: residual(loss, o, t))(outputs, targets)
     bend = mean_hessian(kernel, f.expansion, x, residuals)
-    return gauss_newton(f, x, loss=loss) + bend
+    return _gauss_newton(probed) + bend

@@ -64,7 +64,7 @@ class Operator(eqx.Module):
         return SumOperator(self, other) if isinstance(other, Operator) else NotImplemented
 
 
-@program()
+@program
 def _products(operator: Operator, V: Array) -> Array:
     return operator.products(V)
 

@@ -283,7 +283,7 @@ class _Search(eqx.Module):
         return mask, pattern
 
 
-@program()
+@program
 def _search_all(
     f: Callable, search: _Search, images: Array, low: Array, high: Array, key: PRNGKeyArray, at_once: int | None
 ) -> _Trigger:

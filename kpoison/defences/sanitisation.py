@@ -130,7 +130,8 @@ def _check_distance(arguments: dict[str, Any]) -> None:
     arguments["fraction"] = check_fraction("fraction", arguments["fraction"])
 
 
-@program(_check_distance)
+@boundary(_check_distance)
+@program
 def centroid_distance(features: Float[ArrayLike, "n k"], labels: Labels, *, fraction: Scalar = 0.05) -> Detection:
     """Distance ‖φ_i − μ‖ to the mean of the class, poisons among it (the sphere of Steinhardt, Koh, Liang 2017).
 
@@ -183,7 +184,8 @@ def _check_residuals(arguments: dict[str, Any]) -> None:
     check_conditioning(posterior, jnp.asarray(len(posterior.X) * arguments["ridge"], posterior.X.dtype))
 
 
-@program(_check_residuals)
+@boundary(_check_residuals)
+@program
 def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array, "n *C"]:
     """y_i less the prediction at x_i of the predictor that was fitted without i: (A⁻¹y)_i/(A⁻¹)_ii, no refit.
 
@@ -210,7 +212,8 @@ def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array,
     return (at.mean_coefficients() / jnp.diagonal(inverse)[:, None]).reshape(posterior.y.shape)
 
 
-@program(_check_residuals)
+@boundary(_check_residuals)
+@program
 def leave_one_out(posterior: Posterior, ridge: Scalar, *, fraction: Scalar = 0.05) -> Detection:
     """Size of the leave-one-out residual, Euclidean over outputs: what the others say of a point's label.
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from kpoison._failures import program
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_flag, check_floating, check_integers, check_positive
+from kpoison._validation import boundary, check_finite, check_flag, check_floating, check_integers, check_positive
 from kpoison.curvature._visibility import (
     marchenko_pastur_edge,
     outlier_eigenvalue,
@@ -167,7 +167,8 @@ def _displaced(
     return clean - mean[None], poisons - centre[None], centre - mean
 
 
-@program(_check_class)
+@boundary(_check_class)
+@program
 def predicted_visibility(
     clean: Float[ArrayLike, "n k"],
     poisons: Float[ArrayLike, "p k"],
@@ -270,7 +271,8 @@ def _no_derivative(primals, tangents):
     )
 
 
-@program(_check_class)
+@boundary(_check_class)
+@program
 def visible_count(clean: Float[ArrayLike, "n k"], poisons: Float[ArrayLike, "p k"]) -> Float[Array, ""]:
     """How many clones at one place a class can hide from spectral signatures: m = n_c τ/(‖δ‖² − τ), real.
 
@@ -323,7 +325,8 @@ def _check_isotropic(arguments: dict[str, Any]) -> None:
     arguments["scattered"] = check_flag("scattered", arguments["scattered"])
 
 
-@program(_check_isotropic)
+@boundary(_check_isotropic)
+@program
 def isotropic_visibility(
     number: int,
     dimension: int,

@@ -94,7 +94,10 @@ class KernelRidge(RegressorMixin, _Ridge):
     """
 
     def fit(
-        self, X: Shaped[ArrayLike, "n d"], y: Shaped[ArrayLike, "n *C"], sample_weight: Shaped[ArrayLike, " n"] | None = None
+        self,
+        X: Shaped[ArrayLike, "n d"],
+        y: Shaped[ArrayLike, "n *C"],
+        sample_weight: Shaped[ArrayLike, " n"] | None = None,
     ) -> Self:
         """Fit to targets of one or several outputs.
 
@@ -127,7 +130,10 @@ class KernelRidgeClassifier(ClassifierMixin, _Ridge):
     """
 
     def fit(
-        self, X: Shaped[ArrayLike, "n d"], y: Shaped[ArrayLike, " n"], sample_weight: Shaped[ArrayLike, " n"] | None = None
+        self,
+        X: Shaped[ArrayLike, "n d"],
+        y: Shaped[ArrayLike, " n"],
+        sample_weight: Shaped[ArrayLike, " n"] | None = None,
     ) -> Self:
         """Fit to class labels.
 

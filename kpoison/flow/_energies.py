@@ -1,7 +1,6 @@
 """What training trades off: fit and norm against the energy of the input gradients (T3, T4)."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,8 +8,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison.laws import Predictor, predictor
-from kpoison.laws.effect import check_law_arguments
+from kpoison._validation import public
+from kpoison.laws import Predictor
+from kpoison.laws.inputs import CleanInputs, LawInputs, trained_on
+from kpoison.laws.prediction import predictor_of
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 from kpoison.ridge.metric import checked_metric
@@ -36,13 +37,7 @@ class Energies(eqx.Module):
         return self.fit + ridge * self.norm
 
 
-def _check(arguments: dict[str, Any]) -> None:
-    check_law_arguments(arguments)
-    clean = arguments["clean"]
-    arguments["metric"] = checked_metric(arguments["metric"], math.prod(clean.X.shape[1:]), clean.X.dtype)
-
-
-@program(_check)
+@public
 def energies(
     clean: Fitted,
     ridge: Scalar,
@@ -69,16 +64,18 @@ def energies(
     >>> [round(float(part), 6) for part in (found.fit, found.norm, found.penalty)]
     [1.0, 1.0, 0.0]
     """
-    return energies_of(predictor(clean, ridge, poison), clean, poison, metric)
+    inputs = trained_on(clean, ridge, poison)
+    return _energies(inputs, checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype))
 
 
-def energies_of(f: Predictor, clean: Fitted, poison: Poison | None, metric: Float[ArrayLike, "D D"] | None) -> Energies:
+@program
+def _energies(inputs: CleanInputs | LawInputs, metric: Float[ArrayLike, "D D"] | None) -> Energies:
+    return energies_of(predictor_of(inputs), inputs, metric)
+
+
+def energies_of(f: Predictor, inputs: CleanInputs | LawInputs, metric: Float[ArrayLike, "D D"] | None) -> Energies:
     """`energies` of a predictor that is at hand."""
-    expansion = f.expansion
-    weights, targets = jnp.ones(len(clean.X), clean.X.dtype), clean.targets
-    if poison is not None:
-        _, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
-        weights, targets = jnp.concatenate([counts, weights]), jnp.concatenate([labels, targets])
+    expansion, (_, targets, weights) = f.expansion, inputs.training_set()
     share = weights / jnp.sum(weights)
     # The centres are the training points; ⟨f, k(·, c)⟩ = f(c) and ⟨f, ∂k(·, c)⟩ = ∂f(c).
     values = expansion.values(expansion.centres)

@@ -1,9 +1,8 @@
 """Safety against efficacy: what a gradient penalty and early stopping do to the poison, and what they cost (T3, T4)."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,19 +10,13 @@ from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import one_by_one, program
 from kpoison._typing import Numbers, Scalar
-from kpoison._validation import (
-    boundary,
-    check_integers,
-    check_points,
-    check_positive,
-    check_real,
-    is_concrete,
-)
+from kpoison._validation import check_integer, check_points, check_positive, check_real, is_concrete, public
 from kpoison.flow._energies import energies_of
 from kpoison.flow._trajectory import early_stopped
 from kpoison.flow.integration import checked_times
-from kpoison.laws import efficacy_gradient, predictor
-from kpoison.laws.effect import change, check_law_arguments, like_targets
+from kpoison.laws import efficacy_gradient
+from kpoison.laws.inputs import LawInputs, Probes
+from kpoison.laws.prediction import predictor_of
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy
 from kpoison.poison.metrics import class_array
 from kpoison.ridge import Posterior, Solver, fit
@@ -32,78 +25,102 @@ from kpoison.ridge.metric import checked_metric
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["as_scores", "check_probes", "refitted", "target_class", "tradeoff"]
+__all__ = ["PenalisedAttack", "as_scores", "tradeoff"]
 
 
-class _Probes(eqx.Module):
-    """Where predictors are looked at.
+class PenalisedAttack(NamedTuple):
+    """An attack, all known numbers, whose predictor is fitted under one penalty after the other.
 
     Attributes:
-        x: triggered inputs, with their classes where a success rate is asked for.
-        held_out: clean inputs and their classes.
-        direction: u, a unit vector with the axes of a point flattened.
+        clean: trained to the end.
+        poison: clones or a cluster.
+        x: triggered inputs, shape (q, d).
+        ridge: λ.
+        metric: M of the penalties; None for the identity.
+        labels: classes of x, where they are known.
     """
 
-    x: Array
+    clean: Posterior
+    poison: Poison
+    x: Float[Array, "q ..."]
+    ridge: Float[Array, ""]
+    metric: Float[ArrayLike, "D D"] | None
     labels: Array | None
-    held_out: tuple[Array, Array] | None
-    direction: Array
+
+    @classmethod
+    def of(cls, clean: Any, poison: Any, x: Any, ridge: Any, metric: Any, labels: Any) -> "PenalisedAttack":
+        """The arguments of a public function, checked.
+
+        Raises:
+            TypeError, ValueError: naming the argument that does not fit.
+        """
+        inputs, probes = LawInputs.of(clean, poison, ridge), Probes.of(clean, x)
+        if not all(is_concrete(leaf) for leaf in jax.tree.leaves((inputs, probes))):
+            raise TypeError(
+                "clean, poison, x and ridge must be known numbers: penalties are refitted, which cannot be traced"
+            )
+        if not clean.ended:
+            raise ValueError("clean must not be stopped early: times are given by time")
+        x = probes.points
+        metric = checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
+        if labels is not None:
+            labels = _classes("labels", labels, len(x), ", one for each x")
+        return cls(clean, poison, x, jnp.asarray(inputs.ridge), metric, labels)
+
+    @property
+    def target(self) -> Array:
+        """The attacker's class: the sign of the label, or its largest entry."""
+        label = self.poison.label.reshape(-1, self.clean.outputs)[0]
+        return jnp.sign(label[0]) if self.clean.outputs == 1 else jnp.argmax(label)
+
+    def refitted(self, penalty: float, solver: Solver | None = None) -> Posterior:
+        """The posterior with another penalty, and with another solver if one is given."""
+        clean = self.clean
+        if solver is None:
+            if penalty == 0 and not clean.observations.slopes:
+                return clean
+            solver = clean.factor.solver
+        return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=self.metric)
 
 
-def check_probes(arguments: dict[str, Any]) -> None:
-    """Boundary checks of clean, poison, x, ridge, metric and labels, all of them known numbers."""
-    check_law_arguments(arguments)
-    clean, x = arguments["clean"], arguments["x"]
-    if not all(is_concrete(leaf) for leaf in jax.tree.leaves((clean, arguments["poison"], x, arguments["ridge"]))):
-        raise TypeError(
-            "clean, poison, x and ridge must be known numbers: penalties are refitted, which cannot be traced"
-        )
-    if arguments["poison"] is None:
-        raise TypeError("poison must be a kpoison.Poison, got NoneType")
-    if not clean.ended:
-        raise ValueError("clean must not be stopped early: times are given by time")
-    arguments["x"] = x[None] if x.ndim == clean.X.ndim - 1 else x
-    arguments["metric"] = checked_metric(arguments["metric"], math.prod(clean.X.shape[1:]), clean.X.dtype)
-    labels = arguments["labels"]
-    if labels is not None:
-        check_real("labels", labels)
-        if np.shape(labels) != (len(arguments["x"]),):
-            raise ValueError(f"labels must have shape ({len(arguments['x'])},), one for each x, got {np.shape(labels)}")
-        arguments["labels"] = class_array("labels", labels)
+def _classes(name: str, labels: Any, number: int, each: str = "") -> Array:
+    check_real(name, labels)
+    if np.shape(labels) != (number,):
+        raise ValueError(f"{name} must have shape ({number},){each}, got {np.shape(labels)}")
+    return class_array(name, labels)
 
 
-def _check_tradeoff(arguments: dict[str, Any]) -> None:
-    check_probes(arguments)
-    clean = arguments["clean"]
-    penalties = np.atleast_1d(np.asarray(arguments["gradient_penalty"], float))
-    check_positive("gradient_penalty", penalties, zero=True, scalar=False)
-    if penalties.ndim != 1 or penalties.size == 0 or np.any(np.diff(penalties) <= 0):
-        raise ValueError(f"gradient_penalty must be a number or rise strictly, got {arguments['gradient_penalty']}")
-    time = math.inf if arguments["time"] is None else arguments["time"]
-    times = checked_times("time", np.atleast_1d(np.asarray(time, float)), clean.X.dtype)
-    if float(arguments["ridge"]) == 0 and not bool(jnp.isfinite(times[-1])):
-        raise ValueError("ridge must be > 0 for training to the end, got 0")
-    check_integers(arguments, modes=1)
-    held_out = arguments["held_out"]
-    if held_out is not None:
-        if not isinstance(held_out, tuple) or len(held_out) != 2:
-            raise TypeError(f"held_out must be (inputs, labels), got {type(held_out).__name__}")
-        inputs = check_points("held_out[0]", held_out[0], clean.kernel.point_ndim, like=clean.X)
-        check_real("held_out[1]", held_out[1])
-        if np.shape(held_out[1]) != (len(inputs),):
-            raise ValueError(f"held_out[1] must have shape ({len(inputs)},), got {np.shape(held_out[1])}")
-        arguments["held_out"] = (inputs, class_array("held_out[1]", held_out[1]))
-    direction = arguments["direction"]
-    if direction is not None:
-        direction = jnp.asarray(direction, clean.X.dtype)
-        length = float(jnp.linalg.norm(direction))
-        if direction.shape != clean.X.shape[1:] or not 0 < length < math.inf:
-            raise ValueError(f"direction must be finite, not 0, of shape {clean.X.shape[1:]}, got {direction.shape}")
-        direction = direction.ravel() / length
-    arguments.update(gradient_penalty=penalties, time=times, direction=direction)
+def _checked_penalties(penalties: Any) -> Float[np.ndarray, " P"]:
+    rising = np.atleast_1d(np.asarray(penalties, float))
+    check_positive("gradient_penalty", rising, zero=True, scalar=False)
+    if rising.ndim != 1 or rising.size == 0 or np.any(np.diff(rising) <= 0):
+        raise ValueError(f"gradient_penalty must be a number or rise strictly, got {penalties}")
+    return rising
 
 
-@boundary(_check_tradeoff)
+def _checked_held_out(held_out: Any, clean: Posterior) -> tuple[Array, Array]:
+    if not isinstance(held_out, tuple) or len(held_out) != 2:
+        raise TypeError(f"held_out must be (inputs, labels), got {type(held_out).__name__}")
+    inputs = check_points("held_out[0]", held_out[0], clean.kernel.point_ndim, like=clean.X)
+    return inputs, _classes("held_out[1]", held_out[1], len(inputs))
+
+
+def _checked_direction(direction: Any, clean: Posterior) -> Float[Array, " D"]:
+    direction = jnp.asarray(direction, clean.X.dtype)
+    length = float(jnp.linalg.norm(direction))
+    if direction.shape != clean.X.shape[1:] or not 0 < length < math.inf:
+        raise ValueError(f"direction must be finite, not 0, of shape {clean.X.shape[1:]}, got {direction.shape}")
+    return direction.ravel() / length
+
+
+def _leading_direction(attack: PenalisedAttack, time: Array) -> Float[Array, " D"]:
+    """That of ∇Δf at x without a penalty."""
+    plain = early_stopped(attack.refitted(0.0), time)
+    gradients = efficacy_gradient(plain, attack.poison, attack.x, attack.ridge).reshape(-1, attack.x[0].size)
+    return jnp.linalg.svd(gradients, full_matrices=False)[2][0]
+
+
+@public
 def tradeoff(
     clean: Posterior,
     poison: Poison,
@@ -145,26 +162,29 @@ def tradeoff(
         TypeError, ValueError: naming the argument that does not fit.
         ArithmeticError: where A falls or B rises with γ at t = ∞ by more than rounding explains.
     """
-    x, number, times = jnp.asarray(x), float(jnp.asarray(ridge)), jnp.asarray(time)
-    if direction is None:
-        plain = early_stopped(refitted(clean, 0.0, metric), times[-1])
-        gradients = efficacy_gradient(plain, poison, x, ridge).reshape(-1, math.prod(x.shape[1:]))
-        direction = jnp.linalg.svd(gradients, full_matrices=False)[2][0]
-    given = _Probes(x, labels, held_out, jnp.asarray(direction))  # pyright: ignore[reportArgumentType]
-    penalties = np.asarray(gradient_penalty)
-    count = min(modes, len(x) * clean.outputs, math.prod(x.shape[1:]))
+    attack = PenalisedAttack.of(clean, poison, x, ridge, metric, labels)
+    penalties, number = _checked_penalties(gradient_penalty), float(attack.ridge)
+    ends = np.atleast_1d(np.asarray(math.inf if time is None else time, float))
+    times = checked_times("time", ends, clean.X.dtype)
+    if number == 0 and not bool(jnp.isfinite(times[-1])):
+        raise ValueError("ridge must be > 0 for training to the end, got 0")
+    modes = check_integer("modes", modes, 1)
+    clean_points = None if held_out is None else _checked_held_out(held_out, clean)
+    along = None if direction is None else _checked_direction(direction, clean)
+    along = _leading_direction(attack, times[-1]) if along is None else along
+    count = min(modes, len(attack.x) * clean.outputs, attack.x[0].size)
     n = len(clean.X) + float(jnp.sum(poison.count))
     found, rounding = [], 0.0
     for penalty in penalties:
-        posterior = refitted(clean, float(penalty), metric)
-        arrays = _along(posterior, poison, jnp.asarray(number, clean.X.dtype), metric, given, times, count)
+        posterior = attack.refitted(float(penalty))
+        arrays = _along(attack._replace(clean=posterior), clean_points, along, times, count)
         found.append(jax.tree.map(np.asarray, arrays))
         if number > 0:
             rounding = max(rounding, 10 * float(posterior.factor.rounding(jnp.asarray(n * number, clean.X.dtype))))
     result = _dataset({name: np.stack([part[name] for part in found]) for name in found[0]}, penalties, times)
     result["direction"] = (
         "coordinate",
-        np.asarray(direction),
+        np.asarray(along),
         {"long_name": "unit vector u of the poison's component uᵀFu"},
     )
     result.attrs |= {"ridge": number, "n_c": len(clean.X), "dtype": str(clean.X.dtype),
@@ -174,56 +194,41 @@ def tradeoff(
     return result
 
 
-def refitted(clean: Posterior, penalty: float, metric: Any, solver: Solver | None = None) -> Posterior:
-    """The posterior with another penalty, and with another solver if one is given."""
-    if solver is None:
-        if penalty == 0 and not clean.observations.slopes:
-            return clean
-        solver = clean.factor.solver
-    return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=metric)
-
-
 def as_scores(values: Float[Array, "q *C"]) -> Float[Array, "q *classes"]:
     """Predictions as scores of classes: of one output its sign tells, so that it needs no axis of its own."""
     values = values.reshape(len(values), -1)
     return values[:, 0] if values.shape[1] == 1 else values
 
 
-def target_class(poison: Poison, outputs: int) -> Array:
-    """The attacker's class: the sign of the label, or its largest entry."""
-    label = poison.label.reshape(-1, outputs)[0]
-    return jnp.sign(label[0]) if outputs == 1 else jnp.argmax(label)
-
-
-@program()
+@program
 def _along(
-    clean: Posterior, poison: Poison, ridge: Array, metric: Any, probes: _Probes, times: Array, modes: int
+    attack: PenalisedAttack, held_out: tuple[Array, Array] | None, direction: Array, times: Array, modes: int
 ) -> dict[str, Array]:
     """Every variable at every time."""
+    probes = Probes.of(attack.clean, attack.x)
+    x = probes.points
 
     def at(time):
-        stopped = early_stopped(clean, time)
-        delta, f = change(stopped, poison, ridge, "exact"), predictor(stopped, ridge, poison)
-        rows = f.expansion.gradients(probes.x).reshape(-1, math.prod(probes.x.shape[1:])) / len(probes.x) ** 0.5
-        parts = energies_of(f, clean, poison, metric)
+        inputs = LawInputs(early_stopped(attack.clean, time), attack.poison, attack.ridge)
+        delta, f = inputs.change(), predictor_of(inputs)
+        rows = f.expansion.gradients(x).reshape(-1, x[0].size) / len(x) ** 0.5
+        parts = energies_of(f, inputs, attack.metric)
         found = {
-            "efficacy": like_targets(clean, probes.x, delta.values(probes.x)),
-            "spike": like_targets(clean, probes.x, delta.squared_gradient_norms(probes.x)),
+            "efficacy": probes.outputs(delta.values(x)),
+            "spike": probes.outputs(delta.squared_gradient_norms(x)),
             "fisher_eigenvalue": jnp.linalg.svd(rows, compute_uv=False)[:modes] ** 2,
-            "poison_component": jnp.sum((rows @ probes.direction) ** 2),
+            "poison_component": jnp.sum((rows @ direction) ** 2),
             "training_fit": parts.fit,
             "squared_norm": parts.norm,
             "penalty_energy": parts.penalty,
-            "objective": parts.unpenalised(ridge),
+            "objective": parts.unpenalised(attack.ridge),
         }
-        if probes.labels is not None:
-            scores = as_scores(f.expansion.values(probes.x))
-            target = target_class(poison, clean.outputs)
-            found["attack_success_rate"] = attack_success_rate(scores, probes.labels, target)
-        if probes.held_out is not None:
-            inputs, classes = probes.held_out
-            scores = as_scores(f.expansion.values(inputs))
-            found["clean_accuracy"] = clean_accuracy(scores, classes)
+        if attack.labels is not None:
+            scores = as_scores(f.expansion.values(x))
+            found["attack_success_rate"] = attack_success_rate(scores, attack.labels, attack.target)
+        if held_out is not None:
+            points, classes = held_out
+            found["clean_accuracy"] = clean_accuracy(as_scores(f.expansion.values(points)), classes)
         return found
 
     # One time after the other: batches of singular value decompositions may hang, see `kpoison._linear_algebra`.

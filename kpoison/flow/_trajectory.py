@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike, Float
 
 from kpoison._failures import checked_result, one_by_one
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_real, is_concrete
+from kpoison._validation import check_real, is_concrete, public
 from kpoison.flow.integration import checked_times
 from kpoison.ridge import Fitted, StoppedPosterior, check_fitted
 
@@ -18,28 +18,7 @@ __all__ = ["early_stopped", "trajectory"]
 _TIMES_AT_ONCE = 16
 
 
-def _check_clean(arguments: dict[str, Any]) -> None:
-    clean = arguments["clean"]
-    check_fitted("clean", clean)
-
-
-def _check_time(arguments: dict[str, Any]) -> None:
-    _check_clean(arguments)
-    time = arguments["time"]
-    check_real("time", time)
-    if np.shape(time) != ():
-        raise ValueError(f"time must be a single number, got shape {np.shape(time)}; see trajectory for several")
-    time = jnp.asarray(time, arguments["clean"].X.dtype)
-    got = f", got {time}" if is_concrete(time) else ""
-    arguments["time"] = checked_result(time, [(~(time >= 0), f"time must be >= 0{got}")])
-
-
-def _check_times(arguments: dict[str, Any]) -> None:
-    _check_clean(arguments)
-    arguments["times"] = checked_times("times", arguments["times"], arguments["clean"].X.dtype)
-
-
-@boundary(_check_time)
+@public
 def early_stopped(clean: Fitted, time: Scalar) -> StoppedPosterior:
     """The posterior of training stopped at time t: predictions and laws are then those of the gradient flow (T2).
 
@@ -69,10 +48,16 @@ def early_stopped(clean: Fitted, time: Scalar) -> StoppedPosterior:
     >>> round(float(kp.predict(stopped, jnp.array([0.0]), ridge=0.0)), 4)  # 1 − e^(−2)
     0.8647
     """
-    return StoppedPosterior(clean.posterior, time)
+    clean = check_fitted("clean", clean)
+    check_real("time", time)
+    if np.shape(time) != ():
+        raise ValueError(f"time must be a single number, got shape {np.shape(time)}; see trajectory for several")
+    time = jnp.asarray(time, clean.X.dtype)
+    got = f", got {time}" if is_concrete(time) else ""
+    return StoppedPosterior(clean.posterior, checked_result(time, [(~(time >= 0), f"time must be >= 0{got}")]))
 
 
-@boundary(_check_times)
+@public
 def trajectory(
     law: Callable[..., Any], clean: Fitted, times: Float[ArrayLike, " T"], *arguments: Any, **keywords: Any
 ) -> Any:
@@ -98,9 +83,10 @@ def trajectory(
     >>> kp.flow.trajectory(kp.efficacy, clean, jnp.array([0.0, 1.0, 10.0]), poison, jnp.array([1.0]), 1e-3).round(3)
     Array([ 0.   , -0.417, -1.458], dtype=float64)
     """
+    clean = check_fitted("clean", clean)
+    times = checked_times("times", times, clean.X.dtype)
 
     def at(time):
         return law(early_stopped(clean, time), *arguments, **keywords)
 
-    times = jnp.asarray(times)
     return one_by_one(at, times, batch_size=min(len(times), _TIMES_AT_ONCE))

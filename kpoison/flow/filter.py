@@ -4,7 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 from kpoison._failures import checked_result
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Numbers, Scalar
-from kpoison._validation import boundary, check_finite, check_floating, check_positive, is_concrete
+from kpoison._validation import check_finite, check_floating, check_positive, is_concrete, public
 from kpoison.flow._gaussian_mixtures import alias_moments, check_known, components, density
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.kernels.stationary import Laplace, RationalQuadratic
@@ -31,29 +31,53 @@ _CUSP = (
 )
 
 
-def _check_frequencies(arguments: dict, name: str = "omega") -> None:
-    check_known(arguments["kernel"])
-    omega = check_floating(name, arguments[name])
+def _checked_frequencies(kernel: Kernel, omega: Any, name: str = "omega") -> Float[Array, "... d"]:
+    check_known(kernel)
+    omega = check_floating(name, omega)
     if omega.ndim == 0 or omega.size == 0:
         raise ValueError(f"{name} must have shape (..., d), one frequency in its last axis, got {omega.shape}")
     check_finite(name, omega)
-    arguments[name] = omega
+    return omega
 
 
-def _check_filter(arguments: dict, name: str = "omega") -> None:
-    _check_frequencies(arguments, name)
-    check_positive("ridge", arguments["ridge"])
-    check_positive("gradient_penalty", arguments["gradient_penalty"], zero=True)
-    check_positive("volume", arguments["volume"])
-    at = arguments[name]
-    arguments["metric"] = checked_metric(arguments["metric"], at.shape[-1], at.dtype)
+class _Penalty(NamedTuple):
+    """What filters: the numbers of the fit and its penalty, in one dtype.
+
+    Attributes:
+        ridge: λ > 0.
+        gamma: γ >= 0.
+        volume: V > 0 of the torus.
+        metric: M.
+    """
+
+    ridge: Float[Array, ""]
+    gamma: Float[Array, ""]
+    volume: Float[Array, ""]
+    metric: Float[Array, "d d"]
+
+    @classmethod
+    def of(cls, ridge: Any, gradient_penalty: Any, volume: Any, metric: Any, like: Array) -> "_Penalty":
+        """The arguments of a public function, checked, traced ones too."""
+        check_positive("ridge", ridge)
+        check_positive("gradient_penalty", gradient_penalty, zero=True)
+        check_positive("volume", volume)
+        metric, dtype, d = checked_metric(metric, like.shape[-1], like.dtype), like.dtype, like.shape[-1]
+        ridge, gamma, volume = (jnp.asarray(number, dtype) for number in (ridge, gradient_penalty, volume))
+        wrong = ~((gamma >= 0) & jnp.isfinite(gamma))
+        return cls(
+            _traced_positive("ridge", ridge),
+            checked_result(gamma, [(wrong, "gradient_penalty must be finite and >= 0")]),
+            _traced_positive("volume", volume),
+            jnp.eye(d, dtype=dtype) if metric is None else jnp.asarray(metric, dtype),
+        )
 
 
-def _check_multiplier(arguments: dict) -> None:
-    _check_filter(arguments)
-    spacing, volume, d = arguments["spacing"], arguments["volume"], arguments["omega"].shape[-1]
-    if spacing is None:
-        return
+def _traced_positive(name: str, value: Float[Array, ""]) -> Float[Array, ""]:
+    return checked_result(value, [(~((value > 0) & jnp.isfinite(value)), f"{name} must be finite and > 0")])
+
+
+def _checked_spacing(spacing: Numbers, volume: Scalar, like: Float[Array, "... d"]) -> Float[Array, " d"]:
+    d = like.shape[-1]
     check_positive("spacing", spacing, scalar=False)
     if np.shape(spacing) not in ((), (d,)):
         raise ValueError(f"spacing must be a number or have shape ({d},), got shape {np.shape(spacing)}")
@@ -63,16 +87,10 @@ def _check_multiplier(arguments: dict) -> None:
         # Single precision may have rounded every number.
         if round(points) < 1 or abs(points - round(points)) > 1e-5 * points:
             raise ValueError(f"volume must be that of a whole number of grid cells of volume {cell:g}, got {volume}")
+    return jnp.broadcast_to(jnp.asarray(spacing, like.dtype), like.shape[-1:])
 
 
-def _check_length_scale(arguments: dict) -> None:
-    _check_filter(arguments, "direction")
-    direction = arguments["direction"]
-    if direction.ndim != 1:
-        raise ValueError(f"direction must have shape (d,), got {direction.shape}")
-
-
-@boundary(_check_frequencies)
+@public
 def spectral_density(kernel: Kernel, omega: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
     """k̂(ω) = ∫ k(x) exp(−iω·x) dx of a stationary kernel, to rounding.
 
@@ -96,11 +114,11 @@ def spectral_density(kernel: Kernel, omega: Float[ArrayLike, "... d"]) -> Float[
     >>> bool(jnp.isclose(spectral_density(kernel, jnp.zeros(1)), 2 * (2 * jnp.pi) ** 0.5))
     True
     """
-    omega = _with_density(kernel, jnp.asarray(omega))
+    omega = _with_density(kernel, _checked_frequencies(kernel, omega))
     return _densities(with_array_parameters(kernel, omega.dtype), omega)
 
 
-@boundary(_check_filter)
+@public
 def penalised_spectral_density(
     kernel: Kernel,
     omega: Float[ArrayLike, "... d"],
@@ -127,13 +145,15 @@ def penalised_spectral_density(
     Raises:
         TypeError, ValueError: as in `spectral_density` and `multiplier`.
     """
-    omega = _with_density(kernel, jnp.asarray(omega))
-    ridge, penalty, volume, M = _filter_arguments(ridge, gradient_penalty, volume, metric, omega)
+    omega = _checked_frequencies(kernel, omega)
+    penalty = _Penalty.of(ridge, gradient_penalty, volume, metric, omega)
+    omega = _with_density(kernel, omega)
     density = _densities(with_array_parameters(kernel, omega.dtype), omega)
-    return density / (1 + penalty / (ridge * volume) * _quadratic(M, omega) * density)
+    weight = penalty.gamma / (penalty.ridge * penalty.volume)
+    return density / (1 + weight * _quadratic(penalty.metric, omega) * density)
 
 
-@boundary(_check_multiplier)
+@public
 def multiplier(
     kernel: Kernel,
     omega: Float[ArrayLike, "... d"],
@@ -178,26 +198,23 @@ def multiplier(
     >>> multiplier(kernel, at, ridge=0.1, gradient_penalty=0.5, volume=2 * jnp.pi).round(3).tolist()
     [0.666, 0.261, 0.079]
     """
-    omega = jnp.asarray(omega)
-    ridge, penalty, volume, M = _filter_arguments(ridge, gradient_penalty, volume, metric, omega)
+    omega = _checked_frequencies(kernel, omega)
+    penalty = _Penalty.of(ridge, gradient_penalty, volume, metric, omega)
     if spacing is not None:
-        spacing = jnp.broadcast_to(jnp.asarray(spacing, omega.dtype), omega.shape[-1:])
+        spacing = _checked_spacing(spacing, volume, omega)
         cusp = any(isinstance(part, Laplace) for part, _ in components(kernel))
-        penalty = checked_result(penalty, [(penalty > 0, _CUSP)] if cusp else [])
+        penalty = checked_result(penalty, [(penalty.gamma > 0, _CUSP)] if cusp else [])
         cutoff = jnp.broadcast_to(2 * math.pi / spacing, omega.shape)
         omega = omega - cutoff * jnp.round(omega / cutoff)
     omega = _with_density(kernel, omega)
-    return _multipliers(with_array_parameters(kernel, omega.dtype), omega, ridge, penalty, volume, M, spacing)
+    return _multipliers(with_array_parameters(kernel, omega.dtype), omega, penalty, spacing)
 
 
 @eqx.filter_jit
 def _multipliers(
     kernel: Kernel,
     omega: Float[Array, "... d"],
-    ridge: Float[Array, ""],
-    penalty: Float[Array, ""],
-    volume: Float[Array, ""],
-    M: Float[Array, "d d"],
+    penalty: _Penalty,
     spacing: Float[Array, " d"] | None,
 ) -> Float[Array, "..."]:
     def at(omega):
@@ -206,20 +223,19 @@ def _multipliers(
             moments = _density(kernel, omega), none, jnp.outer(none, none)
         else:
             moments = _alias_moments(kernel, omega, spacing)
-        return _filter(moments, omega, ridge, penalty, volume, M)
+        return _filter(moments, omega, penalty)
 
     return _for_each(at, omega)
 
 
-def _filter(
-    moments: tuple[Array, Array, Array], omega: Array, ridge: Array, penalty: Array, volume: Array, M: Array
-) -> Float[Array, ""]:
+def _filter(moments: tuple[Array, Array, Array], omega: Array, given: _Penalty) -> Float[Array, ""]:
     """[H (H + λI)⁻¹]₀₀ from Σ k̂_j {1, δ_j, δ_jδ_jᵀ} over aliases ω + δ_j, without cancellation.
 
     1/[…] − 1 = λ/e, where e is the Schur complement of the slopes in H + diag(0, λI).  About the alias ω itself it is
     1/e = (1 + γ bᵀPω)²/(a − γ bᵀPb) + γ ωᵀPω with P = Rᵀ(λI + γ R C Rᵀ)⁻¹R = (λI + γ M C)⁻¹ M and a, b, C the three
     moments over V.  With one alias b = C = 0 and P = M/λ.
     """
+    ridge, penalty, volume, M = given
     a, b, C = (moment / volume for moment in moments)
     P = jnp.linalg.solve(ridge * jnp.eye(len(omega), dtype=omega.dtype) + penalty * matrix_product(M, C), M)
     remaining = a - penalty * _quadratic(P, b)
@@ -228,7 +244,7 @@ def _filter(
     return remaining / (remaining * (1 + ridge * penalty * _quadratic(P, omega)) + ridge * mixed**2)
 
 
-@boundary(_check_length_scale)
+@public
 def effective_length_scale(
     kernel: Kernel,
     direction: Float[ArrayLike, " d"],
@@ -268,13 +284,16 @@ def effective_length_scale(
     >>> round(float(effective_length_scale(kernel, v, ridge=0.1, gradient_penalty=0.5, volume=10.0)), 3)
     1.349
     """
-    unscaled = jnp.asarray(direction)
+    unscaled = _checked_frequencies(kernel, direction, "direction")
+    penalty = _Penalty.of(ridge, gradient_penalty, volume, metric, unscaled)
+    if unscaled.ndim != 1:
+        raise ValueError(f"direction must have shape (d,), got {unscaled.shape}")
     norm = jnp.linalg.norm(unscaled)
     unit = checked_result(unscaled / norm, [(~(norm > 0), "direction must not be zero")])
     unit = _with_density(kernel, unit, moments=2)
-    ridge, penalty, volume, M = _filter_arguments(ridge, gradient_penalty, volume, metric, unit)
     mass, variance = _mass_and_variance(with_array_parameters(kernel, unit.dtype), unit)
-    return jnp.sqrt(variance + 2 * penalty * _quadratic(M, unit) * mass / (ridge * volume))
+    bend = 2 * penalty.gamma * _quadratic(penalty.metric, unit) * mass / (penalty.ridge * penalty.volume)
+    return jnp.sqrt(variance + bend)
 
 
 @eqx.filter_jit
@@ -330,18 +349,6 @@ def _with_density(kernel: Kernel, omega: Float[Array, "... d"], moments: int = 0
             )
             omega = checked_result(omega, [(at_zero & ~(jnp.asarray(part.alpha) > least), message)])
     return omega
-
-
-def _filter_arguments(
-    ridge: Scalar, penalty: Scalar, volume: Scalar, metric: Any, like: Array
-) -> tuple[Array, Array, Array, Float[Array, "d d"]]:
-    ridge, penalty, volume = (jnp.asarray(number, like.dtype) for number in (ridge, penalty, volume))
-    ridge = checked_result(ridge, [(~((ridge > 0) & jnp.isfinite(ridge)), "ridge must be finite and > 0")])
-    volume = checked_result(volume, [(~((volume > 0) & jnp.isfinite(volume)), "volume must be finite and > 0")])
-    wrong = ~((penalty >= 0) & jnp.isfinite(penalty))
-    penalty = checked_result(penalty, [(wrong, "gradient_penalty must be finite and >= 0")])
-    d = like.shape[-1]
-    return ridge, penalty, volume, jnp.eye(d, dtype=like.dtype) if metric is None else jnp.asarray(metric, like.dtype)
 
 
 def _quadratic(M: Float[Array, "d d"], v: Float[Array, "... d"]) -> Float[Array, "..."]:

@@ -10,11 +10,11 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_integers, check_name, check_numbers, check_positive, is_concrete
+from kpoison._validation import check_integer, check_name, check_number, check_positive, is_concrete, public
 from kpoison.flow.integration import checked_times, complete_only
 from kpoison.kernels.base import Kernel
 from kpoison.laws import Predictor
-from kpoison.laws.effect import check_law_arguments
+from kpoison.laws.inputs import trained_on
 from kpoison.poison import Poison
 from kpoison.ridge import KernelExpansion, Posterior
 from kpoison.ridge.observations import Observations, covariance, gram
@@ -64,22 +64,7 @@ class LossGradientFlow(eqx.Module):
         return jax.lax.map(at, jnp.arange(len(self.times)))
 
 
-def _check(arguments: dict[str, Any]) -> None:
-    clean = arguments["clean"]
-    check_law_arguments(arguments)
-    if not clean.observations.slopes:
-        raise ValueError("clean must be fitted with a gradient penalty, whose γ and metric the flow uses, got none")
-    if not clean.ended:
-        raise ValueError("clean must not be stopped early: the times of this flow are given by times")
-    if arguments["total"] is not None:
-        check_positive("total", arguments["total"])
-    check_numbers(arguments, "tolerance")
-    check_integers(arguments, max_steps=1)
-    arguments["method"] = check_name("method", arguments["method"], get_args(Method))
-    arguments["times"] = checked_times("times", arguments["times"], clean.X.dtype, finite=True)
-
-
-@boundary(_check)
+@public
 def loss_gradient_flow(
     clean: Posterior,
     ridge: Scalar,
@@ -114,46 +99,45 @@ def loss_gradient_flow(
         TypeError, ValueError: naming the argument that does not fit.
         IncompleteFlowError: the solver has stopped early (under a trace: `equinox.error_if`).
     """
-    observations, targets, weights = _training_set(clean, poison)
-    n = jnp.sum(weights) if total is None else jnp.asarray(total, clean.X.dtype)
-    if method == "auto":
-        method = _method(clean, jnp.asarray(ridge), jnp.asarray(times), weights, n)
-    dtype = clean.X.dtype
+    inputs = trained_on(clean, ridge, poison)
+    if not clean.observations.slopes:
+        raise ValueError("clean must be fitted with a gradient penalty, whose γ and metric the flow uses, got none")
+    if not clean.ended:
+        raise ValueError("clean must not be stopped early: the times of this flow are given by times")
+    if total is not None:
+        check_positive("total", total)
+    tolerance, max_steps = check_number("tolerance", tolerance), check_integer("max_steps", max_steps, 1)
+    method, dtype = check_name("method", method, get_args(Method)), clean.X.dtype
+    times = checked_times("times", times, dtype, finite=True)
+    points, targets, weights = inputs.training_set()
+    n = jnp.sum(weights) if total is None else jnp.asarray(total, dtype)
+    rate = jnp.asarray(inputs.ridge, dtype)
+    implicit = method == "implicit" or (method == "auto" and _is_stiff(clean, rate, times, weights, n))
     result = _integrate(
         clean,
-        observations,
+        clean.observations.at(points),
         targets,
         weights / n,
-        jnp.asarray(ridge, dtype),
-        jnp.asarray(times),
+        rate,
+        times,
         jnp.asarray(tolerance, dtype),
         max_steps,
-        method == "implicit",
+        implicit,
     )
     return complete_only(result, max_steps) if throw else result
 
 
-def _training_set(clean: Posterior, poison: Poison | None) -> tuple[Observations, Array, Array]:
-    """Observations, targets (n, C) and multiplicities (n,), the poison's first."""
-    points, targets, weights = clean.X, clean.targets, jnp.ones(len(clean.X), clean.X.dtype)
-    if poison is not None:
-        locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
-        points, targets = jnp.concatenate([locations, points]), jnp.concatenate([labels, targets])
-        weights = jnp.concatenate([counts, weights])
-    return clean.observations.at(points), targets, weights
-
-
-def _method(clean: Posterior, ridge: Array, times: Array, weights: Array, n: Array) -> Method:
-    """Explicit steps as long as they are few; implicit ones where that cannot be known."""
+def _is_stiff(clean: Posterior, ridge: Array, times: Array, weights: Array, n: Array) -> bool:
+    """Whether explicit steps would be many, or cannot be known to be few, and implicit ones are possible."""
     if not clean.factor.abilities.factorised:
-        return "explicit"
+        return False
     largest = clean.factor.bounds()[1]
     if not all(is_concrete(value) for value in (largest, ridge, times, weights, n)):
-        return "implicit"
+        return True
     # The poison adds at most m k(ζ, ζ), which is no more than m times the largest entry of the diagonal.
     diagonal = float(jnp.max(clean.kernel.diagonal(clean.X)))
     rate = (float(largest) + float(jnp.sum(weights)) * diagonal) / float(n) + float(ridge)
-    return "explicit" if rate * float(times[-1]) <= _EXPLICIT_UP_TO else "implicit"
+    return rate * float(times[-1]) > _EXPLICIT_UP_TO
 
 
 @eqx.filter_jit

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite_scalar, check_name, check_numbers, check_positive
+from kpoison._validation import check_finite_scalar, check_name, check_number, check_positive, public
 from kpoison.flow._energies import Energies, energies
-from kpoison.flow._tradeoff import as_scores, check_probes, refitted, target_class
+from kpoison.flow._tradeoff import PenalisedAttack, as_scores
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, attack_success_rate
 from kpoison.ridge import Posterior
@@ -49,17 +49,7 @@ class PenaltyChoice:
         return float(self.after.fit - self.before.fit)
 
 
-def _check_smallest(arguments: dict[str, Any]) -> None:
-    check_probes(arguments)
-    arguments["measure"] = check_name("measure", arguments["measure"], get_args(Measure))
-    check_finite_scalar("target", arguments["target"])
-    check_positive("target", arguments["target"], zero=arguments["measure"] == "attack_success_rate")
-    if arguments["measure"] == "attack_success_rate" and arguments["labels"] is None:
-        raise ValueError('labels must be given for measure="attack_success_rate"')
-    check_numbers(arguments, "rtol")
-
-
-@boundary(_check_smallest)
+@public
 def smallest_gradient_penalty(
     clean: Posterior,
     poison: Poison,
@@ -100,34 +90,37 @@ def smallest_gradient_penalty(
     >>> round(choice.value, 4), choice.cost > 0
     (0.9, True)
     """
-    x, reached = jnp.asarray(x), {}
+    attack = PenalisedAttack.of(clean, poison, x, ridge, metric, labels)
+    measure = check_name("measure", measure, get_args(Measure))
+    check_finite_scalar("target", target)
+    check_positive("target", target, zero=measure == "attack_success_rate")
+    if measure == "attack_success_rate" and labels is None:
+        raise ValueError('labels must be given for measure="attack_success_rate"')
+    rtol, limit = check_number("rtol", rtol), float(jnp.asarray(target))
     # One ridge: of the dense solvers the one that factorises least.
-    solver = clean.factor.solver.at_one_ridge()
+    solver, reached = clean.factor.solver.at_one_ridge(), {}
 
     def measured(penalty: float) -> float:
         if penalty not in reached:
-            posterior = refitted(clean, penalty, metric, solver)
-            if measure == "efficacy":
-                value = jnp.max(jnp.abs(efficacy(posterior, poison, x, ridge)))
+            posterior = attack.refitted(penalty, solver)
+            if attack.labels is None or measure == "efficacy":
+                value = jnp.max(jnp.abs(efficacy(posterior, poison, attack.x, attack.ridge)))
             else:
-                assert labels is not None
-                value = attack_success_rate(
-                    as_scores(predict(posterior, x, ridge, poison)), labels, target_class(poison, clean.outputs)
-                )
+                scores = as_scores(predict(posterior, attack.x, attack.ridge, poison))
+                value = attack_success_rate(scores, attack.labels, attack.target)
             reached[penalty] = float(value)
         return reached[penalty]
 
     def choice(penalty: float) -> PenaltyChoice:
         value = measured(penalty)
         plain, chosen = (
-            energies(refitted(clean, p, metric, solver), ridge, poison, metric=metric) for p in (0.0, penalty)
+            energies(attack.refitted(p, solver), attack.ridge, poison, metric=attack.metric) for p in (0.0, penalty)
         )
         return PenaltyChoice(penalty if value <= limit else math.inf, value, plain, chosen, len(reached))
 
-    limit = float(jnp.asarray(target))
     if measured(0.0) <= limit:
         return choice(0.0)
-    candidates = _balanced_penalty(clean, metric) * np.logspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
+    candidates = _balanced_penalty(attack) * np.logspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
     first = next((i for i, penalty in enumerate(candidates) if measured(float(penalty)) <= limit), None)
     if first is None:
         return choice(float(candidates[-1]))
@@ -150,9 +143,9 @@ def _close_in(function: Callable[[float], float], low: float, high: float, rtol:
         low, high = (middle, high) if function(middle) > 0 else (low, middle)
 
 
-def _balanced_penalty(clean: Posterior, metric: Any) -> float:
+def _balanced_penalty(attack: PenalisedAttack) -> float:
     """γ at which the mean variance of a slope equals that of a value, under the kernel's prior."""
-    kernel = clean.kernel
+    (clean, metric), kernel = (attack.clean, attack.metric), attack.clean.kernel
 
     def variances(point):
         slopes = jax.jacfwd(jax.grad(kernel.evaluate, argnums=1))(point, point).reshape(point.size, point.size)

@@ -1,18 +1,18 @@
 """What the poison does to predictions: gain (L1) and efficacy (L2, L7)."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import program
 from kpoison._typing import Law, Scalar
-from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
+from kpoison._validation import public
+from kpoison.laws.inputs import LawInputs, Probes
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 
 __all__ = ["efficacy", "gain"]
 
 
-@program(check_law_arguments)
+@public
 def gain(clean: Fitted, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, "..."]:
     """Poison gain S(m; λ) = m / (ρ + m k̃(ζ, ζ)), ρ = (n_c + m)λ (L1).
 
@@ -38,15 +38,19 @@ def gain(clean: Fitted, poison: Poison, ridge: Scalar, law: Law = "exact") -> Fl
     >>> round(float(kp.gain(clean, poison, ridge=0.5, law="isolated")), 4)  # 3 / (4·0.5 + 3·1)
     0.6
     """
-    matrix = poison_effect(clean, poison, ridge, law).gain
-    assert matrix is not None
-    if poison.location.ndim == clean.X.ndim - 1:
+    return _gain(LawInputs.of(clean, poison, ridge, law))
+
+
+@program
+def _gain(inputs: LawInputs) -> Float[Array, "..."]:
+    matrix = inputs.effect().gain
+    if inputs.at_one_location:
         return matrix[0, 0]
-    number = len(poison.location)
+    number = len(inputs.poison.location)
     return matrix[:number, :number]
 
 
-@program(check_law_arguments)
+@public
 def efficacy(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -65,5 +69,9 @@ def efficacy(
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
-    x = jnp.asarray(x)
-    return like_targets(clean, x, change(clean, poison, ridge, law).values(as_points(clean, x)))
+    return _efficacy(LawInputs.of(clean, poison, ridge, law), Probes.of(clean, x))
+
+
+@program
+def _efficacy(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
+    return probes.outputs(inputs.change().values(probes.points))

@@ -59,5 +59,8 @@ def _log_marginal_likelihood(inputs: CleanInputs) -> Float[Array, ""]:
     number = len(clean.X) - int(clean.observations.constant)
     misfit = jnp.sum(clean.targets * reference.mean_dual()[: len(clean.X)])
     volume = clean.outputs * (clean.factor.log_determinant(reference.rho) + number * math.log(2 * math.pi))
-    no_noise = (jnp.any(weights <= 0), "weights must be > 0 for the marginal likelihood: the noise of others is infinite")
+    no_noise = (
+        jnp.any(weights <= 0),
+        "weights must be > 0 for the marginal likelihood: the noise of others is infinite",
+    )
     return checked_result(-0.5 * (misfit + volume), [no_noise])

@@ -1,13 +1,7 @@
 """Predictions of points that were left out, without a refit."""
 
-from collections.abc import Hashable, Sequence
-
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from kpoison._failures import program
-from kpoison._linear_algebra import linear_solve
 from kpoison._typing import Scalar
 from kpoison._validation import public
 from kpoison.laws.inputs import CleanInputs

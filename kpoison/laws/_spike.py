@@ -5,9 +5,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import checked_result, program
 from kpoison._typing import Law, Scalar
-from kpoison.laws.effect import as_points, change, check_law_arguments, like_targets, poison_effect
+from kpoison._validation import public
+from kpoison.laws.inputs import LawInputs, Probes
 from kpoison.poison import Poison
-from kpoison.ridge import Fitted, KernelExpansion
+from kpoison.ridge import Fitted
 
 __all__ = [
     "coupling_floor",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 
-@program(check_law_arguments)
+@public
 def efficacy_gradient(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -30,13 +31,15 @@ def efficacy_gradient(
     Returns:
         Shape (q, d), or (q, C, d) where y had C outputs; without the first axis for one probe.
     """
-    x = jnp.asarray(x)
-    delta = change(clean, poison, ridge, law)
-    gradients = delta.gradients(as_points(clean, x))
-    return like_targets(clean, x, gradients, trailing=gradients.ndim - 2)
+    return _gradient(LawInputs.of(clean, poison, ridge, law), Probes.of(clean, x))
 
 
-@program(check_law_arguments)
+@program
+def _gradient(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
+    return probes.outputs(inputs.change().gradients(probes.points))
+
+
+@public
 def spike(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -49,22 +52,15 @@ def spike(
         Shape (q,), or (q, C) where y had C outputs (one spike for each; their sum is the eigenvalue of JᵀJ for
         clones); without the first axis for one probe.  In units of y² per input².
     """
-    x = jnp.asarray(x)
-    delta = change(clean, poison, ridge, law)
-    return like_targets(clean, x, delta.squared_gradient_norms(as_points(clean, x)))
+    return _spike(LawInputs.of(clean, poison, ridge, law), Probes.of(clean, x))
 
 
-def _check_components(arguments: dict) -> None:
-    check_law_arguments(arguments)
-    clean = arguments["clean"]
-    if not clean.kernel.rotation_invariant:
-        raise ValueError(
-            f"kernel must be rotation-invariant to split the spike, got {type(clean.kernel).__name__} "
-            "(for a Custom kernel say rotation_invariant=True)"
-        )
+@program
+def _spike(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
+    return probes.outputs(inputs.change().squared_gradient_norms(probes.points))
 
 
-@program(_check_components)
+@public
 def spike_components(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -79,34 +75,24 @@ def spike_components(
     Raises:
         ValueError: also for a kernel that is not rotation-invariant, and at x = 0.
     """
-    x = jnp.asarray(x)
-    x = checked_result(
-        x, [(jnp.any(jnp.all(as_points(clean, x) == 0, axis=1)), "x must not be 0: no ray passes through the origin")]
-    )
-    delta = change(clean, poison, ridge, law)
-    radial, tangential = delta.radial_and_tangential_gradients(as_points(clean, x))
-    return like_targets(clean, x, radial**2), like_targets(clean, x, jnp.sum(tangential**2, axis=2))
-
-
-def _covariance_ratio(covariance: KernelExpansion, points: Array) -> Array:
-    """‖∇_x k̃(x, ζ)‖²/k̃(x, ζ)² at each point, shape (q, 1)."""
-    return covariance.squared_gradient_norms(points) / covariance.values(points) ** 2
-
-
-def _only_location(clean: Fitted, poison: Poison) -> None:
-    if clean.observations.slopes:
+    inputs, probes = LawInputs.of(clean, poison, ridge, law), Probes.of(clean, x)
+    if not clean.kernel.rotation_invariant:
         raise ValueError(
-            "clean must be fitted without a gradient penalty: with one the poison's slopes are observed too, and "
-            "spike/efficacy² depends on the label"
+            f"kernel must be rotation-invariant to split the spike, got {type(clean.kernel).__name__} "
+            "(for a Custom kernel say rotation_invariant=True)"
         )
-    if poison.location.ndim != clean.X.ndim - 1:
-        raise ValueError(
-            f"poison must be clones at one location, shape {clean.X.shape[1:]}, got a cluster of shape "
-            f"{poison.location.shape}: the spike–efficacy ratio depends on the labels there"
-        )
+    return _components(inputs, probes)
 
 
-@program(check_law_arguments)
+@program
+def _components(inputs: LawInputs, probes: Probes) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    at_origin = jnp.any(jnp.all(probes.points == 0, axis=1))
+    points = checked_result(probes.points, [(at_origin, "x must not be 0: no ray passes through the origin")])
+    radial, tangential = inputs.change().radial_and_tangential_gradients(points)
+    return probes.outputs(radial**2), probes.outputs(jnp.sum(tangential**2, axis=2))
+
+
+@public
 def spike_efficacy_ratio(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: Law = "exact"
 ) -> Float[Array, "..."]:
@@ -118,29 +104,52 @@ def spike_efficacy_ratio(
     Returns:
         Shape (q,), or () for one probe.  In units of 1/input².
     """
-    x = jnp.asarray(x)
-    _only_location(clean, poison)
-    (covariance,) = poison_effect(clean, poison, ridge, law).covariances()
-    ratio = _covariance_ratio(covariance, as_points(clean, x))[:, 0]
-    return ratio[0] if x.ndim == clean.X.ndim - 1 else ratio
+    return _ratio(LawInputs.of(clean, poison, ridge, law), Probes.of(clean, x))
 
 
-@program(check_law_arguments)
+@program
+def _ratio(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
+    clean = inputs.clean
+    if clean.observations.slopes:
+        raise ValueError(
+            "clean must be fitted without a gradient penalty: with one the poison's slopes are observed too, and "
+            "spike/efficacy² depends on the label"
+        )
+    if not inputs.at_one_location:
+        raise ValueError(
+            f"poison must be clones at one location, shape {clean.X.shape[1:]}, got a cluster of shape "
+            f"{inputs.poison.location.shape}: the spike–efficacy ratio depends on the labels there"
+        )
+    (covariance,) = inputs.effect().covariances()
+    ratio = covariance.squared_gradient_norms(probes.points) / covariance.values(probes.points) ** 2
+    return probes.each(ratio[:, 0])
+
+
+@public
 def coupling_floor(clean: Fitted, poison: Poison, ridge: Scalar, law: Law = "exact") -> Float[Array, ""]:
     """q(ζ, ζ) = ‖∇_x k̃(x, ζ)|_{x=ζ}‖²/k̃(ζ, ζ)²: the value that q does not fall below as x → ζ (L6).
 
     Clean data near ζ keep it above 0 even for kernels with a near-clone regime.  Arguments as in `gain`; the poison
     must be clones at one location.  In units of 1/input².
     """
-    return spike_efficacy_ratio(clean, poison, poison.location, ridge, law)
+    return _floor(LawInputs.of(clean, poison, ridge, law))
 
 
-@program(check_law_arguments)
+@program
+def _floor(inputs: LawInputs) -> Float[Array, ""]:
+    return _ratio(inputs, Probes.of(inputs.clean, inputs.poison.location))
+
+
+@public
 def coupling_ratio(clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
     """q_exact(x, ζ)/q_isolated(x, ζ): how far coupling to the clean data lifts the spike at fixed efficacy (L6).
 
     1 where the paper's isolation assumption holds; grows without bound as x → ζ otherwise.  Arguments and errors as
     in `efficacy`; infinite where the isolated ratio vanishes (x = ζ for a smooth stationary kernel).
     """
-    exact = spike_efficacy_ratio(clean, poison, x, ridge, "exact")
-    return exact / spike_efficacy_ratio(clean, poison, x, ridge, "isolated")
+    return _coupling(LawInputs.of(clean, poison, ridge), Probes.of(clean, x))
+
+
+@program
+def _coupling(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
+    return _ratio(inputs, probes) / _ratio(inputs._replace(law="isolated"), probes)

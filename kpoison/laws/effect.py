@@ -2,8 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,35 +10,20 @@ from jaxtyping import Array, Float, Inexact
 
 from kpoison._failures import checked_result
 from kpoison._linear_algebra import linear_solve, matrix_product
-from kpoison._typing import Law, Scalar
-from kpoison._validation import check_name, check_points, check_positive, in_dtype
+from kpoison._typing import Law
 from kpoison.poison import Poison
-from kpoison.ridge import (
-    Fitted,
-    KernelExpansion,
-    Observations,
-    PosteriorAtRidge,
-    Prior,
-    check_conditioning,
-    check_fitted,
-    checked_ridge,
-)
+from kpoison.ridge import Fitted, KernelExpansion, Observations, PosteriorAtRidge, Prior
 from kpoison.ridge.solvers.preparation import prepared
 
 __all__ = [
+    "EffectByGain",
     "PoisonEffect",
-    "as_points",
-    "change",
-    "change_expansion",
-    "check_law_arguments",
+    "by_refit",
+    "condition",
     "conditioning_system",
-    "like_targets",
-    "linear_in_effect",
-    "poison_effect",
-    "resolved_ridge",
+    "refit",
+    "weighted",
 ]
-
-T = TypeVar("T")
 
 
 class PoisonEffect(eqx.Module):
@@ -134,7 +118,7 @@ class EffectByRefit(PoisonEffect):
         return self.reference.posterior.mean_expansion(self.before).values(x)
 
 
-class _WeightedPoison(NamedTuple):
+class WeightedPoison(NamedTuple):
     """The poison as the clean posterior observes it.
 
     Attributes:
@@ -150,14 +134,15 @@ class _WeightedPoison(NamedTuple):
     n: Float[Array, ""]
 
 
-def _weighted(clean: Fitted, poison: Poison) -> _WeightedPoison:
+def weighted(clean: Fitted, poison: Poison) -> WeightedPoison:
+    """The poison, of whose counts traced ones are checked here."""
     locations, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
     counts = checked_result(
         counts, [(~jnp.all((counts >= 0) & jnp.isfinite(counts)), "poison.count must be finite and >= 0")]
     )
     observed = clean.observations.at(locations)
     labels = observed.with_flat_slopes(labels)
-    return _WeightedPoison(observed, labels, observed.repeat(counts), len(clean.X) + jnp.sum(counts))
+    return WeightedPoison(observed, labels, observed.repeat(counts), len(clean.X) + jnp.sum(counts))
 
 
 def conditioning_system(
@@ -173,7 +158,7 @@ def conditioning_system(
     return system, counts / scale
 
 
-def _condition(clean: Fitted, poison: _WeightedPoison, rho: Inexact[Array, ""], law: Law) -> EffectByGain:
+def condition(clean: Fitted, poison: WeightedPoison, rho: Inexact[Array, ""], law: Law) -> EffectByGain:
     """Condition on the poison (L1, L7).
 
     m clones are one observation with noise ρ/m; multiplying the usual (k̃ + diag(ρ/m))⁻¹ through by m keeps
@@ -200,13 +185,13 @@ def _condition(clean: Fitted, poison: _WeightedPoison, rho: Inexact[Array, ""], 
     return EffectByGain(reference, poison.locations, coefficients, gain)
 
 
-def _by_refit(clean: Fitted) -> bool:
+def by_refit(clean: Fitted) -> bool:
     """Whether the gain would take more solves than training with and without the poison does."""
     return bool(clean.observations.slopes) and not clean.factor.abilities.gain_by_columns
 
 
-def _refit(reference: PosteriorAtRidge, poison: _WeightedPoison) -> EffectByRefit:
-    """The same from two solves, without and with the poison, instead of one for each of its P observations."""
+def refit(reference: PosteriorAtRidge, poison: WeightedPoison) -> EffectByRefit:
+    """`condition` from two solves, without and with the poison, instead of one for each of its P observations."""
     clean, Z = reference.posterior, poison.locations
     number, own = len(Z.points), clean.observations.multiplicities
     together = dataclasses.replace(
@@ -222,89 +207,3 @@ def _refit(reference: PosteriorAtRidge, poison: _WeightedPoison) -> EffectByRefi
     of_poison = jnp.concatenate([first[:number], second[:slopes]])
     after = jnp.concatenate([first[number:], second[slopes:]])
     return EffectByRefit(reference, Z, of_poison, before, after - before)
-
-
-def poison_effect(clean: Fitted, poison: Poison, ridge: Scalar, law: Law) -> EffectByGain:
-    """The clean posterior conditioned on the poison, trained to the end.
-
-    Raises:
-        ValueError: for a posterior that is stopped early: its effect is no conditioning, see `linear_in_effect`.
-    """
-    if not clean.ended:
-        raise ValueError(
-            "clean must be trained to the end, got one stopped early: the gain, and with it spike/efficacy², is that "
-            "of a ridge predictor, and along the flow depends on the label; ask for efficacy and spike instead"
-        )
-    if law == "exact" and _by_refit(clean):
-        raise ValueError(
-            "clean must be fitted by a dense solver for the gain: with conjugate gradients and a gradient penalty each "
-            "of its columns would be a solve; ask for efficacy and spike instead"
-        )
-    weighted = _weighted(clean, poison)
-    return _condition(clean, weighted, weighted.n * resolved_ridge(clean, ridge, weighted.n, law), law)
-
-
-def linear_in_effect(
-    clean: Fitted, poison: Poison, ridge: Scalar, law: Law, function: Callable[[PoisonEffect], T]
-) -> T:
-    """`function` of the poison's effect, linear in it, at the time at which training is stopped, if it is (T2)."""
-    weighted = _weighted(clean, poison)
-
-    def at(rho):
-        if law == "exact" and _by_refit(clean):
-            return function(_refit(clean.posterior.at(rho), weighted))
-        return function(_condition(clean, weighted, rho, law))
-
-    return clean.combined(at, weighted.n, resolved_ridge(clean, ridge, weighted.n, law))
-
-
-def resolved_ridge(clean: Fitted, ridge: Scalar, n: Scalar, law: Law = "exact") -> Float[Array, ""]:
-    """λ, checked, with a warning where K + nλI is ill-conditioned; isolated laws solve with no such matrix."""
-    ridge = checked_ridge(clean, ridge)
-    if law == "exact":
-        check_conditioning(clean, n * clean.resolved(ridge))
-    return ridge
-
-
-def change(clean: Fitted, poison: Poison, ridge: Scalar, law: Law) -> KernelExpansion:
-    """Δf as a function of x: a kernel expansion over the poison's locations and the clean data."""
-    coefficients = linear_in_effect(clean, poison, ridge, law, lambda effect: effect.change_coefficients())
-    return change_expansion(clean, poison, law, coefficients)
-
-
-def change_expansion(clean: Fitted, poison: Poison, law: Law, coefficients: tuple[Array, Array]) -> KernelExpansion:
-    """Δf from its `PoisonEffect.change_coefficients`."""
-    locations, (of_poison, of_clean) = _weighted(clean, poison).locations, coefficients
-    reference = Prior(clean.kernel, clean.outputs) if law == "isolated" else clean.posterior
-    return reference.change_expansion(locations, of_poison, of_clean)
-
-
-def check_law_arguments(arguments: dict[str, Any]) -> None:
-    """Boundary checks common to the laws; turns x and ridge into arrays of the data's dtype."""
-    clean, poison = arguments["clean"], arguments.get("poison")
-    check_fitted("clean", clean)
-    if poison is not None or "law" in arguments:
-        if not isinstance(poison, Poison):
-            raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
-        poison.check_shapes(clean.X.shape[1:], clean.outputs)
-    check_positive("ridge", arguments["ridge"], zero=not clean.ended)
-    arguments["ridge"] = in_dtype(arguments["ridge"], clean.X.dtype)
-    if "law" in arguments:
-        arguments["law"] = check_name("law", arguments["law"], get_args(Law))
-    if "x" in arguments:
-        arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, single=True)
-
-
-def like_targets(clean: Fitted, x: Array, values: Array, trailing: int = 0) -> Array:
-    """Drop the axes that the caller did not give: points if x was a single one, outputs if y had no such axis.
-
-    `values` has shape (q, C, ...) with `trailing` axes after the outputs.
-    """
-    if clean.y.ndim == 1:
-        values = jnp.squeeze(values, axis=values.ndim - 1 - trailing)
-    return values[0] if x.ndim == clean.X.ndim - 1 else values
-
-
-def as_points(clean: Fitted, x: Array) -> Array:
-    """x with an axis for the points."""
-    return x[None] if x.ndim == clean.X.ndim - 1 else x

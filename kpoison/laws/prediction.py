@@ -6,37 +6,15 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import check_floating
-from kpoison.laws.effect import (
-    PoisonEffect,
-    as_points,
-    change_expansion,
-    check_law_arguments,
-    like_targets,
-    linear_in_effect,
-    resolved_ridge,
-)
+from kpoison._validation import check_floating, public
+from kpoison.laws.inputs import CleanInputs, LawInputs, Probes, trained_on
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted, KernelExpansion
 
-__all__ = ["Predictor", "predict", "predictor"]
+__all__ = ["Predictor", "predict", "predictor", "predictor_of"]
 
 
-def _terms(clean: Fitted, ridge: Scalar, poison: Poison | None) -> list[KernelExpansion]:
-    """Expansions whose sum is the predictor, the poison's before that of the clean data."""
-    if poison is None:
-        ridge = resolved_ridge(clean, ridge, len(clean.X))
-        mean = clean.combined(lambda rho: clean.posterior.at(rho).mean_coefficients(), len(clean.X), ridge)
-        return [clean.posterior.mean_expansion(mean)]
-
-    def coefficients(effect: PoisonEffect) -> tuple[tuple[Array, Array], Array]:
-        return effect.change_coefficients(), effect.mean_coefficients()
-
-    bent, mean = linear_in_effect(clean, poison, ridge, "exact", coefficients)
-    return [change_expansion(clean, poison, "exact", bent), clean.posterior.mean_expansion(mean)]
-
-
-@program(check_law_arguments)
+@public
 def predict(
     clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar, poison: Poison | None = None
 ) -> Float[Array, "..."]:
@@ -56,10 +34,12 @@ def predict(
 
     Note that `predict(..., poison) − predict(...)` is *not* the efficacy: the clean side has ρ = n_c λ there.
     """
-    x = jnp.asarray(x)
-    points = as_points(clean, x)
-    values = sum(term.values(points) for term in _terms(clean, ridge, poison))
-    return like_targets(clean, x, jnp.asarray(values))
+    return _prediction(trained_on(clean, ridge, poison), Probes.of(clean, x))
+
+
+@program
+def _prediction(inputs: CleanInputs | LawInputs, probes: Probes) -> Float[Array, "..."]:
+    return probes.outputs(jnp.asarray(sum(term.values(probes.points) for term in inputs.terms())))
 
 
 class Predictor(eqx.Module):
@@ -83,7 +63,7 @@ class Predictor(eqx.Module):
         return values[0] if self.scalar else values
 
 
-@program(check_law_arguments)
+@public
 def predictor(clean: Fitted, ridge: Scalar, poison: Poison | None = None) -> Predictor:
     """The ridge predictor as a function of one point, solved once: for `jax.hessian`, `kpoison.curvature`, plots.
 
@@ -96,16 +76,17 @@ def predictor(clean: Fitted, ridge: Scalar, poison: Poison | None = None) -> Pre
     >>> jax.hessian(kp.predictor(clean, ridge=1.0))(jnp.array([0.0, 1.0])).tolist()
     [[-1.0, 0.0], [0.0, -1.0]]
     """
-    terms = _terms(clean, ridge, poison)
-    if poison is None:
-        (mean,) = terms
-        expansion = KernelExpansion(mean.kernel, mean.centres, mean.all_weights(), slopes=mean.slopes)
-        return Predictor(expansion, clean.y.ndim == 1)
-    change, mean = terms
-    # The clean data are centres of both: one expansion costs half.
-    locations = len(change.centres) - len(mean.centres)
-    weights = change.all_weights().at[locations:].add(mean.all_weights())
-    slopes = change.slopes
-    if slopes is not None and mean.slopes is not None:
-        slopes = slopes.at[locations:].add(mean.slopes)
-    return Predictor(KernelExpansion(change.kernel, change.centres, weights, slopes=slopes), clean.y.ndim == 1)
+    return predictor_of(trained_on(clean, ridge, poison))
+
+
+@program
+def predictor_of(inputs: CleanInputs | LawInputs) -> Predictor:
+    """`predictor` of arguments that are checked."""
+    *changes, mean = inputs.terms()
+    centres, weights, slopes = mean.centres, mean.all_weights(), mean.slopes
+    for change in changes:
+        # The clean data are centres of both: one expansion costs half.
+        locations = len(change.centres) - len(centres)
+        centres, weights, bent = change.centres, change.all_weights().at[locations:].add(weights), change.slopes
+        slopes = bent if bent is None or slopes is None else bent.at[locations:].add(slopes)
+    return Predictor(KernelExpansion(mean.kernel, centres, weights, slopes=slopes), inputs.clean.y.ndim == 1)

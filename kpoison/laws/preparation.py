@@ -7,38 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from kpoison._typing import Numbers
-from kpoison._validation import boundary, check_positive, is_concrete
-from kpoison.poison import Poison
+from kpoison._validation import check_positive, is_concrete, public
+from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Posterior, check_conditioning, check_fitted
 
 __all__ = ["prepare"]
 
 
-def _check(arguments: dict) -> None:
-    clean, poison = arguments["clean"], arguments["poison"]
-    check_fitted("clean", clean)
-    if not isinstance(poison, Poison):
-        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
-    if not all(is_concrete(leaf) for leaf in jax.tree.leaves((clean, poison, arguments["ridge"], arguments["count"]))):
-        raise TypeError("arguments must be known numbers: call prepare outside of jit, vmap and grad")
-    for name, zero in (("ridge", False), ("count", True)):
-        value = arguments[name]
-        if value is not None:
-            check_positive(name, np.asarray(value), zero=zero, scalar=False)
-            if np.size(value) == 0:
-                raise ValueError(f"{name} must hold at least one number, got none")
-    if (
-        clean.observations.slopes
-        or not clean.ended
-        or not (clean.factor.abilities.factorised or clean.factor.abilities.searched)
-    ):
-        raise ValueError(
-            "clean must be fitted without gradient_penalty, not by ConjugateGradients, and not be stopped early"
-        )
-    check_conditioning(clean, len(clean.X) * jnp.min(jnp.asarray(arguments["ridge"], clean.X.dtype)))
+def _check_range(name: str, value: Numbers, *, zero: bool) -> None:
+    check_positive(name, np.asarray(value), zero=zero, scalar=False)
+    if np.size(value) == 0:
+        raise ValueError(f"{name} must hold at least one number, got none")
 
 
-@boundary(_check)
+@public
 def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers | None = None) -> Posterior:
     """The clean posterior prepared for one poison: its laws then cost O(n) at each ridge and multiplicity.
 
@@ -71,9 +53,26 @@ def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers 
     >>> bool(jnp.isclose(kp.gain(ready, poison, 1e-2), kp.gain(clean, poison, 1e-2), rtol=1e-4))
     True
     """
+    check_fitted("clean", clean)
+    check_poison(poison)
+    if not all(is_concrete(leaf) for leaf in jax.tree.leaves((clean, poison, ridge, count))):
+        raise TypeError("arguments must be known numbers: call prepare outside of jit, vmap and grad")
+    _check_range("ridge", ridge, zero=False)
+    if count is not None:
+        _check_range("count", count, zero=True)
+    if (
+        clean.observations.slopes
+        or not clean.ended
+        or not (clean.factor.abilities.factorised or clean.factor.abilities.searched)
+    ):
+        raise ValueError(
+            "clean must be fitted without gradient_penalty, not by ConjugateGradients, and not be stopped early"
+        )
+    ridges = jnp.asarray(ridge, clean.X.dtype)
+    check_conditioning(clean, len(clean.X) * jnp.min(ridges))
     locations, _, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
     totals = jnp.sum(counts) if count is None else jnp.asarray(count, clean.X.dtype)
-    rho = jnp.outer(len(clean.X) + totals, jnp.asarray(ridge, clean.X.dtype))
+    rho = jnp.outer(len(clean.X) + totals, ridges)
     b = jnp.concatenate([clean.kernel.pairwise(clean.X, locations), clean.targets], axis=1)
     interval = float(jnp.min(rho)), float(jnp.max(rho))
     # Without the matrix, which is not needed any more and may be much the largest part.

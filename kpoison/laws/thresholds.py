@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import Failure, checked_result, collect, mapped, program, scan, silently
 from kpoison._typing import Scalar
-from kpoison._validation import check_positive, in_dtype
-from kpoison.laws.effect import PoisonEffect, as_points, change, check_law_arguments, linear_in_effect
+from kpoison._validation import check_positive, in_dtype, public
+from kpoison.laws.effect import PoisonEffect
+from kpoison.laws.inputs import LawInputs, Probes
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 
@@ -24,39 +25,37 @@ _PER_DECADE = 8
 _BISECTIONS = 60
 
 
-def _with_count(poison: Poison, count: Array) -> Poison:
-    return eqx.tree_at(lambda p: p.count, poison, count)
+def _of_clones(clean: Any, poison: Any, x: Any, ridge: Any) -> tuple[LawInputs, Probes]:
+    inputs, probes = LawInputs.of(clean, poison, ridge), Probes.of(clean, x)
+    if not inputs.at_one_location:
+        raise ValueError(
+            f"poison must be clones at one location, shape {clean.X.shape[1:]}, got {poison.location.shape}"
+        )
+    return inputs, probes
 
 
-def _success_margin(clean: Fitted, poison: Poison, point: Array, ridge: Array, count: Array) -> Array:
-    """How far the prediction at one point is on the side of the poison's label, at this count."""
+def _checked_threshold(clean: Fitted, threshold: Any) -> Scalar:
+    check_positive("threshold", threshold)
+    # An array, for another number not to be another program.
+    return in_dtype(threshold, clean.X.dtype)
+
+
+def _with_count(inputs: LawInputs, count: Array) -> LawInputs:
+    return inputs._replace(poison=eqx.tree_at(lambda p: p.count, inputs.poison, count))
+
+
+def _success_margin(inputs: LawInputs, point: Array) -> Array:
+    """How far the prediction at one point is on the side of the poison's label."""
 
     def prediction(effect: PoisonEffect) -> Array:
         return effect.mean(point[None])[0] + effect.change().values(point[None])[0]
 
-    values = linear_in_effect(clean, _with_count(poison, count), ridge, "exact", prediction)
-    label = poison.label.reshape(-1)
-    if clean.outputs == 1:
+    values, label, outputs = inputs.linear(prediction), inputs.poison.label.reshape(-1), inputs.clean.outputs
+    if outputs == 1:
         return values[0] * jnp.sign(label[0])
     target = jnp.argmax(label)
-    others = jnp.where(jnp.arange(clean.outputs) == target, -jnp.inf, values)
+    others = jnp.where(jnp.arange(outputs) == target, -jnp.inf, values)
     return values[target] - jnp.max(others)
-
-
-def _check(arguments: dict) -> None:
-    check_law_arguments(arguments)
-    clean, poison = arguments["clean"], arguments["poison"]
-    if poison.location.ndim != clean.X.ndim - 1:
-        raise ValueError(
-            f"poison must be clones at one location, shape {clean.X.shape[1:]}, got {poison.location.shape}"
-        )
-
-
-def _check_visible(arguments: dict) -> None:
-    _check(arguments)
-    check_positive("threshold", arguments["threshold"])
-    # An array, for another number not to be another program.
-    arguments["threshold"] = in_dtype(arguments["threshold"], arguments["clean"].X.dtype)
 
 
 class _Search(NamedTuple):
@@ -117,12 +116,17 @@ def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[
     return jnp.where(search.already > 0, 0, jnp.where(search.found > 0, root, jnp.inf))
 
 
-def _at_probes(function: Callable[[Array], Array], clean: Fitted, x: Array) -> Array:
-    values = mapped(jax.vmap, function)(as_points(clean, x))
-    return values[0] if x.ndim == clean.X.ndim - 1 else values
+def _crossings(inputs: LawInputs, probes: Probes, margin: Callable[[LawInputs, Array], Array]) -> Float[Array, "..."]:
+    """`_first_crossing` of the margin at each probe."""
+    X = inputs.clean.X
+
+    def at(point):
+        return _first_crossing(lambda count: margin(_with_count(inputs, count), point), len(X), X.dtype)
+
+    return probes.each(mapped(jax.vmap, at)(probes.points))
 
 
-@program(_check)
+@public
 def m_success(clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
     """The smallest multiplicity at which the prediction at x is the poison's label (L8), by the exact law.
 
@@ -143,19 +147,15 @@ def m_success(clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: 
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
-    x = jnp.asarray(x)
-    ridge = jnp.asarray(ridge, clean.X.dtype)
-
-    def at(point):
-        def margin(count):
-            return _success_margin(clean, poison, point, ridge, count)
-
-        return _first_crossing(margin, len(clean.X), clean.X.dtype)
-
-    return _at_probes(at, clean, x)
+    return _success(*_of_clones(clean, poison, x, ridge))
 
 
-@program(_check_visible)
+@program
+def _success(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
+    return _crossings(inputs, probes, _success_margin)
+
+
+@public
 def m_visible(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
 ) -> Float[Array, "..."]:
@@ -178,25 +178,25 @@ def m_visible(
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
-    x = jnp.asarray(x)
-    dtype = clean.X.dtype
-    ridge, threshold = jnp.asarray(ridge, dtype), jnp.asarray(threshold, dtype)
+    return _visible(*_of_clones(clean, poison, x, ridge), _checked_threshold(clean, threshold))
+
+
+@program
+def _visible(inputs: LawInputs, probes: Probes, threshold: Scalar) -> Float[Array, "..."]:
+    threshold = jnp.asarray(threshold, inputs.clean.X.dtype)
     threshold = checked_result(
         threshold, [(~((threshold > 0) & jnp.isfinite(threshold)), "threshold must be finite and > 0")]
     )
 
-    def at(point):
-        def margin(count):
-            norms = change(clean, _with_count(poison, count), ridge, "exact").squared_gradient_norms(point[None])
-            # Of the order of one, so that its derivatives neither underflow nor overflow.
-            return jnp.sum(norms[0]) / threshold - 1
+    def margin(inputs: LawInputs, point: Array) -> Array:
+        norms = inputs.change().squared_gradient_norms(point[None])
+        # Of the order of one, so that its derivatives neither underflow nor overflow.
+        return jnp.sum(norms[0]) / threshold - 1
 
-        return _first_crossing(margin, len(clean.X), dtype)
-
-    return _at_probes(at, clean, x)
+    return _crossings(inputs, probes, margin)
 
 
-@program(_check_visible)
+@public
 def lag(
     clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
 ) -> Float[Array, "..."]:
@@ -209,8 +209,12 @@ def lag(
         Shape (q,) or (): ∞ where the attack succeeds and never shows, or where the prediction is the label's without
         poison; 0 where it shows and never succeeds; NaN where it does neither.
     """
-    visible = m_visible(clean, poison, x, ridge, threshold)
-    success = m_success(clean, poison, x, ridge)
+    return _lag(*_of_clones(clean, poison, x, ridge), _checked_threshold(clean, threshold))
+
+
+@program
+def _lag(inputs: LawInputs, probes: Probes, threshold: Scalar) -> Float[Array, "..."]:
+    visible, success = _visible(inputs, probes, threshold), _success(inputs, probes)
     never = jnp.isinf(success)
     # ∞/∞ and 0·∞ are kept away from the derivative.
     both = jnp.isfinite(visible) & jnp.isfinite(success) & (success > 0)

@@ -1,7 +1,7 @@
 """What the attacker did: poison in the training set, triggers on images, and how well the attack works."""
 
-from kpoison.poison.clones import Poison
+from kpoison.poison.clones import Poison, check_poison
 from kpoison.poison.metrics import attack_success_rate, clean_accuracy
 from kpoison.poison.triggers import Blend, Patch, Sinusoid, Trigger
 
-__all__ = ["Blend", "Patch", "Poison", "Sinusoid", "Trigger", "attack_success_rate", "clean_accuracy"]
+__all__ = ["Blend", "Patch", "Poison", "Sinusoid", "Trigger", "attack_success_rate", "check_poison", "clean_accuracy"]

@@ -1,12 +1,14 @@
 """What the attacker did: where, with which label, how often."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._validation import check_finite, check_floating, check_positive, check_real
 
-__all__ = ["Poison"]
+__all__ = ["Poison", "check_poison"]
 
 
 class Poison(eqx.Module):
@@ -88,3 +90,10 @@ class Poison(eqx.Module):
         labels = label.reshape(number if each else 1, outputs)
         count = jnp.asarray(self.count, dtype)
         return locations, jnp.broadcast_to(labels, (number, outputs)), jnp.broadcast_to(count, (number,))
+
+
+def check_poison(value: Any) -> Poison:
+    """The value, refused where it is no poison."""
+    if not isinstance(value, Poison):
+        raise TypeError(f"poison must be a kpoison.Poison, got {type(value).__name__}")
+    return value

@@ -1,33 +1,8 @@
 """Problems by name: which kernels, data, attacks and defences the command line offers.  Nothing here loads JAX."""
 
-from kpoison._names import (
-    AttackName,
-    ClassLabels,
-    DataName,
-    DefenceName,
-    Downloadable,
-    Images,
-    KernelName,
-    LawName,
-    MatrixImages,
-    MatrixKernelName,
-    QuantityName,
-)
+from kpoison import _names
+from kpoison._names import *  # noqa: F403
 from kpoison.problems.kernels import KERNELS, KERNELS_WITH_DERIVATIVES, MATRIX_KERNELS
 
-__all__ = [
-    "KERNELS",
-    "KERNELS_WITH_DERIVATIVES",
-    "MATRIX_KERNELS",
-    "AttackName",
-    "ClassLabels",
-    "DataName",
-    "DefenceName",
-    "Downloadable",
-    "Images",
-    "KernelName",
-    "LawName",
-    "MatrixImages",
-    "MatrixKernelName",
-    "QuantityName",
-]
+__all__ = ["KERNELS", "KERNELS_WITH_DERIVATIVES", "MATRIX_KERNELS"]
+__all__ += _names.__all__

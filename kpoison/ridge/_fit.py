@@ -1,12 +1,13 @@
 """Fitting: the Gram matrix of the clean data, with or without a gradient penalty, prepared once for every ridge."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_finite, check_points, check_positive, check_real
+from kpoison._validation import check_finite, check_points, check_positive, check_real, public
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.ridge.metric import checked_metric, slope_operator
 from kpoison.ridge.observations import Observations
@@ -16,23 +17,7 @@ from kpoison.ridge.solvers import Solver, Spectral, choose_solver
 __all__ = ["fit", "fit_observations"]
 
 
-def _check_fit(arguments: dict) -> None:
-    kernel, solver = arguments["kernel"], arguments["solver"]
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
-    if solver is not None and not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
-    X = check_points("X", arguments["X"], kernel.point_ndim)
-    check_real("y", arguments["y"])
-    y = jnp.asarray(arguments["y"], X.dtype)
-    if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
-        raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
-    check_finite("y", y)
-    check_positive("gradient_penalty", arguments["gradient_penalty"], zero=True)
-    arguments.update(X=X, y=y, metric=checked_metric(arguments["metric"], math.prod(X.shape[1:]), X.dtype))
-
-
-@boundary(_check_fit)
+@public
 def fit(
     kernel: Kernel,
     X: Float[ArrayLike, "n ..."],
@@ -76,13 +61,29 @@ def fit(
     >>> round(float(kp.predict(clean, jnp.array([1.0]), ridge=1e-4)), 2)
     1.0
     """
-    X, y = jnp.asarray(X), jnp.asarray(y)
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    if solver is not None and not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
+    X = check_points("X", X, kernel.point_ndim)
+    y = _checked_targets(y, X)
+    check_positive("gradient_penalty", gradient_penalty, zero=True)
+    metric = checked_metric(metric, math.prod(X.shape[1:]), X.dtype)
     observed = Observations(X, slope_operator(gradient_penalty, metric, math.prod(X.shape[1:]), X.dtype))
     if solver is None:
         solver = Spectral() if observed.slopes else choose_solver(len(X), X.dtype)
     if verbose:
         print(f"kpoison.fit: {solver} for {observed.number:,} numbers in {X.dtype}")
     return fit_observations(kernel, observed, y, solver)
+
+
+def _checked_targets(y: Any, X: Float[Array, "n ..."]) -> Float[Array, "n *C"]:
+    check_real("y", y)
+    y = jnp.asarray(y, X.dtype)
+    if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
+        raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
+    check_finite("y", y)
+    return y
 
 
 def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Solver) -> Posterior:

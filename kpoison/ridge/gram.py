@@ -86,7 +86,7 @@ def gram_rounding(gram: Array) -> Array:
     return 10 * len(gram) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(gram))
 
 
-@program()
+@program
 def checked_on_sample(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     """The points; refused, before anything dear is made, where the kernel is none on some of them.
 

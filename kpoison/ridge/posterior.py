@@ -223,7 +223,7 @@ def check_fitted(name: str, value: object) -> Fitted:
     return value
 
 
-@program()
+@program
 def check_conditioning(clean: Fitted, rho: Num[ArrayLike, ""]) -> Array:
     """ρ, refused, or with a warning, where it is too small for the dtype.
 

@@ -23,7 +23,21 @@ from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 from kpoison.ridge.metric import checked_metric
 
-__all__ = ["Axis", "Grid", "TrainingCell", "kernel_identities", "make_grid", "parse_axis"]
+__all__ = [
+    "INNER_AXES",
+    "Axis",
+    "Grid",
+    "Labels",
+    "Places",
+    "Training",
+    "TrainingCell",
+    "kernel_identities",
+    "numbers",
+    "parse_axis",
+]
+
+INNER_AXES = ("r_over_l", "m", "ridge")
+"""The axes of every sweep; what a quantity does not depend on, it does not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +115,114 @@ class TrainingCell:
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """The predictors of a sweep.
+
+    Attributes:
+        axes: of kernels, their hyper-parameters, penalties and times; those that were given.
+        cells: the predictor of every cell of these axes, the last axis fastest.
+        metric: M of the penalties; None: the identity.
+    """
+
+    axes: tuple[Axis, ...]
+    cells: tuple[TrainingCell, ...]
+    metric: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        clean: Fitted,
+        kernels: Mapping[str, Kernel] | None,
+        hyperparameters: Mapping[str, Any] | None,
+        length_scale: float | None,
+        gradient_penalty: Any,
+        metric: Any,
+        time: Any,
+    ) -> "Training":
+        """Those that `sweep` is asked for."""
+        axes, cells = _kernel_axes(clean, kernels, hyperparameters, length_scale)
+        penalties, times = [None], [None]
+        if gradient_penalty is not None:
+            axes.append(numbers("gradient_penalty", gradient_penalty, "gradient penalty γ", "input²", zero=True))
+            penalties = axes[-1].values.tolist()
+        if time is not None:
+            axes.append(numbers("time", time, "training time t of the gradient flow", "1/k", zero=True, infinite=True))
+            times = axes[-1].values.tolist()
+        if metric is not None and gradient_penalty is None:
+            raise ValueError("metric is that of gradient_penalty, which is not given")
+        metric = checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
+        trained = [
+            TrainingCell(kernel, unit, penalty, t) for kernel, unit in cells for penalty in penalties for t in times
+        ]
+        return cls(tuple(axes), tuple(trained), None if metric is None else np.asarray(metric))
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the poison is and where the probes are from there.
+
+    Attributes:
+        axes: of locations and directions; those that were given.
+        locations: ζ, shape (N, d).
+        directions: u, shape (N, d).
+    """
+
+    axes: tuple[Axis, ...]
+    locations: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def of(cls, clean: Fitted, poison: Poison, location: Any, direction: Any) -> "Places":
+        """Those that `sweep` is asked for."""
+        shape = clean.X.shape[1:]
+        locations = _points("location", poison.location if location is None else location, shape)
+        directions = _points("direction", direction, shape)
+        norms = np.linalg.norm(directions.reshape(len(directions), -1), axis=1)
+        if np.any(norms == 0):
+            raise ValueError("direction must not be 0")
+        directions = directions / norms.reshape(-1, *[1] * len(shape))
+        axes = [
+            Axis(name, np.arange(len(points)), text, "index", points)
+            for name, given, points, text in (
+                ("location", location, locations, "poison location ζ"),
+                ("direction", direction, directions, "unit vector u of x0 = ζ + r u"),
+            )
+            if np.ndim(given) == len(shape) + 1
+        ]
+        return cls(tuple(axes), locations, directions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What the poison is labelled.
+
+    Attributes:
+        axes: that of labels, where several were given.
+        values: y_t, shape (L,) or (L, C).
+    """
+
+    axes: tuple[Axis, ...]
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, clean: Fitted, poison: Poison, label: Any, location: np.ndarray) -> "Labels":
+        """Those that `sweep` is asked for."""
+        axes, labels = (), np.asarray(poison.label)[None]
+        if label is not None:
+            check_real("label", label)
+            labels = np.asarray(label, float)
+            if labels.ndim not in (1, 2) or labels.size == 0 or not np.all(np.isfinite(labels)):
+                raise ValueError(
+                    f"label must be a list of finite numbers, or of shape (N, C), got shape {labels.shape}"
+                )
+            index, points = (labels, None) if labels.ndim == 1 else (np.arange(len(labels)), labels)
+            axes = (Axis("label", index, "poison label y_t", "y", points),)
+        for values in labels:
+            Poison(jnp.asarray(location, clean.X.dtype), values, 1.0).check_shapes(clean.X.shape[1:], clean.outputs)
+        return cls(axes, labels)
+
+
+@dataclasses.dataclass(frozen=True)
 class Grid:
     """All axes of a sweep, checked.
 
@@ -108,22 +230,27 @@ class Grid:
         distance: r/ℓ of the probe from the poison.
         count: multiplicity m of the poison.
         ridge: λ.
-        label: the label axis, or None for the poison's own.
-        outer: what changes the predictor, the location or the direction; only the axes that were given.
-        trained: the predictor of every cell of the axes of kernels, penalties and times, times fastest.
-        metric: M of the penalties; None: the identity.
+        training: what changes the predictor.
+        places: what moves poison and probes.
+        labels: what the poison is labelled.
     """
 
     distance: Axis
     count: Axis
     ridge: Axis
-    label: Axis | None
-    outer: tuple[Axis, ...]
-    trained: tuple[TrainingCell, ...]
-    metric: np.ndarray | None
-    locations: np.ndarray
-    directions: np.ndarray
-    labels: np.ndarray
+    training: Training
+    places: Places
+    labels: Labels
+
+    def __post_init__(self):
+        """Names of axes must differ.
+
+        Raises:
+            ValueError: where they do not.
+        """
+        names = [axis.name for axis in (*self.training.axes, *self.places.axes)]
+        if len(set(names) | {*INNER_AXES, "label", "output"}) < len(names) + 5:
+            raise ValueError(f"every axis must have a name of its own, got {names}")
 
     @property
     def inner(self) -> tuple[Axis, Axis, Axis]:
@@ -131,13 +258,17 @@ class Grid:
         return self.distance, self.count, self.ridge
 
     @property
-    def axes(self) -> tuple[Axis, ...]:
-        """Every dimension in the order of the result, without the outputs."""
-        return (*self.outer, *([] if self.label is None else [self.label]), *self.inner)
+    def leading(self) -> tuple[Axis, ...]:
+        """The dimensions before these, in the order of the result: those that were given."""
+        return *self.training.axes, *self.places.axes, *self.labels.axes
 
 
-def _numbers(name: str, values: Any, description: str, units: str, *, zero: bool, infinite: bool = False) -> Axis:
-    """A strictly rising axis of real numbers, the last of which may be ∞."""
+def numbers(name: str, values: Any, description: str, units: str, *, zero: bool, infinite: bool = False) -> Axis:
+    """A strictly rising axis of real numbers, the last of which may be ∞.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
     check_real(name, values)
     array = np.atleast_1d(np.asarray(values, float))
     if array.ndim != 1 or array.size == 0:
@@ -214,7 +345,7 @@ def _kernel_axes(
         axes.append(Axis("kernel", np.array(list(kernels), dtype=object), "kernel", ""))
         cells = list(kernels.values())
     for field, values in (hyperparameters or {}).items():
-        axis = _numbers(field, values, f"hyper-parameter {field} of the kernel", "", zero=True)
+        axis = numbers(field, values, f"hyper-parameter {field} of the kernel", "", zero=True)
         axes.append(axis)
         # Checked by the kernel itself, with its own message.
         cells = [_with_field(kernel, field, value) for kernel in cells for value in axis.values.tolist()]
@@ -227,91 +358,6 @@ def _unit_of_length(kernel: Kernel, length_scale: float | None) -> float | None:
     if own is None or callable(own) or np.shape(own) != ():
         return length_scale
     return float(own)
-
-
-def make_grid(
-    clean: Fitted,
-    poison: Poison,
-    *,
-    direction: Any,
-    r_over_l: Any,
-    m: Any,
-    ridge: Any,
-    location: Any,
-    label: Any,
-    kernels: Mapping[str, Kernel] | None,
-    hyperparameters: Mapping[str, Any] | None,
-    length_scale: float | None,
-    gradient_penalty: Any,
-    metric: Any,
-    time: Any,
-) -> Grid:
-    """Check everything that spans the grid.
-
-    Raises:
-        TypeError, ValueError: naming the argument that does not fit.
-    """
-    shape = clean.X.shape[1:]
-    if location is None and poison.location.shape != shape:
-        raise ValueError(
-            f"poison must be clones at one location, shape {shape}, got a cluster of shape {poison.location.shape}; "
-            "several locations are given as location="
-        )
-    if length_scale is not None:
-        _numbers("length_scale", length_scale, "", "", zero=False)
-    distance = _numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True)
-    count = _numbers("m", m, "multiplicity of the poison", "training points", zero=True)
-    ridge = _numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False)
-    outer, cells = _kernel_axes(clean, kernels, hyperparameters, length_scale)
-    penalties, times = [None], [None]
-    if gradient_penalty is not None:
-        outer.append(_numbers("gradient_penalty", gradient_penalty, "gradient penalty γ", "input²", zero=True))
-        penalties = outer[-1].values.tolist()
-    if time is not None:
-        outer.append(_numbers("time", time, "training time t of the gradient flow", "1/k", zero=True, infinite=True))
-        times = outer[-1].values.tolist()
-    if metric is not None and gradient_penalty is None:
-        raise ValueError("metric is that of gradient_penalty, which is not given")
-    metric = checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
-    trained = [TrainingCell(kernel, unit, penalty, t) for kernel, unit in cells for penalty in penalties for t in times]
-    locations = _points("location", poison.location if location is None else location, shape)
-    directions = _points("direction", direction, shape)
-    norms = np.linalg.norm(directions.reshape(len(directions), -1), axis=1)
-    if np.any(norms == 0):
-        raise ValueError("direction must not be 0")
-    directions = directions / norms.reshape(-1, *[1] * len(shape))
-    for name, given, points in (("location", location, locations), ("direction", direction, directions)):
-        if given is not None and np.ndim(given) == len(shape) + 1:
-            text = {"location": "poison location ζ", "direction": "unit vector u of x0 = ζ + r u"}[name]
-            outer.append(Axis(name, np.arange(len(points)), text, "index", points))
-    label_axis, labels = None, np.asarray(poison.label)[None]
-    if label is not None:
-        check_real("label", label)
-        labels = np.asarray(label, float)
-        if labels.ndim not in (1, 2) or labels.size == 0 or not np.all(np.isfinite(labels)):
-            raise ValueError(f"label must be a list of finite numbers, or of shape (N, C), got shape {labels.shape}")
-        plain = labels.ndim == 1
-        label_axis = Axis(
-            "label", labels if plain else np.arange(len(labels)), "poison label y_t", "y", None if plain else labels
-        )
-    point = jnp.asarray(locations[0], clean.X.dtype)
-    for values in labels:
-        Poison(point, values, 1.0).observations(shape, clean.outputs, clean.X.dtype)
-    names = [axis.name for axis in outer]
-    if len(set(names) | {"r_over_l", "m", "ridge", "label", "output"}) < len(names) + 5:
-        raise ValueError(f"every axis must have a name of its own, got {names}")
-    return Grid(
-        distance,
-        count,
-        ridge,
-        label_axis,
-        tuple(outer),
-        tuple(trained),
-        None if metric is None else np.asarray(metric),
-        locations,
-        directions,
-        labels,
-    )
 
 
 def kernel_text(kernel: Kernel) -> str:

@@ -22,9 +22,9 @@ from kpoison.resumable.chunked import ChunkedWork
 from kpoison.resumable.storage import Pieces, Variable
 from kpoison.ridge import Fitted
 from kpoison.sweep._evaluate import Cell, evaluate
-from kpoison.sweep.axes import Grid, kernel_identities
+from kpoison.sweep.axes import INNER_AXES, Grid, kernel_identities
 from kpoison.sweep.posteriors import Posteriors
-from kpoison.sweep.quantities import INNER_AXES, Needs, Quantity
+from kpoison.sweep.quantities import Needs, Quantity
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,9 +60,8 @@ class Job(ChunkedWork):
         self.searched = law == "exact" and clean.factor.abilities.searched and of_searches
         shapes = {q.name: self._output_shape(q) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
-        self.cells = list(
-            itertools.product(range(len(grid.trained)), range(len(grid.locations)), range(len(grid.directions)))
-        )
+        trained, places = range(len(grid.training.cells)), grid.places
+        self.cells = list(itertools.product(trained, range(len(places.locations)), range(len(places.directions))))
         self.plan = self._plan(memory)
         self.posteriors = Posteriors(clean, grid, quantities, law)
 
@@ -89,7 +88,7 @@ class Job(ChunkedWork):
         dtype, grid = self.clean.X.dtype, self.grid
 
         def one(clean, x, m, ridge):
-            poison = Poison(jnp.asarray(grid.locations[0], dtype), grid.labels[0], m)
+            poison = Poison(jnp.asarray(grid.places.locations[0], dtype), grid.labels.values[0], m)
             return quantity.function(clean, poison, x if quantity.of_probes else None, ridge, self.law)
 
         return one, jax.ShapeDtypeStruct((1, *self.clean.X.shape[1:]), dtype)
@@ -97,7 +96,7 @@ class Job(ChunkedWork):
     def variables(self) -> dict[str, Variable]:
         """The variables of the result."""
         grid, found = self.grid, {}
-        leading = [axis.name for axis in grid.axes if axis.name not in ("r_over_l", "m", "ridge")]
+        leading = [axis.name for axis in grid.leading]
         for quantity in self.quantities:
             dims = (*leading, *quantity.axes, *(["output"] if quantity.name in self.outputs else []))
             attributes = {"long_name": quantity.description, "units": quantity.units, "law": str(self.law)}
@@ -115,7 +114,7 @@ class Job(ChunkedWork):
         import xarray as xr
 
         coordinates: dict[str, Any] = {}
-        for axis in self.grid.axes:
+        for axis in (*self.grid.leading, *self.grid.inner):
             attributes = {"long_name": axis.description, "units": axis.units}
             values = axis.values.astype(str) if axis.values.dtype == object else axis.values
             coordinates[axis.name] = (axis.name, values, attributes)
@@ -130,16 +129,17 @@ class Job(ChunkedWork):
     def manifest(self) -> dict[str, Any]:
         """Everything that determines the numbers."""
         clean, grid = self.clean, self.grid
-        points = [grid.locations, grid.directions, grid.labels, *(axis.values for axis in grid.inner)]
+        axes, trained = (*grid.leading, *grid.inner), grid.training.cells
+        points = [grid.places.locations, grid.places.directions, grid.labels.values]
         return {
             "kpoison_version": __version__,
             "jax_version": jax.__version__,
             "dtype": str(clean.X.dtype),
             "law": self.law,
             "quantities": {quantity.name: self._identity_of(quantity) for quantity in self.quantities},
-            "kernels": [[*found, cell.unit] for found, cell in zip(self._kernels, grid.trained, strict=True)],
-            "gradient_penalties": [cell.penalty for cell in grid.trained],
-            "times": [str(cell.time) for cell in grid.trained],
+            "kernels": [[*found, cell.unit] for found, cell in zip(self._kernels, trained, strict=True)],
+            "gradient_penalties": [cell.penalty for cell in trained],
+            "times": [str(cell.time) for cell in trained],
             "solver": repr(clean.factor.solver).removesuffix("()"),
             "solver_hash": tree_hash(clean.factor.solver),
             "n_c": len(clean.X),
@@ -149,18 +149,18 @@ class Job(ChunkedWork):
                     "observations": clean.observations,
                     "y": clean.y,
                     "time": getattr(clean, "time", None),
-                    "metric": grid.metric,
+                    "metric": grid.training.metric,
                 }
             ),
-            "points_hash": hash_of(*points),
-            "axes": [[axis.name, len(axis)] for axis in grid.axes],
-            "kernel_names": [str(name) for axis in grid.axes if axis.name == "kernel" for name in axis.values],
+            "points_hash": hash_of(*points, *(axis.values for axis in grid.inner)),
+            "axes": [[axis.name, len(axis)] for axis in axes],
+            "kernel_names": [str(name) for axis in axes if axis.name == "kernel" for name in axis.values],
             "metadata": self.metadata,
         }
 
     @functools.cached_property
     def _kernels(self) -> list[list[str]]:
-        return kernel_identities([cell.kernel for cell in self.grid.trained], self.clean.X)
+        return kernel_identities([cell.kernel for cell in self.grid.training.cells], self.clean.X)
 
     def _identity_of(self, quantity: Quantity) -> str:
         """Of a law its name says all, of a user's function its program."""
@@ -176,7 +176,7 @@ class Job(ChunkedWork):
         """Sizes of the chunks along r_over_l and m."""
         r, m, ridges = (len(axis) for axis in self.grid.inner)
         available = memory if memory is not None else min(available_memory() // 4, _COPIES * _LARGEST_CHUNK)
-        labels = len(self.grid.labels)
+        labels = len(self.grid.labels.values)
         outputs = max([shape[0] for shape in self.outputs.values()], default=1)
         per_point = (self.clean.X.dtype.itemsize * outputs * len(self.quantities) * _COPIES + 1) * labels
         coordinates = _COORDINATES * self.clean.X.dtype.itemsize * labels * outputs
@@ -201,13 +201,11 @@ class Job(ChunkedWork):
 
     def pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
         """Where the arrays of a chunk belong in the result."""
-        cell, m, r = chunk
-        outer = dict(zip(("trained", "location", "direction"), cell, strict=True))
-        axes = [axis for axis in self.grid.outer if axis.name not in ("location", "direction")]
-        places = np.unravel_index(outer["trained"], [len(axis) for axis in axes]) if axes else ()
-        leading = [int(place) for place in places]
-        leading += [outer[axis.name] for axis in self.grid.outer if axis.name in ("location", "direction")]
-        labels = [slice(None)] if self.grid.label is not None else []
+        (trained, location, direction), m, r = chunk
+        axes, places = self.grid.training.axes, {"location": location, "direction": direction}
+        leading = [int(place) for place in np.unravel_index(trained, [len(axis) for axis in axes])] if axes else []
+        leading += [places[axis.name] for axis in self.grid.places.axes]
+        labels = [slice(None) for _ in self.grid.labels.axes]
         inner = {"r_over_l": r, "m": m, "ridge": slice(None)}
         for quantity in self.quantities:
             if quantity.name in arrays:
@@ -216,7 +214,7 @@ class Job(ChunkedWork):
                 yield quantity.name, where, array if labels else array[0]
         if _RESIDUAL in arrays:
             array = arrays[_RESIDUAL]
-            labels_too = np.broadcast_to(array, (len(self.grid.labels), *array.shape)) if labels else array
+            labels_too = np.broadcast_to(array, (len(self.grid.labels.values), *array.shape)) if labels else array
             yield _RESIDUAL, (*leading, *labels, m, slice(None)), labels_too
         array = arrays[_STATUS]
         yield _STATUS, (*leading, *labels, r, m, slice(None)), array if labels else array[0]
@@ -233,14 +231,13 @@ class Job(ChunkedWork):
             if (quantity.of_probes or r.start == 0) and (quantity.of_counts or m.start == 0)
         )
         posteriors = self.posteriors(trained, location)
-        zeta = grid.locations[location]
-        unit = grid.trained[trained].unit
+        zeta, unit = grid.places.locations[location], grid.training.cells[trained].unit
         distances = grid.distance.values[r] * (np.linalg.norm(zeta) if unit is None else unit)
-        probes = zeta + distances.reshape(-1, *[1] * zeta.ndim) * grid.directions[direction]
+        probes = zeta + distances.reshape(-1, *[1] * zeta.ndim) * grid.places.directions[direction]
         # As many probes for each device; the surplus is dropped.
         surplus = -len(probes) % self.mesh.size
         probes = np.concatenate([probes, np.repeat(probes[-1:], surplus, axis=0)])
-        numbers = zeta, grid.labels, grid.count.values[m], grid.ridge.values, probes
+        numbers = zeta, grid.labels.values, grid.count.values[m], grid.ridge.values, probes
         results = evaluate(
             tuple(posteriors[quantity.needs] for quantity in quantities),
             Cell(*(jnp.asarray(part, dtype) for part in numbers)),
@@ -248,7 +245,7 @@ class Job(ChunkedWork):
             self.law,
             self.mesh,
         )
-        sizes = len(grid.labels), len(distances), m.stop - m.start, len(grid.ridge)
+        sizes = len(grid.labels.values), len(distances), m.stop - m.start, len(grid.ridge)
         found, status = {}, np.zeros(sizes, np.int8)
         for quantity, (result, failures) in zip(quantities, results, strict=True):
             array = np.asarray(result)
@@ -271,7 +268,11 @@ class Job(ChunkedWork):
 
     def _failed(self, quantity: Quantity, failures: Sequence[Failure], m: slice) -> np.ndarray:
         """Where a quantity has failed, over labels and its axes among m and ridge; with a warning that says why."""
-        sizes = [len(self.grid.labels), *([m.stop - m.start] if quantity.of_counts else []), len(self.grid.ridge)]
+        sizes = [
+            len(self.grid.labels.values),
+            *([m.stop - m.start] if quantity.of_counts else []),
+            len(self.grid.ridge),
+        ]
         failed = np.zeros(sizes, bool)
         reasons = {}
         for failure in failures:

@@ -38,7 +38,7 @@ class Posteriors:
         self._last: tuple[tuple[int, int], dict[Needs, Fitted]] | None = None
         self.status: dict[Needs, RidgeStatus] = {}
         """Of the searches behind the last posteriors, by the same names; empty where they are factorised."""
-        first = grid.trained[0]
+        first = grid.training.cells[0]
         if first.kernel is clean.kernel and (
             first.penalty is None or (first.penalty == 0 and not clean.observations.slopes)
         ):
@@ -52,7 +52,7 @@ class Posteriors:
         posteriors: dict[Needs, Fitted] = dict.fromkeys(Needs, clean)
         self.status = {}
         if self._law == "exact" and clean.ended and not clean.observations.slopes:
-            zeta = jnp.asarray(self._grid.locations[location], clean.X.dtype)
+            zeta = jnp.asarray(self._grid.places.locations[location], clean.X.dtype)
             cross = clean.kernel.pairwise(clean.X, zeta[None])
             low, high = self._rho_range()
             if Needs.TARGETS in self._wanted:
@@ -75,12 +75,15 @@ class Posteriors:
 
     def _trained(self, index: int) -> Fitted:
         """The posterior of a kernel, a penalty and a time; one factorisation serves every time."""
-        clean, cell = self._clean, self._grid.trained[index]
-        first = next(i for i, other in enumerate(self._grid.trained) if _same_fit(other, cell))
+        clean, training = self._clean, self._grid.training
+        cell = training.cells[index]
+        first = next(i for i, other in enumerate(training.cells) if _same_fit(other, cell))
         if self._fitted is None or self._fitted[0] != first:
             bent = clean.observations.slope_operator
             if cell.penalty is not None:
-                bent = slope_operator(cell.penalty, self._grid.metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
+                bent = slope_operator(
+                    cell.penalty, self._grid.training.metric, math.prod(clean.X.shape[1:]), clean.X.dtype
+                )
             observed = Observations(clean.X, bent)
             self._keep(first, fit_observations(cell.kernel, observed, clean.y, clean.factor.solver))
         assert self._fitted is not None
@@ -91,7 +94,7 @@ class Posteriors:
 
     def _keep(self, first: int, posterior: Posterior) -> None:
         """Keep a factorisation; refuse ridges too small for its dtype before anything is computed from it."""
-        times = (cell.time for cell in self._grid.trained)
+        times = (cell.time for cell in self._grid.training.cells)
         to_the_end = any(t == math.inf or (t is None and self._clean.ended) for t in times)
         if self._law == "exact" and to_the_end:
             check_conditioning(posterior, jnp.asarray(self._rho_range()[0], posterior.X.dtype))

@@ -11,11 +11,9 @@ from jaxtyping import Array
 from kpoison._failures import mapped
 from kpoison._validation import check_name
 from kpoison.laws import coupling_floor, coupling_ratio, efficacy, gain, m_success, predict, spike, spike_efficacy_ratio
+from kpoison.sweep.axes import INNER_AXES
 
 __all__ = ["Needs", "Quantity", "as_quantities", "quantity_names"]
-
-INNER_AXES = ("r_over_l", "m", "ridge")
-"""The axes of every sweep; what a quantity does not depend on, it does not have."""
 
 
 class Needs(enum.StrEnum):

@@ -15,10 +15,10 @@ from jaxtyping import Array, ArrayLike, Float
 from kpoison._typing import Law, Numbers, Scalar
 from kpoison._validation import check_name, check_positive, check_real, known_number
 from kpoison.kernels import Kernel
-from kpoison.poison import Poison
+from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Fitted, check_fitted
 from kpoison.sweep._evaluate import MESH_AXIS
-from kpoison.sweep.axes import make_grid
+from kpoison.sweep.axes import Grid, Labels, Places, Training, numbers
 from kpoison.sweep.job import Job
 from kpoison.sweep.quantities import as_quantities
 
@@ -109,26 +109,26 @@ def sweep(
     from tqdm import tqdm
 
     check_fitted("clean", clean)
-    if not isinstance(poison, Poison):
-        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    check_poison(poison)
     law = check_name("law", law, get_args(Law))
     chosen = as_quantities(quantities)
-    grid = make_grid(
-        clean,
-        poison,
-        direction=direction,
-        r_over_l=r_over_l,
-        m=m,
-        ridge=ridge,
-        location=location,
-        label=label,
-        kernels=kernels,
-        hyperparameters=hyperparameters,
-        length_scale=None if length_scale is None else float(np.asarray(length_scale)),
-        gradient_penalty=gradient_penalty,
-        metric=metric,
-        time=time,
+    length_scale = None if length_scale is None else float(np.asarray(length_scale))
+    shape = clean.X.shape[1:]
+    if location is None and poison.location.shape != shape:
+        raise ValueError(
+            f"poison must be clones at one location, shape {shape}, got a cluster of shape {poison.location.shape}; "
+            "several locations are given as location="
+        )
+    if length_scale is not None:
+        numbers("length_scale", length_scale, "", "", zero=False)
+    inner = (
+        numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True),
+        numbers("m", m, "multiplicity of the poison", "training points", zero=True),
+        numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False),
     )
+    training = Training.of(clean, kernels, hyperparameters, length_scale, gradient_penalty, metric, time)
+    places = Places.of(clean, poison, location, direction)
+    grid = Grid(*inner, training, places, Labels.of(clean, poison, label, places.locations[0]))
     for key, value in (metadata or {}).items():
         if not isinstance(value, str):
             check_real(f"metadata[{key!r}]", value)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
+from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from kpoison._failures import collect, program
 from kpoison._typing import Scalar
@@ -217,9 +216,7 @@ def _from_each(
 
     def step(state: _State) -> _State:
         value, slope = value_and_slope(state.place, state=state.memory)
-        updates, memory = optimiser.update(
-            slope, state.memory, state.place, value=value, grad=slope, value_fn=searched
-        )
+        updates, memory = optimiser.update(slope, state.memory, state.place, value=value, grad=slope, value_fn=searched)
         place = state.place + updates
         value, slope = value_and_slope(place, state=memory)
         return _State(

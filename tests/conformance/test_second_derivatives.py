@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hessians import MODES, assert_equal, derivatives
+from known_solvers import every_solver
 
 import kpoison as kp
 
@@ -30,13 +31,7 @@ PARAMETERS = {
     "targets": 0.0,
 }
 AT = np.array(list(PARAMETERS.values()))
-SOLVERS = {
-    "spectral": kp.Spectral(),
-    "tridiagonal": kp.Tridiagonal(),
-    "cholesky": kp.Cholesky(),
-    "krylov": kp.Krylov(rank=3, tolerance=1e-13),
-    "conjugate-gradients": kp.ConjugateGradients(tolerance=1e-13),
-}
+SOLVERS = every_solver(Krylov={"rank": 3, "tolerance": 1e-13}, ConjugateGradients={"tolerance": 1e-13})
 
 
 def laws_of(parameters, solver, thresholds=None, only=None) -> dict:
@@ -138,7 +133,7 @@ def refitted(parameters, thresholds=None) -> dict:
     return found
 
 
-FACTORISED = ("spectral", "tridiagonal", "cholesky")
+FACTORISED = ("Spectral", "Tridiagonal", "Cholesky")
 THRESHOLDS = ("m_success 0", "m_visible 0", "lag 0")  # a search each: the dearest to compile
 
 
@@ -151,12 +146,12 @@ def test_every_law_is_here():
 @pytest.mark.parametrize(
     ("solver", "mode", "thresholds", "only"),
     [
-        ("spectral", "reverse over reverse", False, None),
-        ("spectral", "forward over reverse", True, None),
-        ("tridiagonal", "forward over reverse", False, None),
-        ("cholesky", "forward over forward", False, None),
-        ("krylov", "forward over reverse", False, ("efficacy",)),
-        ("conjugate-gradients", "reverse over reverse", False, ("efficacy", "gain")),
+        ("Spectral", "reverse over reverse", False, None),
+        ("Spectral", "forward over reverse", True, None),
+        ("Tridiagonal", "forward over reverse", False, None),
+        ("Cholesky", "forward over forward", False, None),
+        ("Krylov", "forward over reverse", False, ("efficacy",)),
+        ("ConjugateGradients", "reverse over reverse", False, ("efficacy", "gain")),
     ],
 )
 def test_hessians_are_those_of_a_refit(solver, mode, thresholds, only):
@@ -171,7 +166,7 @@ def test_hessians_are_those_of_a_refit(solver, mode, thresholds, only):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "solver",
-    [pytest.param(name, marks=[pytest.mark.slow] if name not in ("spectral", "cholesky") else []) for name in SOLVERS],
+    [pytest.param(name, marks=[pytest.mark.slow] if name not in ("Spectral", "Cholesky") else []) for name in SOLVERS],
 )
 def test_second_derivative_of_a_prediction(solver, mode):
     """By hand, the simplest derivative through K: two points."""

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_solvers import every_solver
 from sklearn.kernel_ridge import KernelRidge
 
 import kpoison as kp
 from benchmarks.exactness import EPS, FAMILIES
 from kpoison.ridge import PosteriorAtRidge, Prior, gram
 from kpoison.ridge.solvers import dense
+from kpoison.ridge.solvers.dense import DenseSolver
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(10, 3))
@@ -28,7 +30,7 @@ PARAMETERS = {
 }
 # What compiled code raises: jax.jit translates a failure inside to either, by the path that dispatches the call.
 RUN_TIME = (RuntimeError, ValueError)
-SOLVERS = [kp.Spectral(), kp.Cholesky(), kp.Tridiagonal()]
+SOLVERS = [solver for solver in every_solver().values() if isinstance(solver, DenseSolver)]
 
 
 def kernel_of(name):
@@ -46,7 +48,7 @@ def brute_force(name, X, Y, x, rho):
     return pairs.value @ alpha, np.einsum("qnd,nc->qcd", pairs.gradient, alpha), bound
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_predict_is_kernel_ridge_regression(name, solver):
     clean = kp.fit(kernel_of(name), X, Y, solver=solver)
@@ -148,7 +150,7 @@ def test_many_probes_are_evaluated_in_batches(monkeypatch):
 # Difficult data
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_duplicates_are_ordinary_data(solver):
     # Two observations at one point are one with their mean and twice the weight.
     doubled = kp.fit(kernel_of("rbf"), np.concatenate([X, X]), np.concatenate([Y, Y + 2]), solver=solver)
@@ -187,7 +189,7 @@ def doubled():
     return np.concatenate([X, X]), np.concatenate([Y, Y])
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_a_small_ridge_warns_and_one_too_small_is_refused(doubled, solver):
     clean = kp.fit(kernel_of("rbf"), *doubled, solver=solver)
     poison = kp.Poison(X[0], Y[0], 1.0)
@@ -265,7 +267,7 @@ def _not_finite(x, z):
     return jnp.log(jnp.sum(x * z))
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -351,7 +353,7 @@ def five_point(function, h):
     return slope(h), np.abs(slope(h) - slope(2 * h))
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["spectral", "cholesky", "tridiagonal"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 @pytest.mark.parametrize(
     "data",
     [pytest.param("plain", marks=pytest.mark.slow), pytest.param("duplicated", marks=pytest.mark.slow), "clustered"],

@@ -4,17 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_solvers import every_solver
 
 import kpoison as kp
 from benchmarks.exactness import EPS
+from kpoison.ridge import Solver
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.solvers.conjugate_gradients import default_tolerance
-from kpoison.ridge.solvers.dense import implicit_inverse_product, implicit_solve
+from kpoison.ridge.solvers.dense import DenseSolver, implicit_inverse_product, implicit_solve
 
 RNG = np.random.default_rng(4)
 N = 8
 RHO = 0.05
-SOLVERS = {"spectral": kp.Spectral(), "cholesky": kp.Cholesky(), "tridiagonal": kp.Tridiagonal()}
+SOLVERS = {name: solver for name, solver in every_solver().items() if isinstance(solver, DenseSolver)}
 
 
 def gram(case):
@@ -63,15 +65,21 @@ def test_eigenvalues_are_bounded(K, solver):
     assert highest <= np.sqrt(N) * eigenvalues[-1] + slack
 
 
+def test_every_solver_is_on_the_face():
+    face = {kind for kind in vars(kp.ridge).values() if isinstance(kind, type) and issubclass(kind, Solver)}
+    assert {type(solver) for solver in every_solver().values()} == face - {Solver}
+
+
 def test_every_ridge_from_one_factorisation(K):
-    spectral, cholesky, tridiagonal = (solver.factorise(jnp.asarray(K)) for solver in SOLVERS.values())
+    expected = SOLVERS["Cholesky"].factorise(jnp.asarray(K))
+    others = [solver.factorise(jnp.asarray(K)) for name, solver in SOLVERS.items() if name != "Cholesky"]
     b = jnp.asarray(RNG.normal(size=(N, 1)))
     for rho in (1e-6, 1e-2, 1e2):
         A = K + rho * np.eye(N)
         bound = 2 * 10 * EPS * np.linalg.cond(A) * np.linalg.norm(np.linalg.inv(A), 2) * np.linalg.norm(b)
-        found, expected, other = (factor.solve(jnp.asarray(rho), b) for factor in (spectral, cholesky, tridiagonal))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
-        np.testing.assert_allclose(other, expected, rtol=0, atol=bound)
+        for factor in others:
+            found = factor.solve(jnp.asarray(rho), b)
+            np.testing.assert_allclose(found, expected.solve(jnp.asarray(rho), b), rtol=0, atol=bound)
 
 
 def arguments(K):

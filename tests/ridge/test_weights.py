@@ -1,7 +1,5 @@
 """Points with multiplicities and an unpenalised constant: against repeated points and the bordered system."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,7 +66,9 @@ def bordered(w, rho, x, poison=None):
     def k(a, b):
         return np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2 / 1.3**2)
 
-    system = np.block([[k(points, points) + rho * np.diag(1 / weights), np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    system = np.block(
+        [[k(points, points) + rho * np.diag(1 / weights), np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]]
+    )
     solved = np.linalg.solve(system, np.concatenate([targets, np.zeros((1, 2))]))
     return k(x, points) @ solved[:-1] + solved[-1]
 
@@ -82,4 +82,6 @@ def test_an_intercept_is_the_bordered_system(solver, poison):
     before, after = bordered(w, n * RIDGE, PROBES), bordered(w, n * RIDGE, PROBES, poison)
     np.testing.assert_allclose(kp.efficacy(clean, poison, PROBES, RIDGE), after - before, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(kp.predict(clean, PROBES, RIDGE, poison), after, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(kp.predict(clean, PROBES, RIDGE), bordered(w, w.sum() * RIDGE, PROBES), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(
+        kp.predict(clean, PROBES, RIDGE), bordered(w, w.sum() * RIDGE, PROBES), rtol=1e-8, atol=1e-10
+    )

@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_solvers import every_solver
 
 import kpoison as kp
 
-SOLVERS = {
-    "spectral": kp.Spectral(),
-    "tridiagonal": kp.Tridiagonal(),
-    "cholesky": kp.Cholesky(),
-    "krylov": kp.Krylov(rank=4),
-    "conjugate-gradients": kp.ConjugateGradients(),
-}
+SOLVERS = every_solver(Krylov={"rank": 4})
 LAWS = {
     name: getattr(kp, name)
     for name in kp.__all__
@@ -60,7 +55,7 @@ def export(laws: dict, clean: kp.Posterior, dtype, platforms: list[str]) -> str:
     return lowered.mlir_module()
 
 
-CHEAP = {("spectral", "float64"), ("cholesky", "float32")}
+CHEAP = {("Spectral", "float64"), ("Cholesky", "float32")}
 
 
 @pytest.mark.parametrize(
@@ -79,12 +74,12 @@ def test_every_law_lowers_for_accelerators(solver, dtype):
 def test_no_tridiagonal_reduction_on_a_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with pytest.raises(ValueError, match=r"Tridiagonal\(\) does not run on a TPU.*Spectral"):
-        posterior("tridiagonal", "float64")
+        posterior("Tridiagonal", "float64")
     assert isinstance(kp.choose_solver(100, jnp.float32), kp.Spectral)
 
 
 def test_errors_at_run_time_are_callbacks():
     """What the tests above look for is there where a law is inside of a user's program."""
-    clean = posterior("spectral", "float64")
+    clean = posterior("Spectral", "float64")
     given = arguments(kp.gain, clean, "float64")
     assert "callback" in jax.jit(kp.gain).lower(**given).as_text()

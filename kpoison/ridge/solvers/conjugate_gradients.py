@@ -104,7 +104,7 @@ class IterativeFactor(Factor):
         return self
 
 
-@program()
+@program
 def _prepare(kernel: Kernel, observed: Observations, solver: ConjugateGradients) -> IterativeFactor:
     factor = IterativeFactor(gram_system(kernel, observed), solver)
     trace = factor.system.trace

@@ -210,7 +210,7 @@ class DenseSolver(Solver):
             )
 
 
-@program()
+@program
 def _factorised(
     kernel: Kernel, observed: Observations, solver: DenseSolver, differences: bool
 ) -> tuple[Array, Factorisation]:
