@@ -96,16 +96,9 @@ def predictor(clean: Fitted, ridge: Scalar, poison: Poison | None = None) -> Pre
     >>> jax.hessian(kp.predictor(clean, ridge=1.0))(jnp.array([0.0, 1.0])).tolist()
     [[-1.0, 0.0], [0.0, -1.0]]
     """
-    terms = _terms(clean, ridge, poison)
-    if poison is None:
-        (mean,) = terms
-        expansion = KernelExpansion(mean.kernel, mean.centres, mean.all_weights(), slopes=mean.slopes)
-        return Predictor(expansion, clean.y.ndim == 1)
-    change, mean = terms
-    # The clean data are centres of both: one expansion costs half.
-    locations = len(change.centres) - len(mean.centres)
-    weights = change.all_weights().at[locations:].add(mean.all_weights())
-    slopes = change.slopes
-    if slopes is not None and mean.slopes is not None:
-        slopes = slopes.at[locations:].add(mean.slopes)
-    return Predictor(KernelExpansion(change.kernel, change.centres, weights, slopes=slopes), clean.y.ndim == 1)
+    *change, f = _terms(clean, ridge, poison)
+    if change:
+        # The last coefficients of both are those of the clean data: one expansion costs half.
+        span, coefficients = change[0].span, change[0].coefficients
+        f = KernelExpansion(span, coefficients.at[len(coefficients) - len(f.coefficients) :].add(f.coefficients))
+    return Predictor(f.expanded(), clean.y.ndim == 1)
