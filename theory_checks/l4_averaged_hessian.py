@@ -13,7 +13,7 @@ import kpoison as kp
 from kpoison import Poison, Posterior, curvature
 from kpoison.curvature import Operator
 from kpoison.laws import Predictor
-from kpoison.ridge import KernelExpansion
+from kpoison.ridge import KernelExpansion, Representers
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
 from theory_checks.refit import Predictor as Refit
@@ -90,7 +90,7 @@ def _by_refit(clean: Refit, poisoned: Refit, probes: Array) -> _Spectra:
 
 
 def _predictor(refit: Refit, weights: np.ndarray) -> Predictor:
-    return Predictor(KernelExpansion(refit.kernel, refit.centres, jnp.asarray(weights)[:, None]), True)
+    return Predictor(KernelExpansion(Representers(refit.kernel, refit.centres), jnp.asarray(weights)[:, None]), True)
 
 
 def _spectra(after: Callable, change: Callable, before: Callable, probes: Array) -> _Spectra:

@@ -11,7 +11,7 @@ from jax import Array
 import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor
-from kpoison.ridge import KernelExpansion
+from kpoison.ridge import KernelExpansion, Representers
 from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
@@ -91,7 +91,7 @@ def _refit(clean: kp.Posterior, backdoor: Backdoor, count: float) -> Predictor:
     targets = np.concatenate([np.asarray(backdoor.y), label])
     system = np.asarray(clean.kernel(points)) + np.diag((len(backdoor.X) + count) * _RIDGE / weights)
     alpha = scipy.linalg.solve(system, targets, assume_a="pos").reshape(len(points), -1)
-    return Predictor(KernelExpansion(clean.kernel, points, jnp.asarray(alpha)), backdoor.classes == 2)
+    return Predictor(KernelExpansion(Representers(clean.kernel, points), jnp.asarray(alpha)), backdoor.classes == 2)
 
 
 def _law(clean: kp.Posterior, backdoor: Backdoor, count: float) -> Predictor:

@@ -16,7 +16,7 @@ import kpoison as kp
 from kpoison import curvature
 from kpoison.curvature.operators import GaussNewtonRows
 from kpoison.laws import Predictor
-from kpoison.ridge import KernelExpansion
+from kpoison.ridge import KernelExpansion, Representers
 from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.record import Comparison, Panel, Record, Series, compare
@@ -62,7 +62,7 @@ class _Attack:
         # Of all counts one shape, so that everything compiles once.
         alpha = np.append(alpha, np.zeros(len(setting.X) + 1 - len(alpha)))
         centres = jnp.concatenate([setting.X, setting.location[None]])
-        return Predictor(KernelExpansion(setting.kernel, centres, jnp.asarray(alpha)[:, None]), True)
+        return Predictor(KernelExpansion(Representers(setting.kernel, centres), jnp.asarray(alpha)[:, None]), True)
 
     @functools.cached_property
     def _cross(self) -> tuple[jnp.ndarray, jnp.ndarray]:

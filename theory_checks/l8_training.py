@@ -12,7 +12,7 @@ import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.networks import Architecture, Network
 from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor, outputs
-from kpoison.ridge import KernelExpansion
+from kpoison.ridge import KernelExpansion, Representers
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
 from theory_checks.record import Panel, Record, Series
@@ -147,7 +147,7 @@ class _Course:
 
 def _by_kernel(kernel: kp.kernels.Kernel, problem: _Problem) -> list[Predictor]:
     alphas = _dual_coefficients(problem, kernel(problem.points))
-    return [Predictor(KernelExpansion(kernel, problem.points, alpha[:, None]), True) for alpha in alphas]
+    return [Predictor(KernelExpansion(Representers(kernel, problem.points), alpha[:, None]), True) for alpha in alphas]
 
 
 def _by_network(initial: Network, problem: _Problem) -> list[_Centred]:

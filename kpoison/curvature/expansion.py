@@ -49,7 +49,7 @@ class _Plane(NamedTuple):
 
 def plane_kernel(expansion: KernelExpansion) -> Kernel | None:
     """The kernel on points of a plane, where it has one."""
-    if expansion.slopes is not None or not expansion.kernel.rotation_invariant or expansion.centres.ndim != 2:
+    if not expansion.span.of_values or not expansion.kernel.rotation_invariant or expansion.centres.ndim != 2:
         return None
     return expansion.kernel.on_subspace(expansion.centres.shape[1])
 

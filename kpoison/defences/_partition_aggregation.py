@@ -22,6 +22,7 @@ from kpoison._validation import (
     plain_array,
 )
 from kpoison.kernels.base import Kernel
+from kpoison.kernels.traits import Traits, WithTraits
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison
 from kpoison.ridge import Cholesky, fit
@@ -148,7 +149,7 @@ def _digest(content: bytes, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
 
 
-class _Weighted(Kernel):
+class _Weighted(WithTraits):
     """w w' k(x, x') on points (w, x): a point of weight 0 has no features, so that it trains nothing.
 
     Partitions of unequal sizes become arrays of a few sizes, each compiled once.
@@ -177,9 +178,9 @@ class _Weighted(Kernel):
         return w1[:, None] * self.kernel.pairwise(x1, x2) * w2[None]
 
     @property
-    def smoothness(self) -> int | float:
-        """That of the kernel."""
-        return self.kernel.smoothness
+    def traits(self) -> Traits:
+        """As smooth as the kernel; points are flat."""
+        return Traits(self.kernel.smoothness)
 
 
 def _check(arguments: dict[str, Any]) -> None:

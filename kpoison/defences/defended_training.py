@@ -27,6 +27,7 @@ from kpoison._validation import (
 from kpoison._watched import watched
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels import Kernel
+from kpoison.kernels.traits import Traits, WithTraits
 from kpoison.laws import efficacy
 from kpoison.networks.augmentation import Augmentation
 from kpoison.poison import Poison
@@ -236,7 +237,7 @@ def draw_transformations(augmentation: Augmentation, number: int, *, seed: int =
     return tuple(partial(augmentation, key=key) for key in jax.random.split(jax.random.key(seed), number))
 
 
-class AveragedKernel(Kernel):
+class AveragedKernel(WithTraits):
     """The mean of k(g x, h z) over all pairs of the identity and the given transformations g and h.
 
     Its functions are unchanged by the transformations where these are a group, such as flips; else (shifts that push
@@ -289,14 +290,9 @@ class AveragedKernel(Kernel):
         return jnp.asarray(total) / len(first) ** 2
 
     @property
-    def smoothness(self) -> int | float:
-        """That of the kernel."""
-        return self.kernel.smoothness
-
-    @property
-    def point_ndim(self) -> int:
-        """That of the kernel."""
-        return self.kernel.point_ndim
+    def traits(self) -> Traits:
+        """Of the kernel's what no transformation takes away."""
+        return Traits(self.kernel.smoothness, point_ndim=self.kernel.point_ndim)
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """Those of the kernel, for every pair of transformations."""

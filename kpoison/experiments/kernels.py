@@ -12,7 +12,7 @@ from kpoison._validation import count_of
 from kpoison.experiments.measuring import leading, resampled_largest
 from kpoison.experiments.problem import Problem
 from kpoison.laws import Predictor
-from kpoison.ridge import KernelExpansion
+from kpoison.ridge import KernelExpansion, Representers
 
 __all__ = ["KernelAttack", "KernelSpectrum", "attack_kernel"]
 
@@ -96,7 +96,7 @@ def attack_kernel(
             accuracy.append(float(kp.clean_accuracy(scores[:tests], labels)))
             success.append(float(kp.attack_success_rate(scores[tests:], labels, problem.target)))
         if flat:
-            f = Predictor(KernelExpansion(kernel, centres[places], jnp.asarray(alpha)), False)
+            f = Predictor(KernelExpansion(Representers(kernel, centres[places]), jnp.asarray(alpha)), False)
             judged_at = points(mixed if count > 0 else images)
             # Few at once: a reverse derivative of each output may hold every centre.
             batches = [judged_at[i : i + _AT_ONCE] for i in range(0, len(judged_at), _AT_ONCE)]

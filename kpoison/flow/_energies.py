@@ -80,9 +80,7 @@ def energies_of(f: Predictor, inputs: CleanInputs | LawInputs, metric: Float[Arr
     # The centres are the training points; ⟨f, k(·, c)⟩ = f(c) and ⟨f, ∂k(·, c)⟩ = ∂f(c).
     values = expansion.values(expansion.centres)
     gradients = expansion.gradients(expansion.centres).reshape(*values.shape, -1)
-    norm = jnp.sum(expansion.all_weights() * values)
-    if expansion.slopes is not None:
-        norm += jnp.sum(expansion.slopes * gradients)
+    norm = jnp.sum(expansion.all_weights() * values) + jnp.sum(expansion.slopes() * gradients)
     lengths = gradients if metric is None else jnp.einsum("icd,de->ice", gradients, metric, precision="highest")
     return Energies(
         jnp.sum(share[:, None] * (values - targets) ** 2),

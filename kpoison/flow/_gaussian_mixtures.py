@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._failures import checked_result
-from kpoison.kernels.base import Kernel, Scaled, Sum
+from kpoison.kernels.algebra import Scaled, Sum
+from kpoison.kernels.base import Kernel
 from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic, Stationary
 
 __all__ = ["alias_moments", "check_known", "components", "density"]

@@ -16,7 +16,7 @@ from kpoison.kernels.base import Kernel
 from kpoison.laws import Predictor
 from kpoison.laws.inputs import trained_on
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior
+from kpoison.ridge import KernelExpansion, Posterior, span_of
 from kpoison.ridge.observations import Observations, covariance, gram
 from kpoison.ridge.operator import gram_operator
 
@@ -51,8 +51,8 @@ class LossGradientFlow(eqx.Module):
 
     def predictor(self, index: int | Int[Array, ""]) -> Predictor:
         """f at one of the times, as a function of one point."""
-        weights, slopes = self.observations.dual(self.coefficients[index])
-        return Predictor(KernelExpansion(self.kernel, self.observations.points, weights, slopes=slopes), self._scalar)
+        span = span_of(self.kernel, self.observations)
+        return Predictor(KernelExpansion(span, self.coefficients[index]), self._scalar)
 
     def __call__(self, x: Float[ArrayLike, "q ..."]) -> Float[Array, "T q ..."]:
         """f at q points and every time: shape (T, q), or (T, q, C) where y had an axis for outputs."""

@@ -11,8 +11,10 @@ from kpoison.kernels.activations import (
     Sin,
     activation_names,
 )
-from kpoison.kernels.base import Custom, Kernel, Product, Scaled, Sum
+from kpoison.kernels.algebra import Product, Scaled, Sum
+from kpoison.kernels.base import Kernel
 from kpoison.kernels.convolutional import ConvolutionalNNGP, ConvolutionalNTK
+from kpoison.kernels.custom import Custom
 from kpoison.kernels.dot_product import Linear, Polynomial
 from kpoison.kernels.empirical import empirical_ntk
 from kpoison.kernels.neural import NNGP, NTK

@@ -13,6 +13,7 @@ from kpoison._memory import available_memory, in_words
 from kpoison._validation import between_points, check_integer, check_positive, known_number
 from kpoison.kernels._blocks import in_chunks
 from kpoison.kernels.base import Kernel
+from kpoison.kernels.traits import Traits, WithTraits
 
 __all__ = ["COPIES", "SLOPES", "BatchedKernel", "BudgetedKernel", "at_once", "checked_options"]
 
@@ -66,16 +67,15 @@ class BatchedKernel(Kernel):
         return max(1, SLOPES * self.pair_bytes(point_shape) // 8)
 
 
-class BudgetedKernel(BatchedKernel):
+class BudgetedKernel(BatchedKernel, WithTraits):
     """A batched kernel of a function that only its caller knows.
 
     Attributes:
         memory: bytes that temporaries may take; None for the default of `at_once`.
     """
 
+    _traits: Traits = eqx.field(static=True)
     memory: int | None = eqx.field(static=True)
-    _point_ndim: int = eqx.field(static=True)
-    _smoothness: int | float = eqx.field(static=True)
 
     @abc.abstractmethod
     def block(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
@@ -90,17 +90,12 @@ class BudgetedKernel(BatchedKernel):
         return self.block(x[None], z[None])[0, 0]
 
     @property
-    def smoothness(self) -> int | float:
+    def traits(self) -> Traits:
         """As given."""
-        return self._smoothness
-
-    @property
-    def point_ndim(self) -> int:
-        """As given."""
-        return self._point_ndim
+        return self._traits
 
 
-def checked_options(memory: Any, point_ndim: Any, smoothness: Any) -> tuple[int | None, int, int | float]:
+def checked_options(memory: Any, point_ndim: Any, smoothness: Any) -> tuple[Traits, int | None]:
     """The fields of a `BudgetedKernel`.
 
     Raises:
@@ -111,7 +106,7 @@ def checked_options(memory: Any, point_ndim: Any, smoothness: Any) -> tuple[int 
     point_ndim = check_integer("point_ndim", point_ndim, 1)
     smoothness = known_number(smoothness)
     check_positive("smoothness", min(smoothness, 1e9) if isinstance(smoothness, float) else smoothness, zero=True)
-    return memory, point_ndim, smoothness
+    return Traits(smoothness, point_ndim=point_ndim, makes_half=True), memory
 
 
 def at_once(one: int, memory: int | None, what: str, what_fits: Callable[[int], str] = lambda limit: "") -> int:

@@ -10,6 +10,7 @@ from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_positive, integer
 from kpoison.kernels.base import Kernel
+from kpoison.kernels.pairs import PairDerivatives
 
 __all__ = ["Linear", "Polynomial"]
 
@@ -17,14 +18,24 @@ __all__ = ["Linear", "Polynomial"]
 class Linear(Kernel):
     """k(x, z) = x·z; infinitely smooth, no near-clone regime (L5)."""
 
+    def profile(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        """k as a function of q = x·z, elementwise: q itself."""
+        return q
+
     @between_points
     def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
-        """x·z."""
-        return jnp.sum(x * z)
+        """k(x, z) from x·z."""
+        return self.profile(jnp.sum(x * z))
 
     def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
-        """X1 X2ᵀ."""
-        return matrix_product(X1, X2.T)
+        """From X1 X2ᵀ."""
+        return self.profile(matrix_product(X1, X2.T))
+
+    def pair_derivatives(self, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> PairDerivatives | None:
+        """As a function of x·z."""
+        if type(self).evaluate is not Linear.evaluate:
+            return None  # of a subclass that is more than its profile
+        return PairDerivatives.of_products(lambda p, q, w: self.profile(q), X, Z)
 
     @property
     def smoothness(self) -> int | float:
@@ -55,10 +66,6 @@ class Polynomial(Linear):
     def __check_init__(self):
         check_positive("offset", self.offset, zero=True)
 
-    def evaluate(self, x: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, ""]:
-        """(x·z + offset)^degree."""
-        return (super().evaluate(x, z) + jnp.asarray(self.offset, x.dtype)) ** self.degree
-
-    def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
-        """(X1 X2ᵀ + offset)^degree."""
-        return (super().gram(X1, X2) + jnp.asarray(self.offset, X1.dtype)) ** self.degree
+    def profile(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        """(q + offset)^degree."""
+        return (q + jnp.asarray(self.offset, q.dtype)) ** self.degree

@@ -8,8 +8,10 @@ from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_positive
-from kpoison.kernels.activations import Activation, as_activation
+from kpoison.kernels.activations import Activation, Covariance, SmoothActivation, as_activation
 from kpoison.kernels.base import Kernel
+from kpoison.kernels.pairs import PairDerivatives
+from kpoison.kernels.traits import Traits, WithTraits
 
 __all__ = ["NNGP", "NTK", "NeuralKernel"]
 
@@ -71,12 +73,24 @@ class NeuralKernel(Kernel):
         """Always: the first layer's weights are isotropic."""
         return True
 
+    def pair_derivatives(self, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> PairDerivatives | None:
+        """As a function of x·x, x·z and z·z, where the activation is smooth."""
+        smooth = isinstance(self.activation, SmoothActivation)
+        if not smooth or type(self).evaluate is not NeuralKernel.evaluate:
+            return None
+        weight_variance, bias_variance = self._variances(X.dtype)
+
+        def function(p, q, w):
+            return self._recursion(Covariance(*(weight_variance / X.shape[1] * a + bias_variance for a in (p, w, q))))
+
+        return PairDerivatives.of_products(function, X, Z)
+
     def on_subspace(self, dimension: int) -> Kernel:
         """The same network with the first layer's 1/√fan_in taken from all coordinates."""
         return _OnSubspace(self, dimension)
 
 
-class _OnSubspace(Kernel):
+class _OnSubspace(WithTraits):
     """A neural kernel on points of `dimension` coordinates of which only the given ones are not 0."""
 
     kernel: NeuralKernel
@@ -88,14 +102,9 @@ class _OnSubspace(Kernel):
         return self.kernel.evaluate(scale * x, scale * z)
 
     @property
-    def smoothness(self) -> int | float:
-        """That of the kernel."""
-        return self.kernel.smoothness
-
-    @property
-    def rotation_invariant(self) -> bool:
-        """That of the kernel."""
-        return True
+    def traits(self) -> Traits:
+        """Those of the kernel."""
+        return Traits.of(self.kernel)
 
 
 class NNGP(NeuralKernel):

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,60 +12,15 @@ from jaxtyping import Array, Float
 
 from kpoison._typing import Numbers
 from kpoison._validation import between_points, check_integer, check_positive, is_concrete
-from kpoison.kernels.base import Kernel, Product, Scaled, Sum
-from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52
+from kpoison.kernels.base import Kernel
+from kpoison.kernels.traits import Traits, WithTraits
 
 __all__ = ["Periodic"]
 
-# Below the rounding of float64 by so much that the number of images in a shell does not matter.
-_LEFT_OUT = 2.0**-60
 _MOST_IMAGES = 100_000
 
 
-def _fall(profile: Callable[[float], float]) -> float:
-    """The distance, in length scales, beyond which a falling profile is below `_LEFT_OUT`."""
-    low, high = 0.0, 64.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if profile(middle) > _LEFT_OUT else (low, middle)
-    return high
-
-
-def _matern(nu: float, polynomial: Callable[[float], float]) -> Callable[[float], float]:
-    return lambda r: polynomial(math.sqrt(2 * nu) * r) * math.exp(-math.sqrt(2 * nu) * r)
-
-
-_REACH = {
-    RBF: _fall(lambda r: math.exp(-0.5 * r * r)),
-    Laplace: _fall(_matern(0.5, lambda _: 1.0)),
-    Matern32: _fall(_matern(1.5, lambda t: 1 + t)),
-    Matern52: _fall(_matern(2.5, lambda t: 1 + t + t * t / 3)),
-}
-
-
-def _reach(kernel: Kernel) -> float | None:
-    """Where the kernel has fallen to rounding, in units of the inputs; None where that is not known yet.
-
-    Raises:
-        TypeError: for a kernel that is not stationary, or falls like a power of the distance.
-    """
-    match kernel:
-        case Scaled(kernel=inner):
-            return _reach(inner)
-        case Sum(first=first, second=second) | Product(first=first, second=second):
-            reaches = [_reach(first), _reach(second)]
-            known = [reach for reach in reaches if reach is not None]
-            return max(known) if len(known) == 2 else None
-    if type(kernel) not in _REACH:
-        raise TypeError(
-            f"kernel must be RBF, Laplace, Matern32 or Matern52, or made of these by scaling, sums and products, got "
-            f"{type(kernel).__name__}: images of other kernels are not equal, or fall too slowly to be summed"
-        )
-    length_scale = getattr(kernel, "length_scale")  # noqa: B009
-    return _REACH[type(kernel)] * float(length_scale) if is_concrete(length_scale) else None
-
-
-class Periodic(Kernel):
+class Periodic(WithTraits):
     """Σ_s k(x − z + s) over all vectors s of the lattice of periods: the kernel k on a torus.
 
     So many images are summed that what is left out is below the rounding of float64.  Where a length scale later grows
@@ -93,7 +47,7 @@ class Periodic(Kernel):
     images: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, kernel: Kernel, period: Numbers, images: tuple[int, ...] | int | None = None):
-        reach = _reach(kernel)
+        reach = kernel.reach()
         period = np.asarray(period, float) if is_concrete(period) and not hasattr(period, "dtype") else period
         check_positive("period", period, scalar=False)
         if np.ndim(period) > 1 or np.size(period) == 0:
@@ -145,6 +99,6 @@ class Periodic(Kernel):
         return jnp.all(left_out <= 0.1 * jnp.finfo(period.dtype).eps * kernel.evaluate(origin, origin))
 
     @property
-    def smoothness(self) -> int | float:
-        """That of the kernel."""
-        return self.kernel.smoothness
+    def traits(self) -> Traits:
+        """As smooth as the kernel, and no more than that."""
+        return Traits(self.kernel.smoothness)

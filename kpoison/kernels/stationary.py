@@ -3,22 +3,26 @@
 import abc
 import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
-from kpoison._validation import between_points, check_positive
+from kpoison._validation import between_points, check_positive, is_concrete
 from kpoison.kernels._cusp import cusp_sqrt
 from kpoison.kernels.base import Kernel
+from kpoison.kernels.pairs import PairDerivatives
 
 __all__ = ["RBF", "Laplace", "Matern32", "Matern52", "RationalQuadratic", "Stationary"]
 
 
 _FEW_COORDINATES = 8  # of which differences are squared for each pair, in place of a matrix product
 _AMONG = 65  # points, of which the median is taken for the centre of all
+_SECOND_PROFILE = 4  # smoothness from which the profile has two derivatives in r² at 0
 _FAR = 1e8  # u = t² from which on e^(−t) is 0 in every dtype; t · e^(−t) would be ∞ · 0 where u overflows
 
 
@@ -28,6 +32,9 @@ class Stationary(Kernel):
     Args:
         length_scale: ℓ > 0, in the units of the inputs.
     """
+
+    falls_within: ClassVar[float | None] = None
+    """Length scales at which the profile is 2⁻⁶⁰, below rounding; None where it falls too slowly to say."""
 
     length_scale: Scalar
 
@@ -102,6 +109,21 @@ class Stationary(Kernel):
         """Itself: coordinates that are 0 change no distance."""
         return self
 
+    def pair_derivatives(self, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> PairDerivatives | None:
+        """As a function of ‖x − z‖² alone."""
+        if type(self).evaluate is not Stationary.evaluate:
+            return None  # of a subclass that is more than its profile
+        scale = 1 / jnp.asarray(self.length_scale, X.dtype) ** 2
+        # A kernel of finite smoothness feels the digits that a matrix product loses for close pairs.
+        u = self.scaled_square_distances(X, Z) if self.smoothness == math.inf else None
+        return PairDerivatives.of_distances(self.profile, scale, X, Z, u, twice=self.smoothness >= _SECOND_PROFILE)
+
+    def reach(self) -> float | None:
+        """So many length scales, where that is a known number."""
+        if self.falls_within is None:
+            return super().reach()
+        return self.falls_within * float(np.asarray(self.length_scale)) if is_concrete(self.length_scale) else None
+
 
 def _centre(X: Float[Array, "n d"]) -> Float[Array, " d"]:
     """Amid the points, wherever a minority of them lies: the coordinate-wise median of a few.
@@ -120,6 +142,8 @@ class RBF(Stationary):
     >>> RBF(length_scale=1.0)(X).round(4).tolist()[0]
     [1.0, 0.6065...]
     """
+
+    falls_within: ClassVar[float | None] = 9.120178817720268
 
     def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """exp(−u/2)."""
@@ -197,6 +221,8 @@ class Laplace(Stationary):
     does not exist there and asking for it is an error.
     """
 
+    falls_within: ClassVar[float | None] = 41.588830833596724
+
     def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """exp(−√u)."""
         return _matern12(u)
@@ -210,6 +236,8 @@ class Laplace(Stationary):
 class Matern32(Stationary):
     """(1 + √3 r/ℓ) exp(−√3 r/ℓ): gradient and Hessian exist at r = 0, no third derivative."""
 
+    falls_within: ClassVar[float | None] = 26.22712075316476
+
     def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """(1 + √(3u)) exp(−√(3u))."""
         return _matern32(3 * u)
@@ -222,6 +250,8 @@ class Matern32(Stationary):
 
 class Matern52(Stationary):
     """(1 + √5 r/ℓ + 5r²/3ℓ²) exp(−√5 r/ℓ): four derivatives at r = 0."""
+
+    falls_within: ClassVar[float | None] = 21.603468837899033
 
     def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """(1 + √(5u) + 5u/3) exp(−√(5u))."""

@@ -82,11 +82,9 @@ def predictor(clean: Fitted, ridge: Scalar, poison: Poison | None = None) -> Pre
 @program
 def predictor_of(inputs: CleanInputs | LawInputs) -> Predictor:
     """`predictor` of arguments that are checked."""
-    *changes, mean = inputs.terms()
-    centres, weights, slopes = mean.centres, mean.all_weights(), mean.slopes
-    for change in changes:
-        # The clean data are centres of both: one expansion costs half.
-        locations = len(change.centres) - len(centres)
-        centres, weights, bent = change.centres, change.all_weights().at[locations:].add(weights), change.slopes
-        slopes = bent if bent is None or slopes is None else bent.at[locations:].add(slopes)
-    return Predictor(KernelExpansion(mean.kernel, centres, weights, slopes=slopes), inputs.clean.y.ndim == 1)
+    *change, f = inputs.terms()
+    if change:
+        # The last coefficients of both are those of the clean data: one expansion costs half.
+        span, coefficients = change[0].span, change[0].coefficients
+        f = KernelExpansion(span, coefficients.at[len(coefficients) - len(f.coefficients) :].add(f.coefficients))
+    return Predictor(f.expanded(), inputs.clean.y.ndim == 1)

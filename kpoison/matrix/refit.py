@@ -18,7 +18,7 @@ from kpoison.kernels import Kernel
 from kpoison.laws.prediction import Predictor
 from kpoison.matrix.attacks import Attack
 from kpoison.matrix.problem import Problem
-from kpoison.ridge import KernelExpansion, Observations
+from kpoison.ridge import KernelExpansion, Observations, Representers
 from kpoison.ridge.observations import covariance as covariance_of
 
 __all__ = ["AllPoints", "Case", "Predictions", "classes_of_outputs", "defended_predictions", "solve"]
@@ -135,8 +135,8 @@ class Case:
 
     def at_point(self) -> Predictor:
         """The same of one point, for the curvature."""
-        expansion = KernelExpansion(self.problem.kernel, self.attack.data.X, jnp.asarray(self.coefficients))
-        return Predictor(expansion, self.problem.classes == 2)
+        span = Representers(self.problem.kernel, self.attack.data.X)
+        return Predictor(KernelExpansion(span, jnp.asarray(self.coefficients)), self.problem.classes == 2)
 
     def success(self, victims: Int[np.ndarray, " v"], accepted: Bool[np.ndarray, " v"] | None = None) -> float:
         """The fraction of the victims that get what the attacker wants, and are not rejected."""

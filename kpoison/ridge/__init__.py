@@ -1,7 +1,7 @@
 """The kernel ridge posterior and its solvers."""
 
 from kpoison.ridge._fit import fit, fit_observations
-from kpoison.ridge.expansion import KernelExpansion
+from kpoison.ridge.expansion import KernelExpansion, Representers, span_of
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import (
     Fitted,
@@ -37,6 +37,7 @@ __all__ = [
     "Posterior",
     "PosteriorAtRidge",
     "Prior",
+    "Representers",
     "Solver",
     "Spectral",
     "StoppedPosterior",
@@ -47,4 +48,5 @@ __all__ = [
     "choose_solver",
     "fit",
     "fit_observations",
+    "span_of",
 ]

@@ -1,58 +1,408 @@
-"""Functions of the form f(x) = Σ_i k(x, c_i) w_i + v_i·∂k(x, c_i): what ridge predictors and poison effects are."""
+"""Functions of x as a span, which knows x, and coefficients: what ridge predictors and poison effects are.
 
+f(x) = Σ_i k(x, c_i) w_i + v_i·∂_c k(x, c_i) over N centres, where the weights w (N, C) and slopes v (N, C, D) of C
+outputs are made from an array of coefficients (p, C) by
+
+- `Representers`: p = N, w the coefficients;
+- `Reduced`: w = B · coefficients, B of shape (N, p);
+- `Functionals`: a coefficient for each observed value, then for each observed slope;
+- `WithConstant`: those of one of the others, and a constant.
+
+Everything comes from differences x − c_i: exact however close x is to a centre.  For a reader to check: `gradients` are
+`jax.jacobian` of `values`, and `expanded` changes neither.
+"""
+
+import abc
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
+from kpoison.ridge.observations import Observations
 
-__all__ = ["KernelExpansion", "pair_in_plane"]
+__all__ = ["Functionals", "KernelExpansion", "Reduced", "Representers", "Span", "WithConstant", "pair_in_plane", "span_of"]
 
 _FLOATS_AT_ONCE = 2**24
 
 
-class KernelExpansion(eqx.Module):
-    """f(x) = Σ_i k(x, c_i) w_i + v_i·∂_c k(x, c_i), from differences x − c_i: exact however close x is to a centre.
+class Span(eqx.Module):
+    """Functions of x, to be combined by coefficients, shape (p, C), that know nothing of x.
 
     Attributes:
         kernel: k.
-        centres: shape (N, d).
-        weights: w, shape (N, C), complex for complex ridges; with a basis B, w = B · weights and the shape is (p, C).
-        basis: None, or B, shape (N, p).  What depends on x only is then computed once for any number of weights
-            (under `jax.vmap` over them), and every further set of weights costs p or p² for each point.
-        slopes: None, or v for each output, shape (N, C, D) with the axes of a point flattened; never with a basis.
+    """
+
+    kernel: eqx.AbstractVar[Kernel]
+
+    @property
+    def of_values(self) -> bool:
+        """Whether all are combinations of k(x, c_i), so that there are no slopes."""
+        return True
+
+    @property
+    @abc.abstractmethod
+    def centres(self) -> Float[Array, "N ..."]:
+        """c_i."""
+
+    @abc.abstractmethod
+    def after(self, Z: Observations) -> "Span":
+        """The representers of these observations, and then the functions here."""
+
+    @abc.abstractmethod
+    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+        """w, one row for each centre."""
+
+    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+        """v for each centre and output, the axes of a point flattened."""
+        shape = len(self.centres), coefficients.shape[1], self.centres[0].size
+        return jnp.zeros(shape, coefficients.dtype)
+
+    def expanded(self, coefficients: Inexact[Array, "p C"]) -> "tuple[Span, Inexact[Array, 'N C']]":
+        """The same function with a weight for each centre, where it is one of values."""
+        if not self.of_values:
+            return self, coefficients
+        return Representers(self.kernel, self.centres), self.weights(coefficients)
+
+    @abc.abstractmethod
+    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+        """f at many points."""
+
+    @abc.abstractmethod
+    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+        """∇f at many points."""
+
+    def squared_gradient_norms(
+        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
+    ) -> Inexact[Array, "q C"]:
+        """‖∇f‖² at many points."""
+        gradients = self.gradients(X, coefficients)
+        return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
+
+    @abc.abstractmethod
+    def radial_and_tangential_gradients(
+        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
+    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+        """As those of `KernelExpansion`."""
+
+    def _each(self, function: Callable, X: Float[Array, "q ..."]):
+        """`function` at each of many points."""
+        return _each(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
+
+
+class Representers(Span):
+    """k(x, c_i), one for each centre."""
+
+    kernel: Kernel
+    points: Float[Array, "N ..."]
+
+    @property
+    def centres(self) -> Float[Array, "N ..."]:
+        """The points."""
+        return self.points
+
+    def after(self, Z: Observations) -> Span:
+        """Those of all centres, or of slopes too where they are observed at Z."""
+        return span_of(self.kernel, Z, Observations(self.centres))
+
+    def weights(self, coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "N C"]:
+        """The coefficients."""
+        return coefficients
+
+    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "q C"]:
+        """f at many points."""
+
+        def at(x):
+            return matrix_product(self.kernel.pairwise(x[None], self.centres), coefficients)[0]
+
+        return self._each(at, X)
+
+    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "q C ..."]:
+        """∇f at many points."""
+
+        def at(x):
+            slopes = self.kernel.gradients(x, self.centres)
+            return matrix_product(coefficients.T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
+
+        return self._each(at, X)
+
+    def radial_and_tangential_gradients(
+        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "N C"]
+    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+        """Each kernel in a frame whose first axis is x."""
+
+        def at(x):
+            norm = jnp.sqrt(jnp.sum(x * x))
+            axis = x / norm
+
+            def parts(centre):
+                difference = centre - x
+                along = jnp.sum(axis * difference)
+                across = difference - along * axis
+                # Rounding leaves some of x in `across`; one more projection removes it.
+                across -= jnp.sum(axis * across) * axis
+                square = jnp.sum(across * across)
+                apart = square > 0
+                distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
+                slopes = jax.grad(self.kernel.evaluate)(*pair_in_plane(self.kernel, norm, along, distance, x.size))
+                return slopes[0], slopes[1] * across / jnp.where(apart, distance, 1)
+
+            if x.size == 1:
+                gradients = self.gradients(x[None], coefficients)[0]
+                return gradients[:, 0] * axis[0], jnp.zeros_like(gradients)
+            radial, tangential = jax.vmap(parts)(self.centres)
+            return matrix_product(radial[None], coefficients)[0], matrix_product(coefficients.T, tangential)
+
+        return self._each(at, X)
+
+
+class Reduced(Span):
+    """Combinations of k(x, c_i), the columns of a basis B.
+
+    What depends on x only is computed once for any number of sets of coefficients (under `jax.vmap` over them), and
+    every further set costs p or p² for each point.
     """
 
     kernel: Kernel
-    centres: Float[Array, "N ..."]
-    weights: Inexact[Array, "p C"]
-    basis: Float[Array, "N p"] | None = None
-    slopes: Inexact[Array, "N C D"] | None = None
+    points: Float[Array, "N ..."]
+    basis: Float[Array, "N p"]
+
+    @property
+    def centres(self) -> Float[Array, "N ..."]:
+        """The points."""
+        return self.points
+
+    @property
+    def _whole(self) -> Representers:
+        return Representers(self.kernel, self.points)
+
+    def after(self, Z: Observations) -> "Reduced":
+        """With a column of its own for each observation."""
+        centres = jnp.concatenate([Z.points, self.centres])
+        both = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.centres.dtype), self.basis)
+        return Reduced(self.kernel, centres, both)
+
+    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+        """B · coefficients."""
+        return matrix_product(self.basis, coefficients)
+
+    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+        """Those of the columns, combined."""
+        return matrix_product(self._whole.values(X, self.basis), coefficients)
+
+    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+        """∇f at many points."""
+        return self._whole.gradients(X, self.weights(coefficients))
+
+    def squared_gradient_norms(
+        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
+    ) -> Inexact[Array, "q C"]:
+        """‖∇f‖² = ‖R · coefficients‖² with R of a QR decomposition of the columns' gradients.
+
+        Their Gram matrix would do as well, but for what cancels in it.
+        """
+
+        def at(x):
+            gradients = self.kernel.gradient_products(x, self.centres, self.basis)
+            return gradients.reshape(len(gradients), -1)
+
+        triangles = jax.lax.map(_triangle, self._each(at, X))
+        # One point after the other: all at once would keep p numbers for each point and set of coefficients.
+        return jax.lax.map(lambda triangle: jnp.sum(matrix_product(coefficients.T, triangle.T) ** 2, axis=1), triangles)
+
+    def radial_and_tangential_gradients(
+        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
+    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+        """Those of the kernels."""
+        return self._whole.radial_and_tangential_gradients(X, self.weights(coefficients))
+
+
+class Functionals(Span):
+    """k(x, ·) observed: of each set of observations the values at its points, and then slopes there."""
+
+    kernel: Kernel
+    observed: tuple[Observations, ...]
+
+    @property
+    def of_values(self) -> bool:
+        """Of slopes too."""
+        return False
+
+    @property
+    def centres(self) -> Float[Array, "N ..."]:
+        """The points of all sets."""
+        return jnp.concatenate([part.points for part in self.observed])
+
+    def after(self, Z: Observations) -> "Functionals":
+        """With one more set."""
+        return Functionals(self.kernel, (Z, *self.observed))
+
+    def _dual(self, coefficients: Inexact[Array, "p C"]) -> tuple[Inexact[Array, "N C"], Inexact[Array, "N C D"]]:
+        """Weights and slopes, `Observations.dual` of each set."""
+        ends = np.cumsum([part.number for part in self.observed])
+        sets = zip(self.observed, jnp.split(coefficients, ends[:-1]), strict=True)
+        weights, slopes = zip(*(part.dual(own) for part, own in sets), strict=True)
+        return jnp.concatenate(weights), jnp.concatenate(slopes)
+
+    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+        """Those of values."""
+        return self._dual(coefficients)[0]
+
+    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+        """R̃ᵀ times those of slopes."""
+        return self._dual(coefficients)[1]
+
+    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+        """f at many points."""
+        centres, (weights, slopes) = self.centres, self._dual(coefficients)
+
+        def at(x):
+            values = matrix_product(self.kernel.pairwise(x[None], centres), weights)[0]
+            derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(centres)
+            return values + jnp.einsum("icd,id->c", slopes, derivatives, precision="highest")
+
+        return self._each(at, X)
+
+    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+        """∇f at many points."""
+        centres, (weights, slopes) = self.centres, self._dual(coefficients)
+
+        def at(x):
+            def term(centre, weights, directions):
+                """Σ over outputs is left to `jax.vmap`: ∇_x (w k + v·∂_c k), one for each output."""
+
+                def along(point, direction):
+                    return jax.jvp(lambda c: self.kernel.evaluate(point, c), (centre,), (direction,))[1]
+
+                bent = jax.vmap(lambda direction: jax.grad(along)(x, direction.reshape(x.shape)))(directions)
+                return jnp.tensordot(weights, jax.grad(self.kernel.evaluate)(x, centre), axes=0) + bent
+
+            return jnp.sum(jax.vmap(term)(centres, weights, slopes), axis=0)
+
+        return self._each(at, X)
+
+    def radial_and_tangential_gradients(
+        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
+    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+        """Split after the gradient was added up."""
+
+        def split(x, gradients):
+            axis = x / jnp.sqrt(jnp.sum(x * x))
+            radial = matrix_product(gradients, axis[:, None])
+            return radial[:, 0], gradients - radial * axis[None]
+
+        return jax.vmap(split)(X, self.gradients(X, coefficients))
+
+
+class WithConstant(Span):
+    """Other functions, and the constant 1, whose coefficients come last."""
+
+    inner: Span
+
+    @property
+    def kernel(self) -> Kernel:
+        """That of the others."""
+        return self.inner.kernel
+
+    @property
+    def of_values(self) -> bool:
+        """As the others."""
+        return self.inner.of_values
+
+    @property
+    def centres(self) -> Float[Array, "N ..."]:
+        """Those of the others."""
+        return self.inner.centres
+
+    def after(self, Z: Observations) -> "WithConstant":
+        """Representers before the others."""
+        return WithConstant(self.inner.after(Z))
+
+    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+        """Those of the others."""
+        return self.inner.weights(coefficients[:-1])
+
+    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+        """Those of the others."""
+        return self.inner.slopes(coefficients[:-1])
+
+    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+        """Those of the others, and the constant."""
+        return self.inner.values(X, coefficients[:-1]) + coefficients[-1]
+
+    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+        """Those of the others."""
+        return self.inner.gradients(X, coefficients[:-1])
+
+    def squared_gradient_norms(
+        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
+    ) -> Inexact[Array, "q C"]:
+        """Those of the others."""
+        return self.inner.squared_gradient_norms(X, coefficients[:-1])
+
+    def radial_and_tangential_gradients(
+        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
+    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+        """Those of the others."""
+        return self.inner.radial_and_tangential_gradients(X, coefficients[:-1])
+
+    def expanded(self, coefficients: Inexact[Array, "p C"]) -> "tuple[Span, Inexact[Array, 'N+1 C']]":
+        """With the others expanded."""
+        inner, weights = self.inner.expanded(coefficients[:-1])
+        return WithConstant(inner), jnp.concatenate([weights, coefficients[-1:]])
+
+
+def span_of(kernel: Kernel, *observed: Observations) -> Span:
+    """k(x, ·) of some sets of observations, one after the other."""
+    if any(part.slopes for part in observed):
+        return Functionals(kernel, observed)
+    return Representers(kernel, jnp.concatenate([part.points for part in observed]))
+
+
+class KernelExpansion(eqx.Module):
+    """f(x) = Σ_i k(x, c_i) w_i + v_i·∂_c k(x, c_i): a span, and coefficients in it.
+
+    Attributes:
+        span: what depends on x.
+        coefficients: what depends on m, λ and t, shape (p, C); complex for complex ridges.
+    """
+
+    span: Span
+    coefficients: Inexact[Array, "p C"]
+
+    @property
+    def kernel(self) -> Kernel:
+        """k."""
+        return self.span.kernel
+
+    @property
+    def centres(self) -> Float[Array, "N ..."]:
+        """c, shape (N, ...)."""
+        return self.span.centres
+
+    def all_weights(self) -> Inexact[Array, "N C"]:
+        """w, one row for each centre."""
+        return self.span.weights(self.coefficients)
+
+    def slopes(self) -> Inexact[Array, "N C D"]:
+        """v for each centre and output, the axes of a point flattened; 0 where values alone are observed."""
+        return self.span.slopes(self.coefficients)
 
     def values(self, X: Float[Array, "q ..."]) -> Inexact[Array, "q C"]:
         """f at many points."""
-        if self.basis is None:
-            return _each(self._value, X, self._floats())
-        return matrix_product(self._basis_values(self.basis, X), self.weights)
+        return self.span.values(X, self.coefficients)
 
     def gradients(self, X: Float[Array, "q ..."]) -> Float[Array, "q C ..."]:
         """∇f at many points."""
-        return _each(self._gradient, X, self._floats())
+        return self.span.gradients(X, self.coefficients)
 
     def squared_gradient_norms(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
         """‖∇f‖² at many points."""
-        if self.basis is None:
-            gradients = self.gradients(X)
-            return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
-        # Of the basis functions' gradients only R of their QR decomposition is needed, ‖∇f‖ = ‖R · weights‖, and not
-        # their Gram matrix, which would cancel.
-        triangles = jax.lax.map(_triangle, self._basis_gradients(self.basis, X))
-        # One point after the other: all at once would keep p numbers for each point and set of weights.
-        return jax.lax.map(lambda triangle: jnp.sum(matrix_product(self.weights.T, triangle.T) ** 2, axis=1), triangles)
+        return self.span.squared_gradient_norms(X, self.coefficients)
 
     def radial_and_tangential_gradients(
         self, X: Float[Array, "q d"]
@@ -63,83 +413,11 @@ class KernelExpansion(eqx.Module):
         parts are separate coordinates, so a tangential part 1e-9 of the radial one keeps its digits; with slopes the
         gradient is split after it was added up.
         """
-        return _each(self._radial_and_tangential_gradient, X, self._floats())
+        return self.span.radial_and_tangential_gradients(X, self.coefficients)
 
-    def _value(self, x: Array) -> Inexact[Array, " C"]:
-        values = matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
-        if self.slopes is None:
-            return values
-        derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(self.centres)
-        return values + jnp.einsum("icd,id->c", self.slopes, derivatives, precision="highest")
-
-    def _gradient(self, x: Array) -> Float[Array, "C ..."]:
-        if self.slopes is not None:
-            return self._gradient_with_slopes(x, self.slopes)
-        slopes = self.kernel.gradients(x, self.centres)
-        return matrix_product(self.all_weights().T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
-
-    def _gradient_with_slopes(self, x: Array, slopes: Float[Array, "N C D"]) -> Float[Array, "C ..."]:
-        def term(centre, weights, directions):
-            """Σ over outputs is left to `jax.vmap`: ∇_x (w k + v·∂_c k), one for each output."""
-
-            def along(point, direction):
-                return jax.jvp(lambda c: self.kernel.evaluate(point, c), (centre,), (direction.reshape(x.shape),))[1]
-
-            bent = jax.vmap(lambda direction: jax.grad(along)(x, direction))(directions)
-            return jnp.tensordot(weights, jax.grad(self.kernel.evaluate)(x, centre), axes=0) + bent
-
-        return jnp.sum(jax.vmap(term)(self.centres, self.all_weights(), slopes), axis=0)
-
-    def _basis_values(self, basis: Array, X: Array) -> Float[Array, "q p"]:
-        """The functions of the basis at many points."""
-
-        def at(x):
-            return matrix_product(self.kernel.pairwise(x[None], self.centres), basis)[0]
-
-        return _each(at, X, self._floats())
-
-    def _basis_gradients(self, basis: Array, X: Array) -> Float[Array, "q p D"]:
-        """Their gradients, the axes of a point flattened."""
-
-        def at(x):
-            gradients = self.kernel.gradient_products(x, self.centres, basis)
-            return gradients.reshape(len(gradients), -1)
-
-        return _each(at, X, self._floats())
-
-    def _radial_and_tangential_gradient(self, x: Array) -> tuple[Float[Array, " C"], Float[Array, "C d"]]:
-        norm = jnp.sqrt(jnp.sum(x * x))
-        axis = x / norm
-        weights = self.all_weights()
-
-        def parts(centre):
-            difference = centre - x
-            along = jnp.sum(axis * difference)
-            across = difference - along * axis
-            # Rounding leaves some of x in `across`; one more projection removes it.
-            across -= jnp.sum(axis * across) * axis
-            square = jnp.sum(across * across)
-            apart = square > 0
-            distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
-            slopes = jax.grad(self.kernel.evaluate)(*pair_in_plane(self.kernel, norm, along, distance, x.size))
-            return slopes[0], slopes[1] * across / jnp.where(apart, distance, 1)
-
-        if self.slopes is not None:
-            gradients = self._gradient(x)
-            radial = matrix_product(gradients, axis[:, None])
-            return radial[:, 0], gradients - radial * axis[None]
-        if x.size == 1:
-            return self._gradient(x)[:, 0] * axis[0], jnp.zeros((weights.shape[1], 1), x.dtype)
-        radial, tangential = jax.vmap(parts)(self.centres)
-        return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
-
-    def _floats(self) -> int:
-        """How many numbers one point needs."""
-        return len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:])
-
-    def all_weights(self) -> Inexact[Array, "N C"]:
-        """w, one row for each centre."""
-        return self.weights if self.basis is None else matrix_product(self.basis, self.weights)
+    def expanded(self) -> "KernelExpansion":
+        """The same function, with a weight for each centre where it is one of values: the cheaper for one function."""
+        return KernelExpansion(*self.span.expanded(self.coefficients))
 
 
 def pair_in_plane(

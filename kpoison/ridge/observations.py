@@ -97,12 +97,14 @@ class Observations(eqx.Module):
         missing = self.number - len(targets)
         return jnp.concatenate([targets, jnp.zeros((missing, targets.shape[1]), targets.dtype)]) if missing else targets
 
-    def dual(self, coefficients: Inexact[Array, "N C"]) -> tuple[Inexact[Array, "n C"], Inexact[Array, "n C D"] | None]:
+    def with_constant(self, rows: Float[Array, "N k"], last: Float[Array, "1 k"]) -> Float[Array, "M k"]:
+        """With a row for the constant, where there is one."""
+        return jnp.concatenate([rows, last]) if self.constant else rows
+
+    def dual(self, coefficients: Inexact[Array, "N C"]) -> tuple[Inexact[Array, "n C"], Inexact[Array, "n C D"]]:
         """Weights w and slopes v of Σ w k(x, z) + v·∂_z k(x, z), from one coefficient for each observation."""
-        if not self.slopes:
-            return coefficients, None
         number = len(self.points)
-        derivatives = coefficients[number:].reshape(number, self.slopes, -1)
+        derivatives = coefficients[number:].reshape(number, self.slopes, coefficients.shape[1])
         return coefficients[:number], jnp.einsum("irc,rd->icd", derivatives, self.slope_operator, precision="highest")
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.kernels.pairs import PairDerivatives
 from kpoison.ridge.observations import Observations
-from kpoison.ridge.pairs import PairDerivatives, pair_derivatives
 
 __all__ = [
     "CovarianceOperator",
@@ -75,22 +75,18 @@ def covariance_operator(kernel: Kernel, first: Observations, second: Observation
         )
     if not sloped:
         return ValueOperator(kernel.gram(first.points, second.points))
-    pairs = pair_derivatives(kernel, first.points, second.points) if first.points.ndim == 2 else None
+    pairs = kernel.pair_derivatives(first.points, second.points) if first.points.ndim == 2 else None
     if pairs is None:
         return DerivativeOperator(kernel, first, second)
     # Differences are taken about the data's own centre, where less of them cancels.
     centre = jnp.mean(second.points, axis=0)
 
     def through(observed):
-        if not observed.slopes:
-            return None
         root = observed.slope_operator
         here, there = (matrix_product(points - centre[None], root.T) for points in (first.points, second.points))
         return Projected(here, there, matrix_product(centre[None], root.T)[0])
 
-    mixed = None
-    if first.slopes and second.slopes:
-        mixed = matrix_product(first.slope_operator, second.slope_operator.T)
+    mixed = matrix_product(first.slope_operator, second.slope_operator.T)
     return PairOperator(pairs, through(first), through(second), mixed)
 
 
@@ -146,27 +142,27 @@ class Projected(eqx.Module):
 
 
 class PairOperator(CovarianceOperator):
-    """By matrix products, for kernels that `pair_derivatives` knows: three of n·m·r multiplications for a column.
+    """By matrix products, for kernels that know their `pair_derivatives`: three of n·m·r multiplications for a column.
 
     Attributes:
         pairs: κ and its derivatives at all pairs.
-        by_first, by_second: points through the root of the first and of the second observations, where it has one.
+        by_first, by_second: points through the root of the first and of the second observations, r and q rows.
         mixed: first root · (second root)ᵀ, shape (r, q), or its diagonal where it is known to be diagonal.
     """
 
     pairs: PairDerivatives
-    by_first: Projected | None
-    by_second: Projected | None
-    mixed: Float[Array, "r *q"] | None
+    by_first: Projected
+    by_second: Projected
+    mixed: Float[Array, "r *q"]
 
     def transpose(self) -> "PairOperator":
         """The covariance of second and first."""
-        first, second = (None if part is None else part.transpose() for part in (self.by_second, self.by_first))
-        return PairOperator(self.pairs.transpose(), first, second, None if self.mixed is None else self.mixed.T)
+        by_first, by_second = self.by_second.transpose(), self.by_first.transpose()
+        return PairOperator(self.pairs.transpose(), by_first, by_second, self.mixed.T)
 
     def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "PairOperator":
         """Every observation of a point times a number of that point."""
-        pairs = self.pairs.scaled(first[:, None] * second[None])
+        pairs = (first[:, None] * second[None]) * self.pairs
         return PairOperator(pairs, self.by_first, self.by_second, self.mixed)
 
     def rotated(self, rotation: Float[Array, "r r"], squares: Float[Array, " r"]) -> "PairOperator":
@@ -174,20 +170,17 @@ class PairOperator(CovarianceOperator):
 
         They are then orthogonal and have these squared norms.
         """
-        first, second = (None if part is None else part.rotated(rotation) for part in (self.by_first, self.by_second))
-        return PairOperator(self.pairs, first, second, squares)
+        return PairOperator(self.pairs, self.by_first.rotated(rotation), self.by_second.rotated(rotation), squares)
 
     def diagonal(self) -> Float[Array, " N"]:
         """The variances, where first and second are the same."""
-        values = jnp.diagonal(self.pairs.value)
-        if self.by_first is None or self.mixed is None:
-            return values
+        kappa = self.pairs.parts
         squares = self.mixed if self.mixed.ndim == 1 else jnp.diagonal(self.mixed)
-        slopes = -2 * jnp.diagonal(self.pairs.s)[:, None] * squares[None]
-        if self.pairs.pw is not None:
+        slopes = -2 * jnp.diagonal(kappa["s"])[:, None] * squares[None]
+        if not self.pairs.stationary:
             coordinates = self.by_first.first + self.by_first.centre[None]
-            slopes += 4 * jnp.diagonal(self.pairs.pw)[:, None] * coordinates**2
-        return jnp.concatenate([values, slopes.ravel()])
+            slopes += 4 * jnp.diagonal(kappa["pw"])[:, None] * coordinates**2
+        return jnp.concatenate([jnp.diagonal(kappa[""]), slopes.ravel()])
 
     def values(self) -> Float[Array, "n m"]:
         """κ."""
@@ -207,48 +200,48 @@ class PairOperator(CovarianceOperator):
         return jnp.concatenate(parts, axis=1)
 
     def _columns(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
-        """The product; the three large matrix products take all columns at once."""
-        pairs = self.pairs
-        (n, m), C = pairs.value.shape, coefficients.shape[1]
+        """The product, at every x, with the coefficients w(z) of values and v(z) = R̃ᵀ · those of slopes.
+
+            values:  Σ_z κ w − 2κ_s (x − z)·v + 2κ_w z·v
+            slopes:  R̃ Σ_z (x − z) [2κ_s w − 4κ_ss (x − z)·v + 4κ_sw z·v]
+                   + R̃ x Σ_z [2κ_p w − 4κ_sp (x − z)·v + 4κ_pw z·v]  −  2 R̃ Σ_z κ_s v.
+
+        x and z are about a centre in x − z, and whole elsewhere; κ_p, κ_w, κ_sp, κ_sw and κ_pw are 0 for a stationary
+        kernel.  Numbers of a pair and a column have the shape (n, C, m), so that the three large matrix products take
+        all columns at once.
+        """
+        kappa, general = self.pairs.parts, not self.pairs.stationary
+        (n, m), C = kappa[""].shape, coefficients.shape[1]
+        r, q = len(self.by_first.centre), len(self.by_second.centre)
 
         def at_pairs(part, weights):
-            """A number for each pair and column, shape (n, C, m), from numbers of the pairs and of the columns."""
             return part[:, None] * weights
 
-        values, norms = coefficients[:m], pairs.in_norms
-        result = matrix_product(pairs.value, values)
-        weights = values.T[None]
-        on_differences = at_pairs(2 * pairs.s, weights)
-        on_first = None if norms is None else at_pairs(norms[0], weights)
-        straight = None
-        if self.by_second is not None:
-            slopes = coefficients[m:].reshape(m, -1, C).transpose(1, 2, 0)  # (q, C, m)
-            flat = slopes.reshape(len(slopes), -1)
-            own = jnp.sum(self.by_second.second.T[:, None] * slopes, axis=0)
-            # (x − z)·v for every x of the first and every z of the second points, v the slope at z.
-            across = matrix_product(self.by_second.first, flat).reshape(n, C, m) - own[None]
-            result -= 2 * jnp.sum(at_pairs(pairs.s, across), axis=2)
-            on_differences -= at_pairs(4 * pairs.ss, across)
-            if norms is not None and on_first is not None:
-                _, w, sp, sw, pw = norms
-                own += matrix_product(self.by_second.centre[None], flat).reshape(C, m)
-                result += 2 * matrix_product(w, own.T)
-                on_differences += at_pairs(4 * sw, own[None])
-                on_first += 2 * (at_pairs(pw, own[None]) - at_pairs(sp, across))
-            straight = matrix_product(-2 * pairs.s, slopes.transpose(2, 1, 0).reshape(m, -1))
-        if self.by_first is None:
-            return result
-        here, there = self.by_first.first, self.by_first.second
-        bent = jnp.sum(on_differences, axis=2)[:, :, None] * here[:, None]
-        bent -= matrix_product(on_differences.reshape(n * C, m), there).reshape(bent.shape)
-        if on_first is not None:
-            bent += 2 * jnp.sum(on_first, axis=2)[:, :, None] * (here + self.by_first.centre[None])[:, None]
-        if straight is not None and self.mixed is not None:
-            if self.mixed.ndim == 1:
-                bent += straight.reshape(n, C, -1) * self.mixed[None, None]
-            else:
-                bent += matrix_product(straight.reshape(n * C, -1), self.mixed.T).reshape(bent.shape)
-        return jnp.concatenate([result, bent.transpose(0, 2, 1).reshape(-1, C)])
+        values, slopes = coefficients[:m], coefficients[m:].reshape(m, q, C).transpose(1, 2, 0)  # (m, C), (q, C, m)
+        flat, weights = slopes.reshape(q, C * m), values.T[None]
+        own = jnp.sum(self.by_second.second.T[:, None] * slopes, axis=0)  # z·v about the centre, (C, m)
+        across = matrix_product(self.by_second.first, flat).reshape(n, C, m) - own[None]  # (x − z)·v
+
+        result = matrix_product(kappa[""], values) - 2 * jnp.sum(at_pairs(kappa["s"], across), axis=2)
+        on_differences = at_pairs(2 * kappa["s"], weights) - at_pairs(4 * kappa["ss"], across)
+        if general:
+            own += matrix_product(self.by_second.centre[None], flat).reshape(C, m)
+            result += 2 * matrix_product(kappa["w"], own.T)
+            on_differences += at_pairs(4 * kappa["sw"], own[None])
+
+        x, z = self.by_first.first, self.by_first.second
+        bent = jnp.sum(on_differences, axis=2)[:, :, None] * x[:, None]
+        bent -= matrix_product(on_differences.reshape(n * C, m), z).reshape(n, C, r)
+        if general:
+            on_first = at_pairs(kappa["p"], weights)
+            on_first += 2 * (at_pairs(kappa["pw"], own[None]) - at_pairs(kappa["sp"], across))
+            bent += 2 * jnp.sum(on_first, axis=2)[:, :, None] * (x + self.by_first.centre[None])[:, None]
+        straight = matrix_product(-2 * kappa["s"], slopes.transpose(2, 1, 0).reshape(m, C * q)).reshape(n, C, q)
+        if self.mixed.ndim == 1:
+            bent += straight * self.mixed[None, None]
+        else:
+            bent += matrix_product(straight.reshape(n * C, q), self.mixed.T).reshape(n, C, r)
+        return jnp.concatenate([result, bent.transpose(0, 2, 1).reshape(n * r, C)])
 
 
 class DerivativeOperator(CovarianceOperator):
@@ -257,56 +250,42 @@ class DerivativeOperator(CovarianceOperator):
     kernel: Kernel
     first: Observations
     second: Observations
-    first_factors: Float[Array, " n"] | None = None
-    second_factors: Float[Array, " m"] | None = None
 
     def transpose(self) -> "DerivativeOperator":
         """The covariance of second and first."""
-        return DerivativeOperator(self.kernel, self.second, self.first, self.second_factors, self.first_factors)
+        return DerivativeOperator(self.kernel, self.second, self.first)
 
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "DerivativeOperator":
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "_ScaledOperator":
         """Every observation of a point times a number of that point."""
-        factors = (
-            new if old is None else old * new
-            for old, new in ((self.first_factors, first), (self.second_factors, second))
-        )
-        return DerivativeOperator(self.kernel, self.first, self.second, *factors)
+        return _ScaledOperator(self, first, second)
 
     def diagonal(self) -> Float[Array, " N"]:
         """The variances, where first and second are the same."""
         points, root = self.first.points, self.first.slope_operator
         result = self.kernel.diagonal(points)
-        if len(root):
-            directions = root.reshape(-1, *points.shape[1:])
-
-            def of_point(point):
-                def variance(direction):
-                    def along(x):
-                        return jax.jvp(lambda z: self.kernel.evaluate(x, z), (point,), (direction,))[1]
-
-                    return jax.jvp(along, (point,), (direction,))[1]
-
-                return _over(variance, directions, len(root), max(1, _FLOATS_AT_ONCE // (8 * root.shape[1])))
-
-            result = jnp.concatenate([result, jax.lax.map(of_point, points).ravel()])
-        if self.first_factors is None or self.second_factors is None:
+        if not len(root):
             return result
-        return result * self.first.repeat(self.first_factors * self.second_factors)
+        directions = root.reshape(-1, *points.shape[1:])
+
+        def of_point(point):
+            def variance(direction):
+                def along(x):
+                    return jax.jvp(lambda z: self.kernel.evaluate(x, z), (point,), (direction,))[1]
+
+                return jax.jvp(along, (point,), (direction,))[1]
+
+            return _over(variance, directions, len(root), max(1, _FLOATS_AT_ONCE // (8 * root.shape[1])))
+
+        return jnp.concatenate([result, jax.lax.map(of_point, points).ravel()])
 
     def values(self) -> Float[Array, "n m"]:
         """The kernel's own Gram matrix."""
-        matrix = self.kernel.gram(self.first.points, self.second.points)
-        if self.first_factors is None or self.second_factors is None:
-            return matrix
-        return self.first_factors[:, None] * matrix * self.second_factors[None]
+        return self.kernel.gram(self.first.points, self.second.points)
 
     def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
         first, second = self.first, self.second
-        if self.second_factors is not None:
-            coefficients = second.repeat(self.second_factors)[:, None] * coefficients
         values, slopes = second.dual(coefficients)
-        if slopes is not None:
-            slopes = slopes.reshape(*values.shape, *second.points.shape[1:])
+        slopes = slopes.reshape(*values.shape, *second.points.shape[1:])
         # A pair holds about so many numbers for each coordinate and column.
         at_once = max(1, _FLOATS_AT_ONCE // (8 * math.prod(second.points.shape[1:]) * values.shape[1]))
 
@@ -316,27 +295,48 @@ class DerivativeOperator(CovarianceOperator):
             return jax.tree.map(lambda part: jnp.sum(part, axis=0), found)
 
         here, gradients = _over(row, first.points, len(first.points), max(1, at_once // len(values)))
-        if gradients is not None:
-            root = first.slope_operator
-            flat = gradients.reshape(*gradients.shape[:2], -1)
-            bent = jnp.einsum("icd,rd->irc", flat, root, precision="highest")
-            here = jnp.concatenate([here, bent.reshape(-1, bent.shape[2])])
-        return here if self.first_factors is None else first.repeat(self.first_factors)[:, None] * here
+        flat = gradients.reshape(*gradients.shape[:2], -1)
+        bent = jnp.einsum("icd,rd->irc", flat, first.slope_operator, precision="highest")
+        return jnp.concatenate([here, bent.reshape(first.number - len(here), here.shape[1])])
 
-    def _pair(self, x: Array, z: Array, values: Float[Array, " C"], slopes: Float[Array, "C ..."] | None):
-        """values k(x, z) + slopes·∂_z k(x, z) and, where it is observed, its gradient in x."""
-        sloped = bool(self.first.slopes)
-        if slopes is None:
-            value, gradient = jax.value_and_grad(self.kernel.evaluate)(x, z)
-            return values * value, jnp.tensordot(values, gradient, axes=0) if sloped else None
+    def _pair(
+        self, x: Array, z: Array, values: Float[Array, " C"], slopes: Float[Array, "C ..."]
+    ) -> tuple[Float[Array, " C"], Float[Array, "C ..."]]:
+        """values k(x, z) + slopes·∂_z k(x, z), and its gradient in x."""
 
         def term(point, weight, direction):
             value, along = jax.jvp(lambda end: self.kernel.evaluate(point, end), (z,), (direction,))
             return weight * value + along
 
-        if not sloped:
-            return jax.vmap(lambda *column: term(x, *column))(values, slopes), None
         return jax.vmap(lambda *column: jax.value_and_grad(term)(x, *column))(values, slopes)
+
+
+class _ScaledOperator(CovarianceOperator):
+    """Another with every observation of a point times a number of that point."""
+
+    whole: DerivativeOperator
+    first: Float[Array, " n"]
+    second: Float[Array, " m"]
+
+    def transpose(self) -> "_ScaledOperator":
+        """The covariance of second and first."""
+        return _ScaledOperator(self.whole.transpose(), self.second, self.first)
+
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "_ScaledOperator":
+        """Once more."""
+        return _ScaledOperator(self.whole, self.first * first, self.second * second)
+
+    def diagonal(self) -> Float[Array, " N"]:
+        """The variances, where first and second are the same."""
+        return self.whole.diagonal() * self.whole.first.repeat(self.first * self.second)
+
+    def values(self) -> Float[Array, "n m"]:
+        """The covariance of the values, as a matrix."""
+        return self.first[:, None] * self.whole.values() * self.second[None]
+
+    def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
+        scaled = self.whole.second.repeat(self.second)[:, None] * coefficients
+        return self.whole.first.repeat(self.first)[:, None] * self.whole.product(scaled)
 
 
 def _over(function: Callable, arguments, length: int, batch: int):

@@ -12,7 +12,7 @@ from kpoison._failures import Failure, checked_result, program
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.early_stopping import at_time, stopped_ridge
-from kpoison.ridge.expansion import KernelExpansion
+from kpoison.ridge.expansion import KernelExpansion, span_of
 from kpoison.ridge.observations import Observations, covariance, observing
 from kpoison.ridge.solvers import Factor
 
@@ -123,23 +123,14 @@ class Posterior(eqx.Module):
 
     def mean_expansion(self, coefficients: Inexact[Array, "p C"]) -> KernelExpansion:
         """k(x, X) · coefficients as a function of x, with derivatives of k where slopes are observed."""
-        basis = self.factor.basis
-        if basis is not None:
-            return KernelExpansion(self.kernel, self.X, coefficients, basis)
-        weights, slopes = self.observations.dual(coefficients)
-        return KernelExpansion(self.kernel, self.X, weights, slopes=slopes)
+        return KernelExpansion(self.factor.span(self.kernel, self.observations), coefficients)
 
     def change_expansion(
         self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "p C"]
     ) -> KernelExpansion:
         """k(x, Z) · of_poison + k(x, X) · of_clean as a function of x."""
-        centres, basis = jnp.concatenate([Z.points, self.X]), self.factor.basis
-        if basis is not None:
-            both = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.X.dtype), basis)
-            return KernelExpansion(self.kernel, centres, jnp.concatenate([of_poison, of_clean]), both)
-        (poison, poison_slopes), (own, own_slopes) = Z.dual(of_poison), self.observations.dual(of_clean)
-        slopes = _joined(poison_slopes, own_slopes, Z.points)
-        return KernelExpansion(self.kernel, centres, jnp.concatenate([poison, own]), slopes=slopes)
+        span = self.factor.span(self.kernel, self.observations).after(Z)
+        return KernelExpansion(span, jnp.concatenate([of_poison, of_clean]))
 
 
 class StoppedPosterior(eqx.Module):
@@ -263,10 +254,13 @@ class PosteriorAtRidge(eqx.Module):
         return self.posterior.factor.solve(self.rho, b)
 
     def _cross(self, Z: Observations) -> Float[Array, "N P"]:
-        return covariance(self.kernel, self.posterior.observations, Z)
+        """Of all that the factor knows."""
+        observed = self.posterior.observations
+        return observed.with_constant(covariance(self.kernel, observed, Z), Z.border.T)
 
     def _targets(self) -> Float[Array, "N C"]:
-        return self.posterior.observations.with_flat_slopes(self.posterior.targets)
+        observed, targets = self.posterior.observations, self.posterior.targets
+        return observed.with_constant(observed.with_flat_slopes(targets), jnp.zeros((1, self.posterior.outputs), targets.dtype))
 
     def mean(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P C"]:
         """f_c(Z) = k(Z, X) A⁻¹ y, at points or of observations."""
@@ -304,16 +298,6 @@ class PosteriorAtRidge(eqx.Module):
         return self.posterior.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
 
 
-def _joined(
-    of_poison: Array | None, of_clean: Array | None, Z: Float[Array, "p ..."]
-) -> Inexact[Array, "N C D"] | None:
-    """Slopes at both sets of centres; 0 where values alone were observed."""
-    if of_clean is None:
-        return of_poison
-    of_poison = jnp.zeros((len(Z), *of_clean.shape[1:]), of_clean.dtype) if of_poison is None else of_poison
-    return jnp.concatenate([of_poison, of_clean])
-
-
 class Prior(eqx.Module):
     """Mean 0 and covariance k: the posterior of nothing, which isolated laws condition on the poison."""
 
@@ -342,8 +326,7 @@ class Prior(eqx.Module):
         self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "0 C"]
     ) -> KernelExpansion:
         """k(x, Z) · of_poison as a function of x."""
-        weights, slopes = Z.dual(of_poison)
-        return KernelExpansion(self.kernel, Z.points, weights, slopes=slopes)
+        return KernelExpansion(span_of(self.kernel, Z), of_poison)
 
     def covariance_expansion(
         self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]

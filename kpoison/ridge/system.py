@@ -131,8 +131,7 @@ def gram_system(kernel: Kernel, X: Observations) -> GramSystem:
     slopes = rotation = None
     turned, rest = constant, diagonal[len(X.points) :]
     if isinstance(constant, PairOperator):
-        assert constant.mixed is not None
-        straight, slopes = _eigenpairs(-2 * constant.pairs.s)
+        straight, slopes = _eigenpairs(-2 * constant.pairs.parts["s"])
         squares, rotation = _eigenpairs(constant.mixed)
         turned = constant.rotated(rotation, squares)
         rest = (straight[:, None] * squares[None]).ravel()

@@ -40,8 +40,7 @@ def test_energies_are_sums_over_the_training_set_and_the_norm_is_its_quadratic_f
         # cᵀK̄c with the coefficients of values and slopes.
         expansion = f.expansion
         observed = Observations(expansion.centres, jnp.eye(3))
-        slopes = jnp.zeros((len(expansion.centres), 1, 3)) if expansion.slopes is None else expansion.slopes
-        c = jnp.concatenate([expansion.weights[:, 0], slopes[:, 0].ravel()])
+        c = jnp.concatenate([expansion.all_weights()[:, 0], expansion.slopes()[:, 0].ravel()])
         np.testing.assert_allclose(found.norm, c @ covariance(CLEAN.kernel, observed, observed) @ c, rtol=1e-10)
 
 

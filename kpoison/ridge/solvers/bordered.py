@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
+from kpoison.kernels.base import Kernel
+from kpoison.ridge.expansion import WithConstant
+from kpoison.ridge.observations import Observations
 from kpoison.ridge.solvers.contract import Factor, WrappedFactor
 
 __all__ = ["BorderedFactor"]
@@ -38,7 +41,8 @@ class BorderedFactor(WrappedFactor):
 
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "M k"]:
         """B⁻¹b, M = N + 1."""
-        return self._bordered(self.inner.solve(rho, self._with_border(b)), b, self.border)
+        solved = self.inner.solve(rho, self._with_border(b))
+        return self._bordered(solved, matrix_product(self.border.T, solved), b)
 
     def inverse_product(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"], c: Inexact[Array, "M l"]
@@ -66,24 +70,23 @@ class BorderedFactor(WrappedFactor):
         border = self.inner.inverse_product(rho, self.border, self.border)[0, 0]
         return self.inner.log_determinant(rho) + jnp.log(border)
 
-    @property
-    def basis(self) -> Float[Array, "M q"] | None:
+    def span(self, kernel: Kernel, observations: Observations) -> WithConstant:
         """That of the inner factor, and the constant."""
-        inner = self.inner.basis
-        return None if inner is None else jnp.pad(inner, ((0, 1), (0, 1))).at[-1, -1].set(1)
+        return WithConstant(self.inner.span(kernel, observations))
 
     def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "q k"]:
-        """B⁻¹b in the basis."""
-        basis = self.inner.basis
-        border = self.border if basis is None else matrix_product(basis.T, self.border)
-        return self._bordered(self.inner.coordinates(rho, self._with_border(b)), b, border)
+        """B⁻¹b in the span."""
+        if self.abilities.any_right_hand_side:
+            return self.solve(rho, b)
+        products = self.inner.inverse_product(rho, self.border, self._with_border(b))
+        return self._bordered(self.inner.coordinates(rho, self._with_border(b)), products, b)
 
     def coefficients(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"], weights: Inexact[Array, "k C"]
     ) -> Inexact[Array, "q C"]:
-        """B⁻¹b · weights in the basis."""
-        if self.basis is None:
-            return self.coordinates(rho, matrix_product(b, weights))
+        """B⁻¹b · weights in the span."""
+        if self.abilities.any_right_hand_side:
+            return super().coefficients(rho, b, weights)
         return matrix_product(self.coordinates(rho, b), weights)
 
     def restricted(self, b: Float[Array, "M k"], rho: tuple[float, float], largest_rank: float) -> Factor:
@@ -94,8 +97,7 @@ class BorderedFactor(WrappedFactor):
         return jnp.concatenate([b[:-1], self.border.astype(b.dtype)], axis=1)
 
     @staticmethod
-    def _bordered(solved: Inexact[Array, "p k+1"], b: Array, border: Array) -> Inexact[Array, "p+1 k"]:
-        """c and a, from A⁻¹[b e] in some basis and e in it."""
-        alone, of_border = solved[:, :-1], solved[:, -1:]
-        constant = (matrix_product(border.T, alone) - b[-1:]) / matrix_product(border.T, of_border)
-        return jnp.concatenate([alone - of_border * constant, constant])
+    def _bordered(solved: Inexact[Array, "p k1"], products: Inexact[Array, "1 k1"], b: Array) -> Inexact[Array, "p1 k"]:
+        """c and a, from A⁻¹[b e], in any span, and eᵀA⁻¹[b e]."""
+        constant = (products[:, :-1] - b[-1:]) / products[:, -1:]
+        return jnp.concatenate([solved[:, :-1] - solved[:, -1:] * constant, constant])

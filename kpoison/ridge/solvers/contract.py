@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
+from kpoison.ridge.expansion import Span, span_of
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.projection import RidgeStatus
 
@@ -128,19 +129,18 @@ class Factor(eqx.Module):
         """
         raise TypeError(f"{type(self.solver).__name__} forms no Gram matrix")
 
-    @property
-    def basis(self) -> Float[Array, "N p"] | None:
-        """Columns in whose span `coordinates` are given; None for the observations themselves."""
-        return None
+    def span(self, kernel: Kernel, observations: Observations) -> Span:
+        """What `coordinates` are coefficients of: the observations themselves, or a basis that the factor has."""
+        return span_of(kernel, observations)
 
     def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "p k"]:
-        """A⁻¹b in the basis."""
+        """A⁻¹b in the span."""
         return self.solve(rho, b)
 
     def coefficients(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"], weights: Inexact[Array, "k C"]
     ) -> Inexact[Array, "p C"]:
-        """A⁻¹b · weights in the basis."""
+        """A⁻¹b · weights in the span."""
         return self.coordinates(rho, matrix_product(b, weights))
 
     @property

@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
+from kpoison.kernels.base import Kernel
+from kpoison.ridge.expansion import Reduced
+from kpoison.ridge.observations import Observations
 from kpoison.ridge.projection import Projection, RidgeStatus
 from kpoison.ridge.solvers.contract import Abilities, Factor, Failures, Solver, condition_number
 from kpoison.ridge.solvers.dense import Factorisation
@@ -64,13 +67,12 @@ class Prepared(Factor):
         """That of the whole."""
         return self.made_by
 
-    @property
-    def basis(self) -> Float[Array, "N p"]:
-        """The eigenvectors."""
-        return self.eigenvectors
+    def span(self, kernel: Kernel, observations: Observations) -> Reduced:
+        """Of the eigenvectors."""
+        return Reduced(kernel, observations.points, self.eigenvectors)
 
     def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "p k"]:
-        """A⁻¹b in the basis."""
+        """A⁻¹b in the span."""
         return matrix_product(self.eigenvectors.T, b) / (self.eigenvalues + rho)[:, None]
 
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"]) -> Inexact[Array, "N k"]:
@@ -86,7 +88,7 @@ class Prepared(Factor):
     def coefficients(
         self, rho: Inexact[Array, ""], b: Inexact[Array, "N k"], weights: Inexact[Array, "k C"]
     ) -> Inexact[Array, "p C"]:
-        """A⁻¹b · weights in the basis, where the weights may be of any number of sets."""
+        """A⁻¹b · weights in the span, where the weights may be of any number of sets."""
         return matrix_product(self.coordinates(rho, b), weights)
 
     def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:

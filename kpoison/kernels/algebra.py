@@ -1,0 +1,180 @@
+"""Sums, products and multiples of kernels: whatever is asked of them is asked of their parts."""
+
+import abc
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kpoison._typing import Scalar
+from kpoison._validation import check_positive
+from kpoison.kernels.base import Kernel
+from kpoison.kernels.pairs import PairDerivatives
+from kpoison.kernels.traits import Traits, WithTraits
+
+__all__ = ["Product", "Scaled", "Sum"]
+
+
+class _Combination(WithTraits):
+    """A function of what other kernels, its parts, are at the same two points."""
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> tuple[Kernel, ...]:
+        """The kernels."""
+
+    @abc.abstractmethod
+    def combined(self, dtype: Any, *parts: Any) -> Any:
+        """From values of the parts those of the kernel, in this dtype; also from `PairDerivatives`."""
+
+    @abc.abstractmethod
+    def with_parts(self, *parts: Kernel) -> Kernel:
+        """The same function of other kernels."""
+
+    @property
+    def traits(self) -> Traits:
+        """Those that the parts have together."""
+        return Traits.of(*self.parts)
+
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """From k(x, z) of the parts."""
+        return self.combined(x.dtype, *(part.evaluate(x, z) for part in self.parts))
+
+    def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """From their Gram matrices."""
+        return self.combined(X1.dtype, *(part.gram(X1, X2) for part in self.parts))
+
+    def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        """From theirs."""
+        return self.combined(X1.dtype, *(part.pairwise(X1, X2) for part in self.parts))
+
+    def diagonal(self, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """From theirs."""
+        return self.combined(X.dtype, *(part.diagonal(X) for part in self.parts))
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """From theirs, where the function is linear."""
+        return self.combined(x.dtype, *(part.gradients(x, centres) for part in self.parts))
+
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """From theirs, where the function is linear."""
+        return self.combined(x.dtype, *(part.gradient_products(x, centres, basis) for part in self.parts))
+
+    def rounding_factor(self, X: Float[Array, "n ..."]) -> Float[Array, ""]:
+        """The largest of theirs."""
+        return functools.reduce(jnp.maximum, (part.rounding_factor(X) for part in self.parts))
+
+    def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
+        """Those of all."""
+        return sum(part.floats_per_pair(point_shape) for part in self.parts)
+
+    def on_subspace(self, dimension: int) -> Kernel | None:
+        """The same of the parts there."""
+        parts = [part.on_subspace(dimension) for part in self.parts]
+        known = [part for part in parts if part is not None]
+        return self.with_parts(*known) if len(known) == len(parts) else None
+
+    def pair_derivatives(self, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> PairDerivatives | None:
+        """From theirs."""
+        parts = [part.pair_derivatives(X, Z) for part in self.parts]
+        return None if any(part is None for part in parts) else self.combined(X.dtype, *parts)
+
+    def reach(self) -> float | None:
+        """The largest of theirs."""
+        reaches = [part.reach() for part in self.parts]
+        known = [reach for reach in reaches if reach is not None]
+        return max(known) if len(known) == len(reaches) else None
+
+
+def _check_kernel(name: str, value: object) -> None:
+    if not isinstance(value, Kernel):
+        raise TypeError(f"{name} must be a kpoison.kernels.Kernel, got {type(value).__name__}")
+
+
+class _Pair(_Combination):
+    """Two kernels on the same points."""
+
+    first: Kernel
+    second: Kernel
+
+    def __check_init__(self):
+        _check_kernel("first", self.first)
+        _check_kernel("second", self.second)
+        if self.first.point_ndim != self.second.point_ndim:
+            raise ValueError(
+                f"kernels on points of {self.first.point_ndim} and {self.second.point_ndim} axes cannot be combined"
+            )
+
+    @property
+    def parts(self) -> tuple[Kernel, Kernel]:
+        """Both."""
+        return self.first, self.second
+
+    def with_parts(self, *parts: Kernel) -> Kernel:
+        """The same of two others."""
+        return type(self)(*parts)
+
+
+class Sum(_Pair):
+    """k₁(x, z) + k₂(x, z); written `k1 + k2`."""
+
+    def combined(self, dtype: Any, *parts: Any) -> Any:
+        """Their sum."""
+        first, second = parts
+        return first + second
+
+
+class Product(_Pair):
+    """k₁(x, z) k₂(x, z); written `k1 * k2`."""
+
+    def combined(self, dtype: Any, *parts: Any) -> Any:
+        """Their product, elementwise."""
+        first, second = parts
+        return first * second
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """k₂ ∇k₁ + k₁ ∇k₂."""
+        first, second = self.first.gradients(x, centres), self.second.gradients(x, centres)
+        return _times(first, self.second, x, centres) + _times(second, self.first, x, centres)
+
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """Those of either kernel, with the other's values as weights."""
+        by_second, by_first = (_times(basis, other, x, centres) for other in (self.second, self.first))
+        products = self.first.gradient_products(x, centres, by_second)
+        return products + self.second.gradient_products(x, centres, by_first)
+
+
+def _times(rows: Float[Array, "n ..."], kernel: Kernel, x: Array, centres: Array) -> Float[Array, "n ..."]:
+    """Each row times k(x, c_i)."""
+    return rows * kernel.pairwise(x[None], centres)[0].reshape(-1, *[1] * (rows.ndim - 1))
+
+
+class Scaled(_Combination):
+    """scale · k(x, z), scale > 0; written `scale * k`."""
+
+    kernel: Kernel
+    scale: Scalar
+
+    def __check_init__(self):
+        _check_kernel("kernel", self.kernel)
+        check_positive("scale", self.scale)
+
+    @property
+    def parts(self) -> tuple[Kernel]:
+        """The one that is scaled."""
+        return (self.kernel,)
+
+    def combined(self, dtype: Any, *parts: Any) -> Any:
+        """The scale times it."""
+        (part,) = parts
+        return jnp.asarray(self.scale, dtype) * part
+
+    def with_parts(self, *parts: Kernel) -> Kernel:
+        """Another, scaled."""
+        (kernel,) = parts
+        return Scaled(kernel, self.scale)
