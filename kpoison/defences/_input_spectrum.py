@@ -243,7 +243,7 @@ def input_spectrum_law(
     measured = input_spectrum(f, x, reference, level=level, repeats=repeats, seed=seed)
     counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)[2]
     # `predictor` without a poison has ρ = n_c λ.
-    same = ridge * (1 + jnp.sum(counts) / len(clean.X))
+    same = ridge * (1 + jnp.sum(counts) / clean.observations.total)
     rows, probes = input_gradients(predictor(clean, same), x), x[marked]
     rows = rows.reshape(len(x), clean.outputs, -1)
     bent = efficacy_gradient(clean, poison, probes, ridge).reshape(len(probes), clean.outputs, -1)

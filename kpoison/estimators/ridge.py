@@ -4,7 +4,6 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -57,7 +56,7 @@ class _Ridge(BaseEstimator):
     def posterior_(self) -> Posterior:
         """The fitted posterior, for the laws; in float64 where JAX's precision is, else fitted anew in float32."""
         check_is_fitted(self)
-        return self._posterior if jax.config.jax_enable_x64 else self._fitted()
+        return self._posterior if jax.config.read("jax_enable_x64") else self._fitted()
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -66,7 +65,9 @@ class _Ridge(BaseEstimator):
             return np.asarray(predict(self._posterior, X, self.ridge))
 
 
-_ARGUMENTS = """
+class KernelRidge(RegressorMixin, _Ridge):
+    """Kernel ridge regression with scikit-learn's interface.
+
     Args:
         kernel: k; by default the radial basis function of scikit-learn's default gamma = 1/d, of length scale (d/2)^½,
             which is for features of unit variance.
@@ -79,13 +80,8 @@ _ARGUMENTS = """
     Calculations are in float64, whatever JAX's own precision is.
 
     Attributes:
-        posterior_: what `kpoison.fit` returns, for the laws: `kpoison.spike(estimator.posterior_, poison, x, ridge)`.
-"""
+        posterior_: what `kpoison.fit` returns, for the laws: `kpoison.spike(model.posterior_, poison, x, model.ridge)`.
 
-
-class KernelRidge(RegressorMixin, _Ridge):
-    __doc__ = f"""Kernel ridge regression with scikit-learn's interface.
-{_ARGUMENTS}
     >>> import numpy as np
     >>> X = np.linspace(0, 3, 20)[:, None]
     >>> model = KernelRidge(ridge=1e-6).fit(X, np.sin(X[:, 0]))
@@ -93,12 +89,7 @@ class KernelRidge(RegressorMixin, _Ridge):
     True
     """
 
-    def fit(
-        self,
-        X: Shaped[ArrayLike, "n d"],
-        y: Shaped[ArrayLike, "n *C"],
-        sample_weight: Shaped[ArrayLike, " n"] | None = None,
-    ) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to targets of one or several outputs.
 
         Args:
@@ -113,15 +104,19 @@ class KernelRidge(RegressorMixin, _Ridge):
         self._fit(X, np.asarray(y, np.float64), sample_weight)
         return self
 
-    def predict(self, X: Shaped[ArrayLike, "q d"]) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """The predictor at X, in the shape of y."""
         return self._scores(X)
 
 
 class KernelRidgeClassifier(ClassifierMixin, _Ridge):
-    __doc__ = f"""Classification by kernel ridge regression of ±1, or of one-hot targets where there are several classes.
-{_ARGUMENTS}
+    """Classification by kernel ridge regression of ±1, or of one-hot targets where there are several classes.
+
+    Arguments are those of `KernelRidge`.
+
+    Attributes:
         classes_: the labels, sorted; of any kind.
+        posterior_: as of `KernelRidge`.
 
     >>> import numpy as np
     >>> X, y = np.array([[0.0], [0.2], [3.0]]), np.array(["left", "left", "right"])
@@ -129,12 +124,7 @@ class KernelRidgeClassifier(ClassifierMixin, _Ridge):
     array(['right'], dtype='<U5')
     """
 
-    def fit(
-        self,
-        X: Shaped[ArrayLike, "n d"],
-        y: Shaped[ArrayLike, " n"],
-        sample_weight: Shaped[ArrayLike, " n"] | None = None,
-    ) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to class labels.
 
         Args:
@@ -155,11 +145,11 @@ class KernelRidgeClassifier(ClassifierMixin, _Ridge):
         self._fit(X, targets, sample_weight)
         return self
 
-    def decision_function(self, X: Shaped[ArrayLike, "q d"]) -> np.ndarray:
+    def decision_function(self, X: Any) -> np.ndarray:
         """Scores, shape (q,) and > 0 for the second of two classes; shape (q, classes) for several."""
         return self._scores(X)
 
-    def predict(self, X: Shaped[ArrayLike, "q d"]) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """The class of the highest score, as it was given to `fit`."""
         scores = self.decision_function(X)
         return self.classes_[np.argmax(scores, axis=1) if scores.ndim == 2 else (scores > 0).astype(int)]

@@ -80,7 +80,16 @@ class PenalisedAttack(NamedTuple):
             if penalty == 0 and not clean.observations.slopes:
                 return clean
             solver = clean.factor.solver
-        return fit(clean.kernel, clean.X, clean.y, solver=solver, gradient_penalty=penalty, metric=self.metric)
+        return fit(
+            clean.kernel,
+            clean.X,
+            clean.y,
+            weights=clean.observations.weights,
+            intercept=clean.observations.constant,
+            solver=solver,
+            gradient_penalty=penalty,
+            metric=self.metric,
+        )
 
 
 def _classes(name: str, labels: Any, number: int, each: str = "") -> Array:
@@ -173,7 +182,7 @@ def tradeoff(
     along = None if direction is None else _checked_direction(direction, clean)
     along = _leading_direction(attack, times[-1]) if along is None else along
     count = min(modes, len(attack.x) * clean.outputs, attack.x[0].size)
-    n = len(clean.X) + float(jnp.sum(poison.count))
+    n = float(clean.observations.total + jnp.sum(poison.count))
     found, rounding = [], 0.0
     for penalty in penalties:
         posterior = attack.refitted(float(penalty))

@@ -1,6 +1,10 @@
 """The laws of the poison: gain, efficacy, spike, and how they relate; exact and isolated."""
 
+from kpoison.laws._capacity import EstimatedDegrees, degrees_of_freedom
+from kpoison.laws._covariance import posterior_covariance
 from kpoison.laws._efficacy import efficacy, gain
+from kpoison.laws._evidence import log_marginal_likelihood
+from kpoison.laws._left_out import leave_one_out
 from kpoison.laws._spike import (
     coupling_floor,
     coupling_ratio,
@@ -14,15 +18,20 @@ from kpoison.laws.preparation import prepare
 from kpoison.laws.thresholds import lag, m_success, m_visible
 
 __all__ = [
+    "EstimatedDegrees",
     "Predictor",
     "coupling_floor",
     "coupling_ratio",
+    "degrees_of_freedom",
     "efficacy",
     "efficacy_gradient",
     "gain",
     "lag",
+    "leave_one_out",
+    "log_marginal_likelihood",
     "m_success",
     "m_visible",
+    "posterior_covariance",
     "predict",
     "predictor",
     "prepare",

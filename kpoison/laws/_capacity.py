@@ -1,5 +1,6 @@
 """How much of the labels the predictor takes in: its degrees of freedom (T7, L14)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,8 +10,8 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 from kpoison._failures import program
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
-from kpoison._validation import check_integer, check_key, public
-from kpoison.laws.effect import EffectByGain
+from kpoison._validation import check_integer, public
+from kpoison.laws.effect import EffectByGain, PoisonEffect, by_refit
 from kpoison.laws.inputs import CleanInputs, LawInputs, trained_on
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted, PosteriorAtRidge
@@ -76,12 +77,29 @@ def degrees_of_freedom(
                 f"take {len(inputs.clean.X):,} solves"
             )
         return _degrees(inputs)
-    return _estimated(inputs, check_integer("probes", probes, 2), check_key("key", key))
+    if key is None:
+        raise ValueError("key must be given with probes: a JAX key, of the random signs")
+    return _estimated(inputs, check_integer("probes", probes, 2), key)
 
 
 @program
 def _degrees(inputs: CleanInputs | LawInputs) -> Float[Array, ""]:
-    return inputs.combined(_clean_trace, _poison_trace)
+    return _trace(inputs, lambda reference: jnp.sum(reference.leverages()))
+
+
+def _trace(inputs: CleanInputs | LawInputs, of_clean: Callable[[PosteriorAtRidge], Array]) -> Array:
+    """tr H from the part of the clean data."""
+    if isinstance(inputs, CleanInputs):
+        return inputs.linear(of_clean)
+    if by_refit(inputs.clean):
+        inputs.effect()  # says why not
+
+    def at(effect: PoisonEffect):
+        assert isinstance(effect, EffectByGain)
+        assert isinstance(effect.reference, PosteriorAtRidge)
+        return of_clean(effect.reference) + _poison_trace(effect, effect.reference)
+
+    return inputs.linear(at)
 
 
 @program
@@ -93,21 +111,16 @@ def _estimated(inputs: CleanInputs | LawInputs, probes: int, key: PRNGKeyArray) 
         """zᵀHz for each vector of signs, H = I − ρS."""
         return jnp.sum(signs * (signs - reference.rho * reference.residuals(signs)), axis=0)
 
-    samples = inputs.combined(quadratic, _poison_trace)
+    samples = _trace(inputs, quadratic)
     return EstimatedDegrees(jnp.mean(samples), jnp.std(samples, ddof=1) / probes**0.5)
 
 
-def _clean_trace(reference: PosteriorAtRidge) -> Inexact[Array, ""]:
-    """Of the clean data's hat matrix."""
-    return jnp.sum(reference.leverages())
-
-
-def _poison_trace(effect: EffectByGain) -> Inexact[Array, ""]:
+def _poison_trace(effect: EffectByGain, reference: PosteriorAtRidge) -> Inexact[Array, ""]:
     """What the poison's labels add: Σ_j (k̃(Z, Z)G)_jj of its values, less what it takes from the clean ones.
 
     k̃(x_i, Z) = ρR_i of the clean values, R = S k(X, Z), becomes smaller by k̃(x_i, Z) G k̃(Z, x_i) where both are x_i.
     """
-    reference, Z, gain = effect.reference, effect.locations, effect.gain
+    Z, gain = effect.locations, effect.gain
     number = len(Z.points)
     own = jnp.trace(matrix_product(reference.covariance(Z), gain)[:number, :number])
     residuals = reference.cross_residuals(Z)

@@ -9,7 +9,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import check_flag, public
 from kpoison.laws.inputs import CleanInputs, LawInputs, Probes, trained_on
 from kpoison.poison import Poison
-from kpoison.ridge import Observations, Posterior
+from kpoison.ridge import Observations, Posterior, PosteriorAtRidge
 
 __all__ = ["posterior_covariance"]
 
@@ -49,7 +49,6 @@ def posterior_covariance(
     0.2
     """
     inputs, probes = trained_on(clean, ridge, poison), Probes.of(clean, x)
-    inputs.ended("the covariance")
     return _covariance(inputs, probes, check_flag("diagonal", diagonal))
 
 
@@ -57,11 +56,12 @@ def posterior_covariance(
 def _covariance(inputs: CleanInputs | LawInputs, probes: Probes, diagonal: bool) -> Float[Array, "..."]:
     points = probes.points
     if isinstance(inputs, CleanInputs):
-        reference = inputs.reference()
+        reference = inputs.reference("the covariance is that")
         found = reference.variances(points) if diagonal else reference.covariance(points)
     else:
         effect = inputs.effect()
         reference, gain = effect.reference, effect.gain
+        assert isinstance(reference, PosteriorAtRidge)
         cross = reference.covariance(Observations(points), effect.locations)
         if diagonal:
             found = reference.variances(points) - jnp.sum(cross * matrix_product(cross, gain.T), axis=1)

@@ -39,7 +39,6 @@ def log_marginal_likelihood(clean: Posterior, ridge: Scalar) -> Float[Array, ""]
     -2.2655
     """
     inputs = CleanInputs.of(clean, ridge)
-    inputs.ended("the marginal likelihood")
     if inputs.clean.observations.slopes:
         raise ValueError("clean must be fitted without gradient_penalty for the marginal likelihood: flat slopes are "
                          "no data")  # fmt: skip
@@ -54,13 +53,10 @@ def log_marginal_likelihood(clean: Posterior, ridge: Scalar) -> Float[Array, ""]
 
 @program
 def _log_marginal_likelihood(inputs: CleanInputs) -> Float[Array, ""]:
-    clean, reference = inputs.clean, inputs.reference()
+    clean, reference = inputs.clean, inputs.reference("the marginal likelihood is that")
     weights = clean.observations.multiplicities
     number = len(clean.X) - int(clean.observations.constant)
-    misfit = jnp.sum(clean.targets * reference.mean_dual()[: len(clean.X)])
+    misfit = jnp.sum(clean.targets * reference.dual())
     volume = clean.outputs * (clean.factor.log_determinant(reference.rho) + number * math.log(2 * math.pi))
-    no_noise = (
-        jnp.any(weights <= 0),
-        "weights must be > 0 for the marginal likelihood: the noise of others is infinite",
-    )
+    no_noise = (jnp.any(weights <= 0), "weights must be > 0 here: of others the noise is infinite")
     return checked_result(-0.5 * (misfit + volume), [no_noise])

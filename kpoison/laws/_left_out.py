@@ -1,19 +1,26 @@
 """Predictions of points that were left out, without a refit."""
 
-from jaxtyping import Array, ArrayLike, Float, Int
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from kpoison._failures import program
+from kpoison._linear_algebra import linear_solve
 from kpoison._typing import Scalar
 from kpoison._validation import public
 from kpoison.laws.inputs import CleanInputs
-from kpoison.ridge import Posterior
+from kpoison.ridge import Observations, Posterior
 
-__all__ = ["leave_one_out", "left_out_residuals"]
+__all__ = ["leave_one_out"]
+
+_ASKED = "the prediction without a point is that"
 
 
 @public
-def leave_one_out(
-    clean: Posterior, ridge: Scalar, *, groups: Int[ArrayLike, " n"] | None = None
-) -> Float[Array, "n *C"]:
+def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Any = None) -> Float[Array, "n *C"]:
     """The prediction at each training point of the predictor that was fitted without it, at the same ρ: no refit.
 
     f₋ᵢ(x_i) = y_i − (A⁻¹y)_i/(A⁻¹)_ii, A = K + ρ diag(1/w) at ρ = nλ of all points; in the mean loss without point i
@@ -33,7 +40,8 @@ def leave_one_out(
         TypeError, ValueError: naming the argument that does not fit; for a posterior that is stopped early or prepared
             for one poison.
 
-    >>> import jax.numpy as jnp
+    >>> import jax
+    import jax.numpy as jnp
     >>> import kpoison as kp
     >>> apart = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0], [0.0], [50.0]]), jnp.array([1.0, 1.0, -1.0]))
     >>> kp.leave_one_out(apart, 0.1).round(3).tolist()  # the copy tells, 1/(1 + 0.3)
@@ -42,4 +50,56 @@ def leave_one_out(
     [0.0, 0.0, 0.0]
     """
     inputs = CleanInputs.of(clean, ridge)
-    return clean.y - left_out_residuals(inputs, groups).reshape(clean.y.shape)
+    if not inputs.clean.factor.abilities.any_right_hand_side:
+        raise ValueError("clean must not be prepared for one poison: ask the posterior that it was made from")
+    if groups is None and not inputs.clean.observations.slopes:
+        residuals = _alone(inputs)
+    else:
+        residuals = _together(inputs, *_places(inputs.clean.observations, groups))
+    return inputs.clean.y - residuals.reshape(inputs.clean.y.shape)
+
+
+def _places(observed: Observations, groups: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of each group the places of its observations, shape (groups, size), and which of them are no filling."""
+    number = len(observed.points)
+    labels = np.arange(number) if groups is None else np.asarray(groups)
+    if labels.shape != (number,):
+        raise ValueError(f"groups must have shape ({number},), one label for each point of X, got {labels.shape}")
+    members = np.unique(labels, return_inverse=True)[1]
+    found = [np.flatnonzero(members == group) for group in range(members.max() + 1)]
+    r = observed.slopes
+    found = [np.concatenate([group, (number + group[:, None] * r + np.arange(r)).ravel()]) for group in found]
+    places = np.zeros((len(found), max(map(len, found))), int)
+    real = np.zeros(places.shape, bool)
+    for row, group in enumerate(found):
+        places[row, : len(group)], real[row, : len(group)] = group, True
+    return places, real
+
+
+@program
+def _alone(inputs: CleanInputs) -> Float[Array, "n C"]:
+    return inputs.reference(_ASKED).left_out_residuals()
+
+
+@program
+def _together(
+    inputs: CleanInputs, places: Int[ArrayLike, "groups size"], real: Bool[ArrayLike, "groups size"]
+) -> Float[Array, "n C"]:
+    """(S_gg)⁻¹(Sy)_g of the observations of each group, S the residuals' operator of all."""
+    reference = inputs.reference(_ASKED)
+    factor, observed = reference.posterior.factor, reference.posterior.observations
+    targets = reference.posterior.observed_targets
+    identity = jnp.eye(len(targets), observed.number, dtype=targets.dtype)
+    both = factor.residuals(reference.rho, jnp.concatenate([identity, targets], axis=1))[: observed.number]
+    S, left = both[:, : observed.number], both[:, observed.number :]
+
+    def solve(group):
+        places, real = group
+        block = jnp.where(real[:, None] & real[None], S[places][:, places], jnp.eye(len(places), dtype=S.dtype))
+        return linear_solve(block, jnp.where(real[:, None], left[places], 0))
+
+    solved = jax.lax.map(solve, (jnp.asarray(places), jnp.asarray(real)))
+    # What fills a group goes nowhere.
+    where = jnp.where(jnp.asarray(real), jnp.asarray(places), observed.number).ravel()
+    found = jnp.zeros((observed.number + 1, left.shape[1]), S.dtype)
+    return found.at[where].set(solved.reshape(len(where), -1))[: len(observed.points)]

@@ -142,7 +142,7 @@ def weighted(clean: Fitted, poison: Poison) -> WeightedPoison:
     )
     observed = clean.observations.at(locations)
     labels = observed.with_flat_slopes(labels)
-    return WeightedPoison(observed, labels, observed.repeat(counts), len(clean.X) + jnp.sum(counts))
+    return WeightedPoison(observed, labels, observed.repeat(counts), clean.observations.total + jnp.sum(counts))
 
 
 def conditioning_system(
@@ -199,7 +199,7 @@ def refit(reference: PosteriorAtRidge, poison: WeightedPoison) -> EffectByRefit:
         points=jnp.concatenate([Z.points, clean.X]),
         weights=jnp.concatenate([poison.counts[:number], own]),
     )
-    targets = together.with_flat_slopes(jnp.concatenate([poison.labels[:number], clean.targets]))
+    targets = together.right_hand_side(jnp.concatenate([poison.labels[:number], clean.targets]))
     solved = prepared(clean.factor.solver, clean.kernel, together).solve(reference.rho, targets)
     before, all_points = reference.mean_coefficients(), len(together.points)
     slopes = Z.number - number

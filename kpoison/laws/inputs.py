@@ -10,7 +10,16 @@ from kpoison._typing import Law, Scalar
 from kpoison._validation import check_name, check_points, check_positive, in_dtype
 from kpoison.laws.effect import EffectByGain, PoisonEffect, by_refit, condition, refit, weighted
 from kpoison.poison import Poison, check_poison
-from kpoison.ridge import Fitted, KernelExpansion, Prior, check_conditioning, check_fitted, checked_ridge
+from kpoison.ridge import (
+    Fitted,
+    KernelExpansion,
+    Posterior,
+    PosteriorAtRidge,
+    Prior,
+    check_conditioning,
+    check_fitted,
+    checked_ridge,
+)
 
 __all__ = ["CleanInputs", "LawInputs", "Probes", "trained_on"]
 
@@ -28,6 +37,16 @@ def _resolved(clean: Fitted, ridge: Scalar, n: Scalar) -> Float[Array, ""]:
     ridge = checked_ridge(clean, ridge)
     check_conditioning(clean, n * clean.resolved(ridge))
     return ridge
+
+
+def _ended(clean: Fitted, asked: str) -> Posterior:
+    """The posterior, refused where it is stopped early."""
+    if not clean.ended:
+        raise ValueError(
+            f"clean must be trained to the end, got one stopped early: {asked} of a ridge predictor, and along the "
+            "flow depends on the label; ask for efficacy and spike instead"
+        )
+    return clean.posterior
 
 
 class CleanInputs(NamedTuple):
@@ -53,14 +72,25 @@ class CleanInputs(NamedTuple):
 
     def training_set(self) -> tuple[Float[Array, "n ..."], Float[Array, "n C"], Float[Array, " n"]]:
         """Points, targets and multiplicities."""
-        return self.clean.X, self.clean.targets, jnp.ones(len(self.clean.X), self.clean.X.dtype)
+        return self.clean.X, self.clean.targets, self.clean.observations.multiplicities
+
+    def linear(self, function: Callable[[PosteriorAtRidge], T]) -> T:
+        """`function` of the predictor, linear in it, at the time at which training is stopped, if it is (T2)."""
+        clean, n = self.clean, self.clean.observations.total
+        return clean.combined(lambda rho: function(clean.posterior.at(rho)), n, _resolved(clean, self.ridge, n))
+
+    def reference(self, asked: str) -> PosteriorAtRidge:
+        """The posterior at ρ = nλ.
+
+        Raises:
+            ValueError: for one that is stopped early, which is none at any ρ: what was asked of it.
+        """
+        clean, n = _ended(self.clean, asked), self.clean.observations.total
+        return clean.at(jnp.asarray(n * _resolved(clean, self.ridge, n)))
 
     def terms(self) -> list[KernelExpansion]:
         """Expansions whose sum is the predictor."""
-        clean, n = self.clean, len(self.clean.X)
-        ridge = _resolved(clean, self.ridge, n)
-        mean = clean.combined(lambda rho: clean.posterior.at(rho).mean_coefficients(), n, ridge)
-        return [clean.posterior.mean_expansion(mean)]
+        return [self.clean.posterior.mean_expansion(self.linear(lambda reference: reference.mean_coefficients()))]
 
 
 class LawInputs(NamedTuple):
@@ -87,7 +117,10 @@ class LawInputs(NamedTuple):
         """
         clean, poison = check_fitted("clean", clean), check_poison(poison)
         poison.check_shapes(clean.X.shape[1:], clean.outputs)
-        return cls(clean, poison, _ridge_of(clean, ridge), check_name("law", law, get_args(Law)))
+        law = check_name("law", law, get_args(Law))
+        if law == "isolated" and clean.observations.constant:
+            raise ValueError("law must be 'exact' with an intercept, got 'isolated': it is held by no data")
+        return cls(clean, poison, _ridge_of(clean, ridge), law)
 
     @property
     def at_one_location(self) -> bool:
@@ -113,12 +146,7 @@ class LawInputs(NamedTuple):
         Raises:
             ValueError: for a posterior that is stopped early: its effect is no conditioning, see `linear`.
         """
-        clean = self.clean
-        if not clean.ended:
-            raise ValueError(
-                "clean must be trained to the end, got one stopped early: the gain, and with it spike/efficacy², is "
-                "that of a ridge predictor, and along the flow depends on the label; ask for efficacy and spike instead"
-            )
+        clean = _ended(self.clean, "the gain, and with it spike/efficacy², is that")
         if self.law == "exact" and by_refit(clean):
             raise ValueError(
                 "clean must be fitted by a dense solver for the gain: with conjugate gradients and a gradient penalty "

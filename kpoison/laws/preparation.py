@@ -9,7 +9,7 @@ import numpy as np
 from kpoison._typing import Numbers
 from kpoison._validation import check_positive, is_concrete, public
 from kpoison.poison import Poison, check_poison
-from kpoison.ridge import Posterior, check_conditioning, check_fitted
+from kpoison.ridge import Observations, Posterior, check_conditioning, check_fitted
 
 __all__ = ["prepare"]
 
@@ -60,20 +60,17 @@ def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers 
     _check_range("ridge", ridge, zero=False)
     if count is not None:
         _check_range("count", count, zero=True)
-    if (
-        clean.observations.slopes
-        or not clean.ended
-        or not (clean.factor.abilities.factorised or clean.factor.abilities.searched)
-    ):
+    able = clean.factor.abilities
+    if clean.observations.slopes or not clean.ended or not (able.factorised or able.searched):
         raise ValueError(
             "clean must be fitted without gradient_penalty, not by ConjugateGradients, and not be stopped early"
         )
     ridges = jnp.asarray(ridge, clean.X.dtype)
-    check_conditioning(clean, len(clean.X) * jnp.min(ridges))
+    check_conditioning(clean, clean.observations.total * jnp.min(ridges))
     locations, _, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
     totals = jnp.sum(counts) if count is None else jnp.asarray(count, clean.X.dtype)
-    rho = jnp.outer(len(clean.X) + totals, ridges)
-    b = jnp.concatenate([clean.kernel.pairwise(clean.X, locations), clean.targets], axis=1)
+    rho = jnp.outer(clean.observations.total + totals, ridges)
+    b = jnp.concatenate([clean.cross(Observations(locations)), clean.observed_targets], axis=1)
     interval = float(jnp.min(rho)), float(jnp.max(rho))
     # Without the matrix, which is not needed any more and may be much the largest part.
     return dataclasses.replace(clean, factor=clean.factor.restricted(b, interval, largest_rank=1.0))

@@ -6,13 +6,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_points, check_positive, check_real, public
+from kpoison._validation import check_finite, check_flag, check_points, check_positive, check_real, public
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.ridge.metric import checked_metric, slope_operator
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import Posterior
 from kpoison.ridge.solvers import Solver, Spectral, choose_solver
+from kpoison.ridge.solvers.preparation import prepared
 
 __all__ = ["fit", "fit_observations"]
 
@@ -23,8 +25,10 @@ def fit(
     X: Float[ArrayLike, "n ..."],
     y: Num[ArrayLike, "n *C"],
     *,
+    weights: Float[ArrayLike, " n"] | None = None,
+    intercept: bool = False,
     solver: Solver | None = None,
-    gradient_penalty: Scalar = 0.0,
+    gradient_penalty: Scalar | None = None,
     metric: Float[ArrayLike, "..."] | None = None,
     verbose: bool = False,
 ) -> Posterior:
@@ -35,12 +39,15 @@ def fit(
         X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
             in large data sets see `Kernel.__call__`).
         y: clean targets, shape (n_c,) or (n_c, C).
+        weights: w >= 0, shape (n_c,): multiplicities, as if each point were there so often.  n is then Σw + Σm in
+            ρ = nλ; derivatives exist down to w = 0, where they are a point's influence on a fit without it.
+        intercept: whether a constant is fitted beside the kernel, free of penalty: exact, not the limit of a large one.
         solver: `Spectral()` (one eigendecomposition, every ridge), `Tridiagonal()` (the same for sweeps, in 2/5 of the
             time), `Cholesky()` (factorises at each ridge), `Krylov()` (for more points than can be factorised), by
             default the first or the last of these as `choose_solver` says; or `ConjugateGradients()` (for a gradient
             penalty in many dimensions; `gain` is not available then).
         gradient_penalty: γ >= 0 of (γ/2n) Σ_i ‖∇f(x_i)‖²_M beside the fit and the ridge (T1); n_c(1 + r) numbers are
-            then factorised, r the rank of M.  Poisons are penalised too.  0 is the ordinary posterior.
+            then factorised, r the rank of M.  Poisons are penalised too.  None or 0 is the ordinary posterior.
         metric: M, symmetric and positive semi-definite, shape (D, D); by default the identity.
         verbose: print the solver that was chosen.
 
@@ -52,7 +59,8 @@ def fit(
         ValueError: for mismatched shapes, empty or non-finite data, for a kernel that is not symmetric and positive
             semi-definite on `X`, or on 512 points of it where more are not looked at (`Krylov`; of 2,000 points and
             more all solvers for symmetry, and `Cholesky` for both); for γ < 0, a metric that is none, a kernel without
-            the derivatives that the penalty takes, or more than 12,000 values and slopes for a solver that factorises.
+            the derivatives that the penalty takes, or more than 12,000 values and slopes for a solver that factorises;
+            for weights that are negative, not finite or all 0.
 
     >>> import jax.numpy as jnp
     >>> import kpoison as kp
@@ -67,9 +75,11 @@ def fit(
         raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
     X = check_points("X", X, kernel.point_ndim)
     y = _checked_targets(y, X)
+    gradient_penalty = 0.0 if gradient_penalty is None else gradient_penalty
     check_positive("gradient_penalty", gradient_penalty, zero=True)
     metric = checked_metric(metric, math.prod(X.shape[1:]), X.dtype)
-    observed = Observations(X, slope_operator(gradient_penalty, metric, math.prod(X.shape[1:]), X.dtype))
+    operator = slope_operator(gradient_penalty, metric, math.prod(X.shape[1:]), X.dtype)
+    observed = Observations(X, operator, _checked_weights(weights, X), constant=check_flag("intercept", intercept))
     if solver is None:
         solver = Spectral() if observed.slopes else choose_solver(len(X), X.dtype)
     if verbose:
@@ -86,6 +96,19 @@ def _checked_targets(y: Any, X: Float[Array, "n ..."]) -> Float[Array, "n *C"]:
     return y
 
 
+def _checked_weights(weights: Any, X: Float[Array, "n ..."]) -> Float[Array, " n"] | None:
+    if weights is None:
+        return None
+    check_real("weights", weights)
+    weights = jnp.asarray(weights, X.dtype)
+    if weights.shape != (len(X),):
+        raise ValueError(f"weights must have shape ({len(X)},), one for each point of X, got {weights.shape}")
+    check_positive("weights", weights, zero=True, scalar=False)
+    none = (~(jnp.sum(weights) > 0), "weights must not all be 0")
+    wrong = (~jnp.all((weights >= 0) & jnp.isfinite(weights)), "weights must be finite and >= 0")
+    return checked_result(weights, [wrong, none])
+
+
 def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], solver: Solver) -> Posterior:
     """`fit` without its checks of arrays."""
     if observed.slopes and kernel.smoothness < 2:
@@ -95,4 +118,4 @@ def fit_observations(kernel: Kernel, observed: Observations, y: Float[Array, "n 
             "there.  Use RBF, Matern32, Matern52, RationalQuadratic or an NTK of erf instead"
         )
     kernel = with_array_parameters(kernel, observed.points.dtype)
-    return Posterior(kernel, observed, y, solver.prepare(kernel, observed))
+    return Posterior(kernel, observed, y, prepared(solver, kernel, observed))

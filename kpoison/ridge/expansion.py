@@ -25,7 +25,16 @@ from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.observations import Observations
 
-__all__ = ["Functionals", "KernelExpansion", "Reduced", "Representers", "Span", "WithConstant", "pair_in_plane", "span_of"]
+__all__ = [
+    "Functionals",
+    "KernelExpansion",
+    "Reduced",
+    "Representers",
+    "Span",
+    "WithConstant",
+    "pair_in_plane",
+    "span_of",
+]
 
 _FLOATS_AT_ONCE = 2**24
 
@@ -301,12 +310,8 @@ class Functionals(Span):
 class WithConstant(Span):
     """Other functions, and the constant 1, whose coefficients come last."""
 
+    kernel: Kernel
     inner: Span
-
-    @property
-    def kernel(self) -> Kernel:
-        """That of the others."""
-        return self.inner.kernel
 
     @property
     def of_values(self) -> bool:
@@ -320,7 +325,7 @@ class WithConstant(Span):
 
     def after(self, Z: Observations) -> "WithConstant":
         """Representers before the others."""
-        return WithConstant(self.inner.after(Z))
+        return WithConstant(self.kernel, self.inner.after(Z))
 
     def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
         """Those of the others."""
@@ -332,7 +337,7 @@ class WithConstant(Span):
 
     def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
         """Those of the others, and the constant."""
-        return self.inner.values(X, coefficients[:-1]) + coefficients[-1]
+        return self.inner.values(X, coefficients[:-1]) + coefficients[-1:]
 
     def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
         """Those of the others."""
@@ -353,7 +358,7 @@ class WithConstant(Span):
     def expanded(self, coefficients: Inexact[Array, "p C"]) -> "tuple[Span, Inexact[Array, 'N+1 C']]":
         """With the others expanded."""
         inner, weights = self.inner.expanded(coefficients[:-1])
-        return WithConstant(inner), jnp.concatenate([weights, coefficients[-1:]])
+        return WithConstant(self.kernel, inner), jnp.concatenate([weights, coefficients[-1:]])
 
 
 def span_of(kernel: Kernel, *observed: Observations) -> Span:

@@ -101,6 +101,10 @@ class Observations(eqx.Module):
         """With a row for the constant, where there is one."""
         return jnp.concatenate([rows, last]) if self.constant else rows
 
+    def right_hand_side(self, targets: Float[Array, "n k"]) -> Float[Array, "M k"]:
+        """Targets, slopes of 0, and 0 for the constant."""
+        return self.with_constant(self.with_flat_slopes(targets), jnp.zeros((1, targets.shape[1]), targets.dtype))
+
     def dual(self, coefficients: Inexact[Array, "N C"]) -> tuple[Inexact[Array, "n C"], Inexact[Array, "n C D"]]:
         """Weights w and slopes v of Σ w k(x, z) + v·∂_z k(x, z), from one coefficient for each observation."""
         number = len(self.points)

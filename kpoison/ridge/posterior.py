@@ -87,6 +87,16 @@ class Posterior(eqx.Module):
         """The other one."""
         return posterior
 
+    def cross(self, Z: Observations) -> Float[Array, "N P"]:
+        """k(X, Z): covariances of all that the factor knows with observations."""
+        observed = self.observations
+        return observed.with_constant(covariance(self.kernel, observed, Z), Z.border.T)
+
+    @property
+    def observed_targets(self) -> Float[Array, "N C"]:
+        """y, slopes of 0, and 0 for the constant."""
+        return self.observations.right_hand_side(self.targets)
+
     def combined(
         self, function: Callable[[Array], T], n: Scalar, ridge: Float[Array, ""], *, in_turn: bool = False
     ) -> T:
@@ -196,7 +206,17 @@ class StoppedPosterior(eqx.Module):
             ridge: λ.
             in_turn: one ridge after the other, in the memory of one.
         """
-        return at_time(function, n, ridge, self.time, one_by_one=in_turn or self.factor.abilities.one_at_a_time)
+        in_turn = in_turn or self.factor.abilities.one_at_a_time
+        if not self.observations.constant:
+            return at_time(function, n, ridge, self.time, one_by_one=in_turn)
+        # A constant is free of penalty, and at its optimum from the start: what it alone does is there at every time.
+        size = self.factor.bounds()[1]
+        alone = function(size / jnp.finfo(size.dtype).eps ** 2)
+
+        def rest(rho):
+            return jax.tree.map(jnp.subtract, function(rho), alone)
+
+        return jax.tree.map(jnp.add, alone, at_time(rest, n, ridge, self.time, one_by_one=in_turn))
 
     def resolved(self, ridge: Float[Array, ""]) -> Float[Array, ""]:
         """λ + 1/t."""
@@ -253,32 +273,57 @@ class PosteriorAtRidge(eqx.Module):
         """A⁻¹b, A = K + ρI, with derivatives of every order."""
         return self.posterior.factor.solve(self.rho, b)
 
-    def _cross(self, Z: Observations) -> Float[Array, "N P"]:
-        """Of all that the factor knows."""
-        observed = self.posterior.observations
-        return observed.with_constant(covariance(self.kernel, observed, Z), Z.border.T)
-
-    def _targets(self) -> Float[Array, "N C"]:
-        observed, targets = self.posterior.observations, self.posterior.targets
-        return observed.with_constant(observed.with_flat_slopes(targets), jnp.zeros((1, self.posterior.outputs), targets.dtype))
-
     def mean(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P C"]:
         """f_c(Z) = k(Z, X) A⁻¹ y, at points or of observations."""
-        return self.posterior.factor.inverse_product(self.rho, self._cross(observing(Z)), self._targets())
+        return self.posterior.factor.inverse_product(
+            self.rho, self.posterior.cross(observing(Z)), self.posterior.observed_targets
+        )
 
-    def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P P"]:
-        """k̃(Z, Z) = k(Z, Z) − k(Z, X) A⁻¹ k(X, Z)."""
+    def covariance(
+        self, Z: Observations | Float[Array, "p ..."], other: Observations | None = None
+    ) -> Inexact[Array, "P Q"]:
+        """k̃(Z, W) = k(Z, W) − k(Z, X) A⁻¹ k(X, W), by default of Z with itself."""
         Z = observing(Z)
-        cross = self._cross(Z)
-        return covariance(self.kernel, Z, Z) - self.posterior.factor.inverse_product(self.rho, cross, cross)
+        cross = self.posterior.cross(Z)
+        W, across = (Z, cross) if other is None else (other, self.posterior.cross(other))
+        return covariance(self.kernel, Z, W) - self.posterior.factor.inverse_product(self.rho, cross, across)
+
+    def variances(self, points: Float[Array, "q ..."]) -> Inexact[Array, " q"]:
+        """k̃(x, x) at each point."""
+        cross = self.posterior.cross(observing(points))
+        return self.kernel.diagonal(points) - jnp.sum(cross * self.posterior.factor.solve(self.rho, cross), axis=0)
+
+    def residuals(self, values: Float[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """What the predictor of other targets leaves of them at the training points, over ρ."""
+        return self._over_rho(self.posterior.observations.right_hand_side(values))
+
+    def cross_residuals(self, Z: Observations) -> Inexact[Array, "n P"]:
+        """k̃(X, Z)/ρ, of the values at X."""
+        return self._over_rho(self.posterior.cross(Z))
+
+    def _over_rho(self, b: Inexact[Array, "N k"]) -> Inexact[Array, "n k"]:
+        return self.posterior.factor.residuals(self.rho, b)[: len(self.posterior.X)]
+
+    def leverages(self) -> Inexact[Array, " n"]:
+        """H_ii: how far the predictor at x_i follows y_i with its weight."""
+        return self.posterior.factor.diagonals(self.rho, len(self.posterior.X))[1]
+
+    def left_out_residuals(self) -> Inexact[Array, "n C"]:
+        """y_i less the prediction at x_i of the predictor that was fitted without i, at the same ρ."""
+        of_residuals = self.posterior.factor.diagonals(self.rho, len(self.posterior.X))[0]
+        return self.residuals(self.posterior.targets) / of_residuals[:, None]
+
+    def dual(self) -> Inexact[Array, "n C"]:
+        """A⁻¹y, of the values."""
+        return self.posterior.factor.solve(self.rho, self.posterior.observed_targets)[: len(self.posterior.X)]
 
     def mean_coefficients(self) -> Inexact[Array, "p C"]:
         """A⁻¹y: what of f_c depends on ρ, see `Posterior.mean_expansion`."""
-        return self.posterior.factor.coordinates(self.rho, self._targets())
+        return self.posterior.factor.coordinates(self.rho, self.posterior.observed_targets)
 
     def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> Inexact[Array, "p C"]:
         """−A⁻¹ k(X, Z) · weights: what of x ↦ k̃(x, Z) weights belongs to X, see `Posterior.change_expansion`."""
-        return -self.posterior.factor.coefficients(self.rho, self._cross(Z), weights)
+        return -self.posterior.factor.coefficients(self.rho, self.posterior.cross(Z), weights)
 
     def mean_expansion(self) -> KernelExpansion:
         """f_c as a function of x."""

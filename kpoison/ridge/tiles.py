@@ -193,7 +193,7 @@ class ScaledGram(eqx.Module):
 
     def columns(self, places: Array) -> Float[Array, "n s"]:
         """Of D K D."""
-        return self.scales[:, None] * self.gram.columns(places) * self.scales[places]
+        return self.scales[:, None] * self.gram.columns(places) * self.scales[places][None]
 
     def product(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """D K D x; rows beyond n, which are 0, are kept."""

@@ -142,7 +142,7 @@ class Job(ChunkedWork):
             "times": [str(cell.time) for cell in trained],
             "solver": repr(clean.factor.solver).removesuffix("()"),
             "solver_hash": tree_hash(clean.factor.solver),
-            "n_c": len(clean.X),
+            "n_c": clean.observations.total if clean.observations.weights is None else float(clean.observations.total),
             "d": int(np.prod(clean.X.shape[1:])),
             "data_hash": tree_hash(
                 {
@@ -262,7 +262,7 @@ class Job(ChunkedWork):
     def _status(self, needs: Needs, m: slice) -> tuple[np.ndarray, np.ndarray]:
         """Residual and convergence of a search at every multiplicity and ridge, shape (m, ridge)."""
         counts, ridges = jnp.asarray(self.grid.count.values[m]), jnp.asarray(self.grid.ridge.values)
-        rho = jnp.outer(len(self.clean.X) + counts, ridges).astype(self.clean.X.dtype)
+        rho = jnp.outer(self.clean.observations.total + counts, ridges).astype(self.clean.X.dtype)
         residual, converged = jax.vmap(jax.vmap(self.posteriors.status[needs].at))(rho)
         return np.asarray(residual), np.asarray(converged)
 

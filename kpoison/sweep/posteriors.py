@@ -53,11 +53,11 @@ class Posteriors:
         self.status = {}
         if self._law == "exact" and clean.ended and not clean.observations.slopes:
             zeta = jnp.asarray(self._grid.places.locations[location], clean.X.dtype)
-            cross = clean.kernel.pairwise(clean.X, zeta[None])
+            cross = clean.posterior.cross(Observations(zeta[None]))
             low, high = self._rho_range()
             if Needs.TARGETS in self._wanted:
-                both = jnp.concatenate([cross, clean.targets], axis=1)
-                n_c, ridges = len(clean.X), self._grid.ridge.values
+                both = jnp.concatenate([cross, clean.posterior.observed_targets], axis=1)
+                n_c, ridges = float(clean.observations.total), self._grid.ridge.values
                 # Thresholds look at every multiplicity that `m_success` does.
                 wide = (n_c * ridges[0] * 0.999, max(high, 1.001e6 * n_c * ridges[-1]))
                 posteriors[Needs.TARGETS] = self._restricted(Needs.TARGETS, clean.posterior, both, wide)
@@ -84,7 +84,7 @@ class Posteriors:
                 bent = slope_operator(
                     cell.penalty, self._grid.training.metric, math.prod(clean.X.shape[1:]), clean.X.dtype
                 )
-            observed = Observations(clean.X, bent)
+            observed = dataclasses.replace(clean.observations, slope_operator=bent)
             self._keep(first, fit_observations(cell.kernel, observed, clean.y, clean.factor.solver))
         assert self._fitted is not None
         fitted = self._fitted[1]
@@ -103,7 +103,7 @@ class Posteriors:
     def _rho_range(self) -> tuple[float, float]:
         """Smallest and largest ρ = (n_c + m)λ of the grid."""
         counts, ridges = self._grid.count.values, self._grid.ridge.values
-        n_c = len(self._clean.X)
+        n_c = float(self._clean.observations.total)
         # A law reads m and λ in the dtype of the data: a margin for their rounding.
         return float((n_c + counts[0]) * ridges[0]) * 0.999, float((n_c + counts[-1]) * ridges[-1]) * 1.001
 

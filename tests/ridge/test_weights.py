@@ -33,7 +33,7 @@ LAWS = {
     "spike": lambda clean, poison: kp.spike(clean, poison, PROBES, RIDGE),
     "ratio": lambda clean, poison: kp.spike_efficacy_ratio(clean, POISON, PROBES, RIDGE),
     "covariance": lambda clean, poison: kp.posterior_covariance(clean, PROBES, RIDGE, poison),
-    "curvature": lambda clean, poison: kp.curvature.gauss_newton(clean, poison, PROBES, RIDGE),
+    "m_success": lambda clean, poison: kp.m_success(clean, POISON, PROBES, RIDGE),
 }
 
 
@@ -85,3 +85,114 @@ def test_an_intercept_is_the_bordered_system(solver, poison):
     np.testing.assert_allclose(
         kp.predict(clean, PROBES, RIDGE), bordered(w, w.sum() * RIDGE, PROBES), rtol=1e-8, atol=1e-10
     )
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("solver", ["spectral", "conjugate gradients"])
+def test_weights_are_repeated_points_under_a_penalty(intercept, solver):
+    options = {"intercept": intercept, "gradient_penalty": 0.2}
+    weighted = kp.fit(KERNEL, X, Y, weights=COUNTS.astype(float), solver=SOLVERS[solver], **options)
+    plain = kp.fit(KERNEL, *repeated(), **options)
+    for law in ("predict", "predict with poison", "efficacy", "spike"):
+        np.testing.assert_allclose(LAWS[law](weighted, CLUSTER), LAWS[law](plain, CLUSTER), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_weights_are_repeated_points_along_the_flow(intercept):
+    weighted = kp.fit(KERNEL, X, Y, weights=COUNTS.astype(float), intercept=intercept)
+    plain = kp.fit(KERNEL, *repeated(), intercept=intercept)
+    for time in (0.5, 20.0):
+        stopped = [kp.flow.early_stopped(clean, time) for clean in (weighted, plain)]
+        for law in ("predict", "efficacy", "spike"):
+            np.testing.assert_allclose(LAWS[law](stopped[0], POISON), LAWS[law](stopped[1], POISON), rtol=1e-8)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.5, 20.0])
+def test_a_constant_is_at_its_optimum_along_the_flow(time):
+    # The flow of a centred kernel: each mode of HKH, H = I − eeᵀ/n, contracts at the rate μ/n + λ.
+    gram = np.asarray(KERNEL(X))
+    centring = np.eye(N) - 1 / N
+    mu, modes = np.linalg.eigh(centring @ gram @ centring)
+    rate = mu / N + RIDGE
+    dual = modes @ (-np.expm1(-rate * time) / (rate * N) * (modes.T @ centring @ Y).T).T
+    cross = np.asarray(KERNEL(PROBES, X)) @ centring
+    expected = cross @ dual + np.mean(Y - gram @ centring @ dual, axis=0)
+    clean = kp.flow.early_stopped(kp.fit(KERNEL, X, Y, intercept=True), time)
+    np.testing.assert_allclose(kp.predict(clean, PROBES, RIDGE), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", ["spectral", "krylov"])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_prepared_and_swept(solver, intercept):
+    weights = COUNTS + 0.25
+    clean = kp.fit(KERNEL, X, Y[:, 0], weights=weights, intercept=intercept, solver=SOLVERS[solver])
+    exact = kp.fit(KERNEL, X, Y[:, 0], weights=weights, intercept=intercept, solver=kp.Cholesky())
+    poison = kp.Poison(POISON.location, 2.0, 3.0)
+    ready = kp.prepare(clean, poison, [1e-3, 1e-1])
+    for law in ("efficacy", "spike", "predict with poison"):
+        np.testing.assert_allclose(LAWS[law](ready, poison), LAWS[law](exact, poison), rtol=1e-7, atol=1e-9)
+    found = kp.sweep(
+        clean, poison, direction=np.array([1.0, 0.0]), r_over_l=[0.1, 1.0], m=[1, 5], ridge=[1e-3, 1e-2],
+        quantities=("efficacy", "spike"),
+    )  # fmt: skip
+    probe = np.asarray(POISON.location) + 1.3 * np.array([1.0, 0.0])
+    of_five = kp.Poison(POISON.location, 2.0, 5.0)
+    for name, law in (("efficacy", kp.efficacy), ("spike", kp.spike)):
+        value = found[name].sel(r_over_l=1.0, m=5, ridge=1e-2)
+        np.testing.assert_allclose(np.squeeze(value), law(exact, of_five, probe, 1e-2), rtol=1e-6)
+
+
+def influence(weights, solver):
+    clean = kp.fit(KERNEL, X, Y, weights=weights, solver=solver)
+    return jnp.sum(kp.efficacy(clean, CLUSTER, PROBES, RIDGE) ** 2)
+
+
+def oracle(weights):
+    def k(a, b):
+        return jnp.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2 / 1.3**2)
+
+    # (ρI + WK)c = Wy, which is regular at weights of 0.
+    points = jnp.concatenate([jnp.asarray(X), CLUSTER.location])
+    targets = jnp.concatenate([jnp.asarray(Y), CLUSTER.label])
+    gram, counts = k(points, points), jnp.asarray(CLUSTER.count)
+    rho = (jnp.sum(weights) + jnp.sum(counts)) * RIDGE
+
+    def predicted(poison):
+        w = jnp.concatenate([weights, poison])[:, None]
+        return k(jnp.asarray(PROBES), points) @ jnp.linalg.solve(rho * jnp.eye(len(w)) + w * gram, w * targets)
+
+    return jnp.sum((predicted(counts) - predicted(0 * counts)) ** 2)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_derivatives_in_weights_down_to_none(solver):
+    weights = jnp.asarray(COUNTS, float)
+    assert jnp.sum(weights == 0) == 2
+    found, expected = jax.grad(influence)(weights, SOLVERS[solver]), jax.grad(oracle)(weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7 * np.max(np.abs(expected)))
+    if solver in ("spectral", "cholesky"):
+        found, expected = jax.hessian(influence)(weights, SOLVERS[solver]), jax.hessian(oracle)(weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7 * np.max(np.abs(expected)))
+
+
+WRONG = {
+    "negative": -COUNTS.astype(float),
+    "none": np.zeros(N),
+    "not finite": np.where(COUNTS > 3, np.nan, 1.0),
+    "of another length": np.ones(N + 1),
+    "text": np.array(["1"] * N),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_weights(case):
+    with pytest.raises((ValueError, TypeError), match="weights"):
+        kp.fit(KERNEL, X, Y, weights=WRONG[case])
+
+
+def test_an_intercept_and_an_isolated_law():
+    clean = kp.fit(KERNEL, X, Y, intercept=True)
+    with pytest.raises(ValueError, match="intercept"):
+        kp.efficacy(clean, POISON, PROBES, RIDGE, law="isolated")
+    with pytest.raises(TypeError, match="intercept"):
+        kp.fit(KERNEL, X, Y, intercept=2)

@@ -1,7 +1,7 @@
 """What a solver promises, and what its factor answers; one final class and one file for each solver."""
 
 import abc
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -173,6 +173,7 @@ class Factor(eqx.Module):
         )
 
 
+@runtime_checkable
 class GramProduct(Protocol):
     """K as an operator, which derivatives in kernel and points go through."""
 

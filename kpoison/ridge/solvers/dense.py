@@ -219,7 +219,7 @@ def _factorised(
     return gram, factorisation
 
 
-@program()
+@program
 def _factorised_with_weights(
     kernel: Kernel, observed: Observations, solver: DenseSolver, differences: bool
 ) -> tuple[Array, Array, Factorisation]:
