@@ -112,7 +112,6 @@ def sweep(
     check_poison(poison)
     law = check_name("law", law, get_args(Law))
     chosen = as_quantities(quantities)
-    length_scale = None if length_scale is None else float(np.asarray(length_scale))
     shape = clean.X.shape[1:]
     if location is None and poison.location.shape != shape:
         raise ValueError(
@@ -120,6 +119,7 @@ def sweep(
             "several locations are given as location="
         )
     if length_scale is not None:
+        length_scale = float(np.asarray(length_scale))
         numbers("length_scale", length_scale, "", "", zero=False)
     inner = (
         numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True),
