@@ -27,7 +27,7 @@ from kpoison._validation import (
 )
 from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system
-from kpoison.poison import Poison
+from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Posterior, check_conditioning, check_fitted, checked_ridge
 
 __all__ = [
@@ -178,9 +178,7 @@ def checked_probes(clean: Posterior, arguments: dict) -> None:
 
 
 def _checked_counts(clean: Posterior, poison: object) -> Float[Array, " p"]:
-    if not isinstance(poison, Poison):
-        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
-    counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)[2]
+    counts = check_poison(poison).observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)[2]
     check_positive("poison.count", counts, scalar=False)
     return counts
 

@@ -16,7 +16,7 @@ from kpoison.attacks.federated import Federation, federate, mean_aggregated
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.kernels.base import Kernel
 from kpoison.laws import efficacy, predict
-from kpoison.poison import Poison
+from kpoison.poison import Poison, check_poison
 from kpoison.ridge import fit
 from kpoison.ridge.features import kernel_features
 
@@ -80,8 +80,7 @@ def _check_sybil(arguments: dict[str, Any]) -> None:
     if not isinstance(arguments["kernel"], Kernel):
         raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(arguments['kernel']).__name__}")
     poison, inputs, targets = (arguments[name] for name in ("poison", "inputs", "targets"))
-    if not isinstance(poison, Poison):
-        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    check_poison(poison)
     if len(inputs) == 0 or len(inputs) != len(targets):
         raise ValueError(f"inputs and targets must hold one array for each client, got {len(inputs)}, {len(targets)}")
     if not is_concrete(poison.count):

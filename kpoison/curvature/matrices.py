@@ -69,37 +69,35 @@ class _Probed(NamedTuple):
         return cls(watched(f), x, loss, shape)
 
     def vectors(self, targets: Any) -> Float[Array, "q C"]:
-        """Targets as vectors."""
-        return _as_vectors(targets, len(self.x), self.shape, self.loss, self.x.dtype)
-
-
-def _as_vectors(targets: Any, number: int, shape: tuple[int, ...], loss: Loss, dtype) -> Array:
-    """y as vectors (N, C); classes as one-hot vectors."""
-    check_real("targets", targets)
-    # Classes are compared as they came: in JAX without x64 they may wrap around.
-    targets = plain_array("targets", targets)
-    outputs = math.prod(shape)
-    if loss == "softmax" and targets.shape == (number,):
-        if not jnp.issubdtype(targets.dtype, jnp.integer):
-            raise TypeError(f'targets must be classes (integers) or probabilities (q, C) for loss="softmax", got '
-                            f"dtype {targets.dtype} of shape {targets.shape}")  # fmt: skip
-        if is_concrete(targets) and bool(np.any((np.asarray(targets) < 0) | (np.asarray(targets) >= outputs))):
-            raise ValueError(f"targets must be classes 0 to {outputs - 1}, got {int(targets.min())} to "
-                             f"{int(targets.max())}")  # fmt: skip
-        return jax.nn.one_hot(jnp.asarray(targets), outputs, dtype=dtype)
-    if targets.shape != (number, *shape):
-        expected = f"({number},) of classes or ({number}, {outputs})" if loss == "softmax" else f"{(number, *shape)}"
-        raise ValueError(f"targets must have shape {expected}, one for each probe, got {targets.shape}")
-    check_finite("targets", targets)
-    targets = jnp.asarray(targets)
-    if loss == "softmax" and is_concrete(targets):
-        sums = jnp.sum(targets, axis=1)
-        if bool(jnp.any(targets < 0) | jnp.any(jnp.abs(sums - 1) > 1e-3)):
-            raise ValueError(
-                "targets must be probabilities, >= 0 and with a sum of 1 for each probe, got a smallest of "
-                f"{float(targets.min()):.3g} and sums of {float(sums.min()):.3g} to {float(sums.max()):.3g}"
+        """Targets as vectors; classes as one-hot vectors."""
+        check_real("targets", targets)
+        # Classes are compared as they came: in JAX without x64 they may wrap around.
+        targets = plain_array("targets", targets)
+        number, shape, loss = len(self.x), self.shape, self.loss
+        outputs = math.prod(shape)
+        if loss == "softmax" and targets.shape == (number,):
+            if not jnp.issubdtype(targets.dtype, jnp.integer):
+                raise TypeError(f'targets must be classes (integers) or probabilities (q, C) for loss="softmax", got '
+                                f"dtype {targets.dtype} of shape {targets.shape}")  # fmt: skip
+            if is_concrete(targets) and bool(np.any((np.asarray(targets) < 0) | (np.asarray(targets) >= outputs))):
+                raise ValueError(f"targets must be classes 0 to {outputs - 1}, got {int(targets.min())} to "
+                                 f"{int(targets.max())}")  # fmt: skip
+            return jax.nn.one_hot(jnp.asarray(targets), outputs, dtype=self.x.dtype)
+        if targets.shape != (number, *shape):
+            expected = (
+                f"({number},) of classes or ({number}, {outputs})" if loss == "softmax" else f"{(number, *shape)}"
             )
-    return targets.astype(dtype).reshape(number, outputs)
+            raise ValueError(f"targets must have shape {expected}, one for each probe, got {targets.shape}")
+        check_finite("targets", targets)
+        targets = jnp.asarray(targets)
+        if loss == "softmax" and is_concrete(targets):
+            sums = jnp.sum(targets, axis=1)
+            if bool(jnp.any(targets < 0) | jnp.any(jnp.abs(sums - 1) > 1e-3)):
+                raise ValueError(
+                    "targets must be probabilities, >= 0 and with a sum of 1 for each probe, got a smallest of "
+                    f"{float(targets.min()):.3g} and sums of {float(sums.min()):.3g} to {float(sums.max()):.3g}"
+                )
+        return targets.astype(self.x.dtype).reshape(number, outputs)
 
 
 @program

@@ -24,7 +24,7 @@ from kpoison._validation import (
 from kpoison.kernels.base import Kernel
 from kpoison.kernels.traits import Traits, WithTraits
 from kpoison.laws import efficacy, predict
-from kpoison.poison import Poison
+from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Cholesky, fit
 
 __all__ = ["PartitionAggregation", "certified_radius", "partition_aggregation", "partition_of"]
@@ -196,8 +196,8 @@ def _check(arguments: dict[str, Any]) -> None:
     x = check_points("x", arguments["x"], kernel.point_ndim, like=X)
     check_positive("ridge", arguments["ridge"])
     check_integers(arguments, partitions=1, seed=0)
-    if poison is not None and not isinstance(poison, Poison):
-        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    if poison is not None:
+        check_poison(poison)
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X, y, x, arguments["ridge"], poison))):
         raise TypeError("arguments must be known numbers, as points are hashed: call outside of jit, vmap and grad")
     arguments.update(X=X, y=y, x=x)

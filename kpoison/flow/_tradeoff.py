@@ -179,8 +179,7 @@ def tradeoff(
         raise ValueError("ridge must be > 0 for training to the end, got 0")
     modes = check_integer("modes", modes, 1)
     clean_points = None if held_out is None else _checked_held_out(held_out, clean)
-    along = None if direction is None else _checked_direction(direction, clean)
-    along = _leading_direction(attack, times[-1]) if along is None else along
+    along = _leading_direction(attack, times[-1]) if direction is None else _checked_direction(direction, clean)
     count = min(modes, len(attack.x) * clean.outputs, attack.x[0].size)
     n = float(clean.observations.total + jnp.sum(poison.count))
     found, rounding = [], 0.0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from kpoison._typing import Law, Scalar
 from kpoison._validation import check_name, check_points, check_positive, in_dtype
@@ -219,7 +219,7 @@ class Probes(NamedTuple):
         """x with an axis for the points."""
         return self.x[None] if self.single else self.x
 
-    def each(self, values: Float[Array, "q ..."]) -> Float[Array, "..."]:
+    def each(self, values: Shaped[Array, "q ..."]) -> Shaped[Array, "..."]:
         """What there is for each probe, as the caller asked."""
         return values[0] if self.single else values
 

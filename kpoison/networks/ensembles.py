@@ -21,7 +21,7 @@ from kpoison._validation import (
 from kpoison.networks.architecture import Architecture, Network
 from kpoison.networks.objective import Penalty, checked_penalty
 from kpoison.networks.training import Trained, Training, converged_only, minimise, train
-from kpoison.poison import Poison
+from kpoison.poison import Poison, check_poison
 
 __all__ = ["Ensemble", "Reference", "ensemble", "train_pair"]
 
@@ -222,8 +222,7 @@ def poisoned_problem(
     if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
         raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), one target per point of X, got {y.shape}")
     check_finite("y", y)
-    if not isinstance(poison, Poison):
-        raise TypeError(f"poison must be a kpoison.Poison, got {type(poison).__name__}")
+    check_poison(poison)
     locations, labels, counts = poison.observations(X.shape[1:], 1 if y.ndim == 1 else y.shape[1], dtype)
     ones = jnp.ones(len(X), dtype)
     total = len(X) + jnp.sum(counts)

@@ -27,7 +27,6 @@ __all__ = [
     "INNER_AXES",
     "Axis",
     "Grid",
-    "Labels",
     "Places",
     "Training",
     "TrainingCell",
@@ -159,20 +158,22 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the poison is and where the probes are from there.
+    """Where the poison is, what it is labelled, and where the probes are from there.
 
     Attributes:
-        axes: of locations and directions; those that were given.
+        axes: of locations, directions and labels; those that were given.
         locations: ζ, shape (N, d).
         directions: u, shape (N, d).
+        labels: y_t, shape (L,) or (L, C).
     """
 
     axes: tuple[Axis, ...]
     locations: np.ndarray
     directions: np.ndarray
+    labels: np.ndarray
 
     @classmethod
-    def of(cls, clean: Fitted, poison: Poison, location: Any, direction: Any) -> "Places":
+    def of(cls, clean: Fitted, poison: Poison, location: Any, direction: Any, label: Any) -> "Places":
         """Those that `sweep` is asked for."""
         shape = clean.X.shape[1:]
         locations = _points("location", poison.location if location is None else location, shape)
@@ -187,39 +188,24 @@ class Places:
                 ("location", location, locations, "poison location ζ"),
                 ("direction", direction, directions, "unit vector u of x0 = ζ + r u"),
             )
-            if np.ndim(given) == len(shape) + 1
+            if given is not None and np.ndim(given) == len(shape) + 1
         ]
-        return cls(tuple(axes), locations, directions)
-
-
-@dataclasses.dataclass(frozen=True)
-class Labels:
-    """What the poison is labelled.
-
-    Attributes:
-        axes: that of labels, where several were given.
-        values: y_t, shape (L,) or (L, C).
-    """
-
-    axes: tuple[Axis, ...]
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, clean: Fitted, poison: Poison, label: Any, location: np.ndarray) -> "Labels":
-        """Those that `sweep` is asked for."""
-        axes, labels = (), np.asarray(poison.label)[None]
+        labels = np.asarray(poison.label)[None]
         if label is not None:
-            check_real("label", label)
-            labels = np.asarray(label, float)
-            if labels.ndim not in (1, 2) or labels.size == 0 or not np.all(np.isfinite(labels)):
-                raise ValueError(
-                    f"label must be a list of finite numbers, or of shape (N, C), got shape {labels.shape}"
-                )
-            index, points = (labels, None) if labels.ndim == 1 else (np.arange(len(labels)), labels)
-            axes = (Axis("label", index, "poison label y_t", "y", points),)
+            axes.append(_label_axis(label))
+            labels = axes[-1].values if axes[-1].points is None else axes[-1].points
         for values in labels:
-            Poison(jnp.asarray(location, clean.X.dtype), values, 1.0).check_shapes(clean.X.shape[1:], clean.outputs)
-        return cls(axes, labels)
+            Poison(jnp.asarray(locations[0], clean.X.dtype), values, 1.0).check_shapes(shape, clean.outputs)
+        return cls(tuple(axes), locations, directions, labels)
+
+
+def _label_axis(label: Any) -> Axis:
+    check_real("label", label)
+    labels = np.asarray(label, float)
+    if labels.ndim not in (1, 2) or labels.size == 0 or not np.all(np.isfinite(labels)):
+        raise ValueError(f"label must be a list of finite numbers, or of shape (N, C), got shape {labels.shape}")
+    index, points = (labels, None) if labels.ndim == 1 else (np.arange(len(labels)), labels)
+    return Axis("label", index, "poison label y_t", "y", points)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,8 +217,7 @@ class Grid:
         count: multiplicity m of the poison.
         ridge: λ.
         training: what changes the predictor.
-        places: what moves poison and probes.
-        labels: what the poison is labelled.
+        places: what moves and labels the poison, and moves the probes.
     """
 
     distance: Axis
@@ -240,7 +225,6 @@ class Grid:
     ridge: Axis
     training: Training
     places: Places
-    labels: Labels
 
     def __post_init__(self):
         """Names of axes must differ.
@@ -248,7 +232,8 @@ class Grid:
         Raises:
             ValueError: where they do not.
         """
-        names = [axis.name for axis in (*self.training.axes, *self.places.axes)]
+        moved = [axis for axis in self.places.axes if axis.name != "label"]
+        names = [axis.name for axis in (*self.training.axes, *moved)]
         if len(set(names) | {*INNER_AXES, "label", "output"}) < len(names) + 5:
             raise ValueError(f"every axis must have a name of its own, got {names}")
 
@@ -260,7 +245,7 @@ class Grid:
     @property
     def leading(self) -> tuple[Axis, ...]:
         """The dimensions before these, in the order of the result: those that were given."""
-        return *self.training.axes, *self.places.axes, *self.labels.axes
+        return *self.training.axes, *self.places.axes
 
 
 def numbers(name: str, values: Any, description: str, units: str, *, zero: bool, infinite: bool = False) -> Axis:

@@ -3,17 +3,16 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from kpoison._failures import Failure
-from kpoison._identity import hash_of, program_hash, tree_hash
+from kpoison._identity import hash_of, tree_hash
 from kpoison._memory import available_memory
 from kpoison._typing import Law
 from kpoison._version import __version__
@@ -58,7 +57,8 @@ class Job(ChunkedWork):
         self.metadata = metadata
         of_searches = any(quantity.needs is not Needs.ALL for quantity in quantities)
         self.searched = law == "exact" and clean.factor.abilities.searched and of_searches
-        shapes = {q.name: self._output_shape(q) for q in quantities}
+        self.poison = Poison(jnp.asarray(grid.places.locations[0], clean.X.dtype), grid.places.labels[0], 1.0)
+        shapes = {q.name: q.outputs(clean, self.poison, law) for q in quantities}
         self.outputs = {name: shape for name, shape in shapes.items() if shape}
         trained, places = range(len(grid.training.cells)), grid.places
         self.cells = list(itertools.product(trained, range(len(places.locations)), range(len(places.directions))))
@@ -66,32 +66,6 @@ class Job(ChunkedWork):
         self.posteriors = Posteriors(clean, grid, quantities, law)
 
     # --- What is computed -------------------------------------------------------------------------------------
-
-    def _output_shape(self, quantity: Quantity) -> tuple[int, ...]:
-        """(C,) for a variable with an axis of outputs, else ()."""
-        if quantity.is_law:
-            return self.clean.y.shape[1:] if quantity.per_output else ()
-        one, probes = self._one_point(quantity)
-        number = jax.ShapeDtypeStruct((), self.clean.X.dtype)
-        try:
-            result = jax.eval_shape(functools.partial(one, self.clean), probes, number, number)
-        except Exception as error:
-            raise ValueError(f"{quantity.name} among quantities cannot be evaluated: {error}") from error
-        shape = getattr(result, "shape", None)
-        leading = int(quantity.of_probes)
-        if shape is None or len(shape) not in (leading, leading + 1):
-            raise ValueError(f"{quantity.name} among quantities must return a number or (C,) for a probe, got {shape}")
-        return shape[leading:]
-
-    def _one_point(self, quantity: Quantity) -> tuple[Callable[..., Array], jax.ShapeDtypeStruct]:
-        """A quantity as a function of the posterior, probes, a multiplicity and a ridge, and the shape of one probe."""
-        dtype, grid = self.clean.X.dtype, self.grid
-
-        def one(clean, x, m, ridge):
-            poison = Poison(jnp.asarray(grid.places.locations[0], dtype), grid.labels.values[0], m)
-            return quantity.function(clean, poison, x if quantity.of_probes else None, ridge, self.law)
-
-        return one, jax.ShapeDtypeStruct((1, *self.clean.X.shape[1:]), dtype)
 
     def variables(self) -> dict[str, Variable]:
         """The variables of the result."""
@@ -130,13 +104,13 @@ class Job(ChunkedWork):
         """Everything that determines the numbers."""
         clean, grid = self.clean, self.grid
         axes, trained = (*grid.leading, *grid.inner), grid.training.cells
-        points = [grid.places.locations, grid.places.directions, grid.labels.values]
+        points = [grid.places.locations, grid.places.directions, grid.places.labels]
         return {
             "kpoison_version": __version__,
             "jax_version": jax.__version__,
             "dtype": str(clean.X.dtype),
             "law": self.law,
-            "quantities": {quantity.name: self._identity_of(quantity) for quantity in self.quantities},
+            "quantities": {q.name: q.identity(clean, self.poison, self.law) for q in self.quantities},
             "kernels": [[*found, cell.unit] for found, cell in zip(self._kernels, trained, strict=True)],
             "gradient_penalties": [cell.penalty for cell in trained],
             "times": [str(cell.time) for cell in trained],
@@ -162,21 +136,13 @@ class Job(ChunkedWork):
     def _kernels(self) -> list[list[str]]:
         return kernel_identities([cell.kernel for cell in self.grid.training.cells], self.clean.X)
 
-    def _identity_of(self, quantity: Quantity) -> str:
-        """Of a law its name says all, of a user's function its program."""
-        if quantity.is_law:
-            return "law"
-        one, probes = self._one_point(quantity)
-        number = jax.ShapeDtypeStruct((), self.clean.X.dtype)
-        return program_hash(one, self.clean, probes, number, number)
-
     # --- How it is cut ----------------------------------------------------------------------------------------
 
     def _plan(self, memory: int | None) -> dict[str, int]:
         """Sizes of the chunks along r_over_l and m."""
         r, m, ridges = (len(axis) for axis in self.grid.inner)
         available = memory if memory is not None else min(available_memory() // 4, _COPIES * _LARGEST_CHUNK)
-        labels = len(self.grid.labels.values)
+        labels = len(self.grid.places.labels)
         outputs = max([shape[0] for shape in self.outputs.values()], default=1)
         per_point = (self.clean.X.dtype.itemsize * outputs * len(self.quantities) * _COPIES + 1) * labels
         coordinates = _COORDINATES * self.clean.X.dtype.itemsize * labels * outputs
@@ -202,22 +168,23 @@ class Job(ChunkedWork):
     def pieces(self, chunk, arrays: Mapping[str, np.ndarray]) -> Pieces:
         """Where the arrays of a chunk belong in the result."""
         (trained, location, direction), m, r = chunk
-        axes, places = self.grid.training.axes, {"location": location, "direction": direction}
+        axes = self.grid.training.axes
+        places = {"location": location, "direction": direction, "label": slice(None)}
         leading = [int(place) for place in np.unravel_index(trained, [len(axis) for axis in axes])] if axes else []
         leading += [places[axis.name] for axis in self.grid.places.axes]
-        labels = [slice(None) for _ in self.grid.labels.axes]
+        labels = slice(None) in leading
         inner = {"r_over_l": r, "m": m, "ridge": slice(None)}
         for quantity in self.quantities:
             if quantity.name in arrays:
-                where = (*leading, *labels, *(inner[axis] for axis in quantity.axes))
+                where = (*leading, *(inner[axis] for axis in quantity.axes))
                 array = arrays[quantity.name]
                 yield quantity.name, where, array if labels else array[0]
         if _RESIDUAL in arrays:
             array = arrays[_RESIDUAL]
-            labels_too = np.broadcast_to(array, (len(self.grid.labels.values), *array.shape)) if labels else array
-            yield _RESIDUAL, (*leading, *labels, m, slice(None)), labels_too
+            labels_too = np.broadcast_to(array, (len(self.grid.places.labels), *array.shape)) if labels else array
+            yield _RESIDUAL, (*leading, m, slice(None)), labels_too
         array = arrays[_STATUS]
-        yield _STATUS, (*leading, *labels, r, m, slice(None)), array if labels else array[0]
+        yield _STATUS, (*leading, r, m, slice(None)), array if labels else array[0]
 
     # --- One chunk --------------------------------------------------------------------------------------------
 
@@ -237,7 +204,7 @@ class Job(ChunkedWork):
         # As many probes for each device; the surplus is dropped.
         surplus = -len(probes) % self.mesh.size
         probes = np.concatenate([probes, np.repeat(probes[-1:], surplus, axis=0)])
-        numbers = zeta, grid.labels.values, grid.count.values[m], grid.ridge.values, probes
+        numbers = zeta, grid.places.labels, grid.count.values[m], grid.ridge.values, probes
         results = evaluate(
             tuple(posteriors[quantity.needs] for quantity in quantities),
             Cell(*(jnp.asarray(part, dtype) for part in numbers)),
@@ -245,7 +212,7 @@ class Job(ChunkedWork):
             self.law,
             self.mesh,
         )
-        sizes = len(grid.labels.values), len(distances), m.stop - m.start, len(grid.ridge)
+        sizes = len(grid.places.labels), len(distances), m.stop - m.start, len(grid.ridge)
         found, status = {}, np.zeros(sizes, np.int8)
         for quantity, (result, failures) in zip(quantities, results, strict=True):
             array = np.asarray(result)
@@ -269,7 +236,7 @@ class Job(ChunkedWork):
     def _failed(self, quantity: Quantity, failures: Sequence[Failure], m: slice) -> np.ndarray:
         """Where a quantity has failed, over labels and its axes among m and ridge; with a warning that says why."""
         sizes = [
-            len(self.grid.labels.values),
+            len(self.grid.places.labels),
             *([m.stop - m.start] if quantity.of_counts else []),
             len(self.grid.ridge),
         ]

@@ -1,16 +1,23 @@
 """What a sweep can compute: the laws by name, and any function of the user's."""
 
+import abc
 import dataclasses
 import enum
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jaxtyping import Array
 
 from kpoison._failures import mapped
+from kpoison._identity import program_hash
+from kpoison._typing import Law
 from kpoison._validation import check_name
 from kpoison.laws import coupling_floor, coupling_ratio, efficacy, gain, m_success, predict, spike, spike_efficacy_ratio
+from kpoison.poison import Poison
+from kpoison.ridge import Fitted
 from kpoison.sweep.axes import INNER_AXES
 
 __all__ = ["Needs", "Quantity", "as_quantities", "quantity_names"]
@@ -30,7 +37,7 @@ class Needs(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantity:
+class Quantity(abc.ABC):
     """One variable of a sweep.
 
     Attributes:
@@ -38,9 +45,7 @@ class Quantity:
         function: (clean, poison, x, ridge, law) → array; x has shape (R, d) where it depends on `r_over_l`.
         axes: which of r_over_l, m, ridge it depends on.
         description, units: for the attributes of the variable.
-        per_output: whether it has an axis for the outputs where y has one.
         needs: what of the clean posterior.
-        is_law: whether its name tells it from others; of a function only its program does.
     """
 
     name: str
@@ -48,9 +53,7 @@ class Quantity:
     axes: tuple[str, ...]
     description: str
     units: str
-    per_output: bool = True
     needs: Needs = Needs.POISON
-    is_law: bool = True
 
     @property
     def of_probes(self) -> bool:
@@ -62,15 +65,71 @@ class Quantity:
         """Whether it depends on the multiplicity."""
         return "m" in self.axes
 
+    @abc.abstractmethod
+    def outputs(self, clean: Fitted, poison: Poison, law: Law) -> tuple[int, ...]:
+        """(C,) for a variable with an axis of outputs, else ()."""
 
-def _law(function: Callable[..., Array], axes: tuple[str, ...], description: str, units: str, **other: Any) -> Quantity:
+    @abc.abstractmethod
+    def identity(self, clean: Fitted, poison: Poison, law: Law) -> str:
+        """What tells it from others of its name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OfLaw(Quantity):
+    """A law, which its name tells from others; `per_output`: it has an axis for the outputs where y has one."""
+
+    per_output: bool = True
+
+    def outputs(self, clean: Fitted, poison: Poison, law: Law) -> tuple[int, ...]:
+        """Those of y, or none."""
+        return clean.y.shape[1:] if self.per_output else ()
+
+    def identity(self, clean: Fitted, poison: Poison, law: Law) -> str:
+        """That it is a law."""
+        return "law"
+
+
+class OfUser(Quantity):
+    """A function of the user's, which only its program tells from others."""
+
+    def _at_numbers(self, clean: Fitted, poison: Poison, law: Law) -> tuple[Any, ...]:
+        """A function of a posterior, a probe, a multiplicity and a ridge, and shapes of what it takes."""
+
+        def one(clean, x, m, ridge):
+            return self.function(clean, Poison(poison.location, poison.label, m), x, ridge, law)
+
+        number = jax.ShapeDtypeStruct((), clean.X.dtype)
+        return one, clean, jax.ShapeDtypeStruct((1, *clean.X.shape[1:]), clean.X.dtype), number, number
+
+    def outputs(self, clean: Fitted, poison: Poison, law: Law) -> tuple[int, ...]:
+        """Those that it returns for one probe.
+
+        Raises:
+            ValueError: where it fails, or returns neither a number nor a vector.
+        """
+        one, clean, *numbers = self._at_numbers(clean, poison, law)
+        try:
+            result = jax.eval_shape(functools.partial(one, clean), *numbers)
+        except Exception as error:
+            raise ValueError(f"{self.name} among quantities cannot be evaluated: {error}") from error
+        shape = getattr(result, "shape", None)
+        if shape is None or len(shape) not in (1, 2):
+            raise ValueError(f"{self.name} among quantities must return a number or (C,) for a probe, got {shape}")
+        return shape[1:]
+
+    def identity(self, clean: Fitted, poison: Poison, law: Law) -> str:
+        """The hash of its program."""
+        return program_hash(*self._at_numbers(clean, poison, law))
+
+
+def _law(function: Callable[..., Array], axes: tuple[str, ...], description: str, units: str, **other: Any) -> OfLaw:
     """A law of the poison at x, or of the poison alone."""
 
     def of_poison_alone(clean, poison, x, ridge, law):
         return function(clean, poison, ridge, law)
 
     call = function if "r_over_l" in axes else of_poison_alone
-    return Quantity(function.__name__, call, axes, description, units, **other)
+    return OfLaw(function.__name__, call, axes, description, units, **other)
 
 
 _KNOWN = {
@@ -87,7 +146,7 @@ _KNOWN = {
             per_output=False,
         ),
         _law(coupling_floor, ("m", "ridge"), "coupling floor q(ζ, ζ) (L6)", "1/input²", per_output=False),
-        Quantity(
+        OfLaw(
             "coupling_ratio",
             lambda clean, poison, x, ridge, law: coupling_ratio(clean, poison, x, ridge),
             INNER_AXES,
@@ -95,7 +154,7 @@ _KNOWN = {
             "1",
             per_output=False,
         ),
-        Quantity(
+        OfLaw(
             "prediction",
             lambda clean, poison, x, ridge, law: predict(clean, x, ridge, poison),
             INNER_AXES,
@@ -103,7 +162,7 @@ _KNOWN = {
             "y",
             needs=Needs.TARGETS,
         ),
-        Quantity(
+        OfLaw(
             "m_success",
             lambda clean, poison, x, ridge, law: m_success(clean, poison, x, ridge),
             ("r_over_l", "ridge"),
@@ -139,22 +198,13 @@ def as_quantities(quantities: Sequence[str | Callable[..., Array]]) -> tuple[Qua
     return tuple(found)
 
 
-def _of_user(function: Callable[..., Array]) -> Quantity:
+def _of_user(function: Callable[..., Array]) -> OfUser:
     name = getattr(function, "__name__", type(function).__name__)
     if not name.isidentifier():
         raise ValueError(f"a function among quantities must have a name to go by, got {name!r}: use def, not lambda")
 
     def at_every_probe(clean, poison, x, ridge, law):
-        import jax
-
         return mapped(jax.vmap, lambda probe: function(clean, poison, probe, ridge))(x)
 
-    return Quantity(
-        name,
-        at_every_probe,
-        INNER_AXES,
-        (inspect.getdoc(function) or name).splitlines()[0],
-        "",
-        needs=Needs.ALL,
-        is_law=False,
-    )
+    description = (inspect.getdoc(function) or name).splitlines()[0]
+    return OfUser(name, at_every_probe, INNER_AXES, description, "", Needs.ALL)

@@ -18,7 +18,7 @@ from kpoison.kernels import Kernel
 from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Fitted, check_fitted
 from kpoison.sweep._evaluate import MESH_AXIS
-from kpoison.sweep.axes import Grid, Labels, Places, Training, numbers
+from kpoison.sweep.axes import Grid, Places, Training, numbers
 from kpoison.sweep.job import Job
 from kpoison.sweep.quantities import as_quantities
 
@@ -112,7 +112,6 @@ def sweep(
     check_poison(poison)
     law = check_name("law", law, get_args(Law))
     chosen = as_quantities(quantities)
-    length_scale = None if length_scale is None else float(np.asarray(length_scale))
     shape = clean.X.shape[1:]
     if location is None and poison.location.shape != shape:
         raise ValueError(
@@ -120,6 +119,7 @@ def sweep(
             "several locations are given as location="
         )
     if length_scale is not None:
+        length_scale = float(np.asarray(length_scale))
         numbers("length_scale", length_scale, "", "", zero=False)
     inner = (
         numbers("r_over_l", r_over_l, "distance of the probe from the poison", "length scale", zero=True),
@@ -127,8 +127,7 @@ def sweep(
         numbers("ridge", ridge, "ridge λ of the mean loss", "k", zero=False),
     )
     training = Training.of(clean, kernels, hyperparameters, length_scale, gradient_penalty, metric, time)
-    places = Places.of(clean, poison, location, direction)
-    grid = Grid(*inner, training, places, Labels.of(clean, poison, label, places.locations[0]))
+    grid = Grid(*inner, training, Places.of(clean, poison, location, direction, label))
     for key, value in (metadata or {}).items():
         if not isinstance(value, str):
             check_real(f"metadata[{key!r}]", value)

@@ -1,5 +1,7 @@
 """Points with multiplicities and an unpenalised constant: against repeated points and the bordered system."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
