@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from kpoison._batches import in_chunks
 from kpoison._failures import program
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
@@ -98,23 +99,13 @@ def _of_weights(
     exact = len(clean.X) * x.size <= _DIFFERENCES_UP_TO
     size = max(1, _FLOATS_AT_ONCE // len(clean.X))
     if len(x) <= number:
-        return _each_block(function, _dual(clean, ridge, _cross(clean, x, exact)).T, size)
+        return in_chunks(function, _dual(clean, ridge, _cross(clean, x, exact)).T, size)
     inverse = _dual(clean, ridge, jnp.eye(number, dtype=clean.X.dtype))
 
     def at(points: Array) -> Array:
         return function(matrix_product(_cross(clean, points, exact).T, inverse.T))
 
-    return _each_block(at, x, size)
-
-
-def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> Array:
-    if len(rows) <= size:
-        return function(rows)
-    blocks = -(-len(rows) // size)
-    padding = [(0, blocks * size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
-    stacked = jnp.pad(rows, padding, mode="edge").reshape(blocks, size, *rows.shape[1:])
-    results = jax.lax.map(function, stacked)
-    return results.reshape(-1, *results.shape[2:])[: len(rows)]
+    return in_chunks(at, x, size)
 
 
 @program(_check)

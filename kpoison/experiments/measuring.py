@@ -32,7 +32,8 @@ certain, S vanishes, on triggered images as on clean ones.
 logits: JᵀJ, the Gauss–Newton matrix of the logits (L3), which does not saturate.
 """
 
-_AT_ONCE = 2**25  # numbers in the Jacobians of a batch of probes
+# Numbers in the Jacobians of a batch of probes: all of them as a rule, since a rest would be one more compilation.
+_AT_ONCE = 2**25
 _LANCZOS_STEPS = 20
 _RESIDUAL = 0.01  # relative; the error of a separated eigenvalue is of the order of its square
 

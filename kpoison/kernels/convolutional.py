@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._batches import at_once, in_parts
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_name, check_positive
 from kpoison.kernels._batched import BatchedKernel
-from kpoison.kernels._blocks import block_sizes, by_blocks, check_result, in_parts
+from kpoison.kernels._blocks import block_sizes, by_blocks, check_result
 from kpoison.kernels._positions import Layers, Side
 from kpoison.kernels.activations import Activation, as_activation
 
@@ -21,8 +22,7 @@ __all__ = ["ConvolutionalKernel", "ConvolutionalNNGP", "ConvolutionalNTK", "Read
 Readout = Literal["pool", "flatten"]
 """Global average pooling, or a weight of its own for every pixel and channel."""
 
-# About ten arrays of so many numbers are under way together in a Gram matrix.
-_POSITIONS_AT_ONCE = 2**18
+_FLOATS_PER_POSITION = 16  # about ten arrays are under way together in a Gram matrix, and some of their copies
 
 
 class ConvolutionalKernel(BatchedKernel):
@@ -117,7 +117,7 @@ class ConvolutionalKernel(BatchedKernel):
 
     def pairs_at_once(self, shape: tuple[int, ...]) -> int:
         """So many that they have about 2¹⁸ pairs of positions, at least one."""
-        return max(1, _POSITIONS_AT_ONCE // self._positions(*shape[:2]))
+        return at_once(_FLOATS_PER_POSITION * self._positions(*shape[:2]))
 
     # --- Blocks ---
 

@@ -1,18 +1,15 @@
 """Functions of the form f(x) = Σ_i k(x, c_i) w_i + v_i·∂k(x, c_i): what ridge predictors and poison effects are."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 
 __all__ = ["KernelExpansion", "pair_in_plane"]
-
-_FLOATS_AT_ONCE = 2**24
 
 
 class KernelExpansion(eqx.Module):
@@ -36,12 +33,12 @@ class KernelExpansion(eqx.Module):
     def values(self, X: Float[Array, "q ..."]) -> Inexact[Array, "q C"]:
         """f at many points."""
         if self.basis is None:
-            return _each(self._value, X, self._floats())
+            return in_batches(self._value, X, self._floats())
         return matrix_product(self._basis_values(self.basis, X), self.weights)
 
     def gradients(self, X: Float[Array, "q ..."]) -> Float[Array, "q C ..."]:
         """∇f at many points."""
-        return _each(self._gradient, X, self._floats())
+        return in_batches(self._gradient, X, self._floats())
 
     def squared_gradient_norms(self, X: Float[Array, "q ..."]) -> Float[Array, "q C"]:
         """‖∇f‖² at many points."""
@@ -63,7 +60,7 @@ class KernelExpansion(eqx.Module):
         parts are separate coordinates, so a tangential part 1e-9 of the radial one keeps its digits; with slopes the
         gradient is split after it was added up.
         """
-        return _each(self._radial_and_tangential_gradient, X, self._floats())
+        return in_batches(self._radial_and_tangential_gradient, X, self._floats())
 
     def _value(self, x: Array) -> Inexact[Array, " C"]:
         values = matrix_product(self.kernel.pairwise(x[None], self.centres), self.all_weights())[0]
@@ -96,7 +93,7 @@ class KernelExpansion(eqx.Module):
         def at(x):
             return matrix_product(self.kernel.pairwise(x[None], self.centres), basis)[0]
 
-        return _each(at, X, self._floats())
+        return in_batches(at, X, self._floats())
 
     def _basis_gradients(self, basis: Array, X: Array) -> Float[Array, "q p D"]:
         """Their gradients, the axes of a point flattened."""
@@ -105,7 +102,7 @@ class KernelExpansion(eqx.Module):
             gradients = self.kernel.gradient_products(x, self.centres, basis)
             return gradients.reshape(len(gradients), -1)
 
-        return _each(at, X, self._floats())
+        return in_batches(at, X, self._floats())
 
     def _radial_and_tangential_gradient(self, x: Array) -> tuple[Float[Array, " C"], Float[Array, "C d"]]:
         norm = jnp.sqrt(jnp.sum(x * x))
@@ -168,9 +165,3 @@ def _triangle(rows: Float[Array, "p D"]) -> Float[Array, "p p"]:
         return rest - coefficients * direction[None], coefficients[:, 0]
 
     return jax.lax.scan(eliminate, rows, jnp.arange(len(rows)))[1]
-
-
-def _each(function: Callable, X: Float[Array, "q ..."], floats: int):
-    """`function` at each of many points, in batches that bound the memory, of so many floats each."""
-    batch = max(1, _FLOATS_AT_ONCE // max(1, floats))
-    return jax.vmap(function)(X) if len(X) <= batch else jax.lax.map(function, X, batch_size=batch)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.activations import Covariance, SmoothActivation
 from kpoison.kernels.base import Kernel, Product, Scaled, Sum
@@ -22,7 +23,6 @@ from kpoison.kernels.stationary import Stationary
 
 __all__ = ["PairDerivatives", "pair_derivatives"]
 
-_FLOATS_AT_ONCE = 2**22
 _SECOND_PROFILE = 4  # smoothness from which a stationary kernel's profile has two derivatives in r² at 0
 
 
@@ -198,4 +198,4 @@ def _square_distances(X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> Float[A
     def row(x):
         return jnp.sum((x[None] - Z) ** 2, axis=1)
 
-    return jax.lax.map(row, X, batch_size=min(len(X), max(1, _FLOATS_AT_ONCE // Z.size)))
+    return in_batches(row, X, Z.size)
