@@ -12,10 +12,10 @@ import scipy.linalg
 from jax import Array
 
 import kpoison as kp
+from kpoison._lanczos import lanczos, smaller_gram, weighted_product
 from kpoison._linear_algebra import matrix_product
 from kpoison.curvature import BulkEdge
 from kpoison.curvature.losses import Loss, curvature_rows
-from kpoison.curvature.spectrum import lanczos
 from kpoison.experiments.problem import Problem
 from kpoison.networks import DivergedError
 
@@ -75,13 +75,9 @@ def probe_rows(f: Callable[[Array], Array], images, losses) -> dict[str, np.ndar
 @eqx.filter_jit
 def _lanczos_of(flat: Array) -> tuple[Array, Array]:
     """Basis and tridiagonal matrix of RᵀR."""
-
-    def product(v: Array) -> Array:
-        return matrix_product(flat.T, matrix_product(flat, v[:, None]))[:, 0]
-
     # The sum of the rows by their signs along themselves is orthogonal to nothing of interest.
     start = jnp.sum(jnp.where(matrix_product(flat, flat[:1].T) < 0, -flat, flat), axis=0) + jnp.abs(flat).max()
-    return lanczos(product, start, _LANCZOS_STEPS)
+    return lanczos(weighted_product(flat, jnp.ones(len(flat), flat.dtype), None), start, _LANCZOS_STEPS)
 
 
 def _leading_by_lanczos(flat: np.ndarray) -> tuple[float, np.ndarray, float]:
@@ -122,22 +118,11 @@ def _scaled(flat: np.ndarray) -> tuple[np.ndarray, float]:
 def _tridiagonals(flat: Array, weights: Array) -> Array:
     """Of RᵀWR for each row of weights, by Lanczos, through the smaller of RᵀWR and W^½RRᵀW^½."""
     heaviest = flat[jnp.argmax(jnp.sum(flat**2, axis=1))]
-    gram = matrix_product(flat, flat.T) if len(flat) <= flat.shape[1] else None
+    gram = smaller_gram(flat)
     # Started along the largest row, and a little along everything else.
     start = heaviest if gram is None else matrix_product(flat, heaviest[:, None])[:, 0]
     start = start + 0.01 * jnp.linalg.norm(start) / len(start) ** 0.5
-
-    def of(weight: Array) -> Array:
-        root = jnp.sqrt(weight)
-
-        def product(v: Array) -> Array:
-            if gram is not None:
-                return root * matrix_product(gram, (root * v)[:, None])[:, 0]
-            return matrix_product(flat.T, (weight * matrix_product(flat, v[:, None])[:, 0])[:, None])[:, 0]
-
-        return lanczos(product, start, _LANCZOS_STEPS)[1]
-
-    return jax.vmap(of)(weights)
+    return jax.vmap(lambda weight: lanczos(weighted_product(flat, weight, gram), start, _LANCZOS_STEPS)[1])(weights)
 
 
 def resampled_largest(rows: np.ndarray, repeats: int, seed: int) -> np.ndarray:
