@@ -174,6 +174,16 @@ def _sum_of_displacements(layers: Layers, x: Side, z: Side, gaps: tuple[Array, .
 
     Images are laid on a torus with a gap as wide as windows reach, so that one turn around it has every displacement,
     forth and back, and windows never see both ends of an image.
+
+    In the order of the code, for images of (height, width) with the zeros around them and the torus (around, across):
+
+        turned   z by every column displacement          (height + around, width, 1, Q·across), lanes last
+        there    height of its rows, from one displacement on   (height, width, 1, Q·across)
+        moved    gaps to that z, layer by layer          (height, width, P, Q·across)
+        sums     the kernel, summed over positions       (P, Q·across); over column displacements (P, Q)
+
+    Every pair of positions comes once: x.inside · there.inside, summed over positions and all displacements, is the
+    square of the number of pixels.
     """
     reach = layers.reach
     height, width = z.pixels.shape[1:3]
