@@ -17,7 +17,7 @@ class _Above(NamedTuple):
     """The gains above a threshold, for each of q points: their number and their sum."""
 
     threshold: Float[Array, " q"]
-    count: Int[Array, " q"]
+    number: Int[Array, " q"]
     total: Float[Array, " q"]
 
 
@@ -42,7 +42,7 @@ def _fewest(gains: Float[Array, "q n"], margin: Float[Array, " q"]) -> Int[Array
         return _Above(threshold, jnp.sum(larger, axis=1), jnp.sum(jnp.where(larger, gains, 0), axis=1))
 
     def unfinished(bracket: _Bracket) -> Array:
-        several = bracket.low.count - bracket.high.count > 1
+        several = bracket.low.number - bracket.high.number > 1
         return (bracket.step < jnp.finfo(gains.dtype).nmant + 4) & jnp.any(reached & several)
 
     def halve(bracket: _Bracket) -> _Bracket:
@@ -55,13 +55,13 @@ def _fewest(gains: Float[Array, "q n"], margin: Float[Array, " q"]) -> Int[Array
     nothing = jnp.zeros_like(margin)
     everything = above(nothing)
     reached = everything.total >= margin
-    none = _Above(jnp.max(gains, axis=1), jnp.zeros_like(everything.count), nothing)
-    start = _Bracket(jnp.zeros_like(everything.count[0]), everything, none)
+    none = _Above(jnp.max(gains, axis=1), jnp.zeros_like(everything.number), nothing)
+    start = _Bracket(jnp.zeros_like(everything.number[0]), everything, none)
     _, low, high = jax.lax.while_loop(unfinished, halve, start)
-    between = jnp.maximum(low.count - high.count, 1)
+    between = jnp.maximum(low.number - high.number, 1)
     mean = (low.total - high.total) / between
     more = jnp.ceil((margin - high.total) / jnp.where(mean > 0, mean, 1)).astype(between.dtype)
-    fewest = high.count + jnp.clip(more, 1, between)
+    fewest = high.number + jnp.clip(more, 1, between)
     return jnp.where(margin <= 0, 0, jnp.where(reached, fewest, gains.shape[1] + 1))
 
 

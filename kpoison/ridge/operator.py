@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -143,8 +144,49 @@ class Projected(eqx.Module):
         return Projected(matrix_product(self.first, rotation), matrix_product(self.second, rotation), centre)
 
 
+class _AlongSlopes(NamedTuple):
+    """(x − z)·v and z·v for every pair and column, v the slope at z; a stationary κ needs the first alone."""
+
+    differences: Float[Array, "n C m"]
+    second: Float[Array, "C m"] | None
+
+
+class _OnEnds(NamedTuple):
+    """What every pair and column puts on x − z and on 2x in the slope at x; a stationary κ has the first alone."""
+
+    differences: Float[Array, "n C m"]
+    first: Float[Array, "n C m"] | None
+
+
+def _at_pairs(part: Float[Array, "n m"], weights: Float[Array, "... C m"]) -> Float[Array, "n C m"]:
+    """A number of the pairs times one of the columns, of all pairs or of every z."""
+    return part[:, None] * weights
+
+
+def _gathered(by_first: Projected, ends: _OnEnds) -> Float[Array, "n C r"]:
+    """The first root · Σ [A (x − z) + B 2x] of all pairs: ΣAz is a matrix product, x comes after the sums."""
+    here, there, on_differences = by_first.first, by_first.second, ends.differences
+    n, C, m = on_differences.shape
+    bent = jnp.sum(on_differences, axis=2)[:, :, None] * here[:, None]
+    bent -= matrix_product(on_differences.reshape(n * C, m), there).reshape(bent.shape)
+    if ends.first is not None:
+        bent += 2 * jnp.sum(ends.first, axis=2)[:, :, None] * (here + by_first.centre[None])[:, None]
+    return bent
+
+
 class PairOperator(CovarianceOperator):
     """By matrix products, for kernels that `pair_derivatives` knows: three of n·m·r multiplications for a column.
+
+    Of the coefficients a of the values, shape (m,), and of the slopes, whose directions are v = (second root)ᵀ b at
+    each z, with the derivatives of `PairDerivatives`:
+
+        value at x   Σ_z κ a  +  Σ_z −2κ_s (x − z)·v + 2κ_w z·v
+        slope at x   first root · Σ_z [A (x − z) + B 2x − 2κ_s v]
+                     A = 2κ_s a  −  4κ_ss (x − z)·v + 4κ_sw z·v
+                     B = κ_p a   +  2(κ_pw z·v − κ_sp (x − z)·v)
+
+    Both lines have a block of values and one of slopes.  A and B are numbers of pairs and columns, shape (n, C, m); no
+    array of shape (n, m, r) is made.  The product of a Gram operator with the identity is symmetric to rounding.
 
     Attributes:
         pairs: κ and its derivatives at all pairs.
@@ -197,47 +239,66 @@ class PairOperator(CovarianceOperator):
 
     def _columns(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
         """The product; the three large matrix products take all columns at once."""
-        pairs = self.pairs
-        (n, m), C = pairs.value.shape, coefficients.shape[1]
-
-        def at_pairs(part, weights):
-            """A number for each pair and column, shape (n, C, m), from numbers of the pairs and of the columns."""
-            return part[:, None] * weights
-
-        values, norms = coefficients[:m], pairs.in_norms
-        result = matrix_product(pairs.value, values)
-        weights = values.T[None]
-        on_differences = at_pairs(2 * pairs.s, weights)
-        on_first = None if norms is None else at_pairs(norms[0], weights)
-        straight = None
+        m, C = self.pairs.value.shape[1], coefficients.shape[1]
+        values, straight = coefficients[:m], None
+        result, ends = self._values_of_values(values), self._slopes_of_values(values)
         if self.by_second is not None:
-            slopes = coefficients[m:].reshape(m, -1, C).transpose(1, 2, 0)  # (q, C, m)
-            flat = slopes.reshape(len(slopes), -1)
-            own = jnp.sum(self.by_second.second.T[:, None] * slopes, axis=0)
-            # (x − z)·v for every x of the first and every z of the second points, v the slope at z.
-            across = matrix_product(self.by_second.first, flat).reshape(n, C, m) - own[None]
-            result -= 2 * jnp.sum(at_pairs(pairs.s, across), axis=2)
-            on_differences -= at_pairs(4 * pairs.ss, across)
-            if norms is not None and on_first is not None:
-                _, w, sp, sw, pw = norms
-                own += matrix_product(self.by_second.centre[None], flat).reshape(C, m)
-                result += 2 * matrix_product(w, own.T)
-                on_differences += at_pairs(4 * sw, own[None])
-                on_first += 2 * (at_pairs(pw, own[None]) - at_pairs(sp, across))
-            straight = matrix_product(-2 * pairs.s, slopes.transpose(2, 1, 0).reshape(m, -1))
+            slopes = coefficients[m:].reshape(m, -1, C)
+            along = self._along_slopes(self.by_second, slopes)
+            result += self._values_of_slopes(along)
+            on_ends, straight = self._slopes_of_slopes(along, slopes)
+            ends = jax.tree.map(jnp.add, ends, on_ends)
         if self.by_first is None:
             return result
-        here, there = self.by_first.first, self.by_first.second
-        bent = jnp.sum(on_differences, axis=2)[:, :, None] * here[:, None]
-        bent -= matrix_product(on_differences.reshape(n * C, m), there).reshape(bent.shape)
-        if on_first is not None:
-            bent += 2 * jnp.sum(on_first, axis=2)[:, :, None] * (here + self.by_first.centre[None])[:, None]
-        if straight is not None and self.mixed is not None:
-            if self.mixed.ndim == 1:
-                bent += straight.reshape(n, C, -1) * self.mixed[None, None]
-            else:
-                bent += matrix_product(straight.reshape(n * C, -1), self.mixed.T).reshape(bent.shape)
+        bent = _gathered(self.by_first, ends)
+        if straight is not None:
+            bent += straight
         return jnp.concatenate([result, bent.transpose(0, 2, 1).reshape(-1, C)])
+
+    def _along_slopes(self, by_second: Projected, slopes: Float[Array, "m q C"]) -> _AlongSlopes:
+        slopes = slopes.transpose(1, 2, 0)
+        q, C, m = slopes.shape
+        flat = slopes.reshape(q, C * m)
+        own = jnp.sum(by_second.second.T[:, None] * slopes, axis=0)
+        differences = matrix_product(by_second.first, flat).reshape(-1, C, m) - own[None]
+        if self.pairs.in_norms is None:
+            return _AlongSlopes(differences, None)
+        return _AlongSlopes(differences, own + matrix_product(by_second.centre[None], flat).reshape(C, m))
+
+    def _values_of_values(self, a: Float[Array, "m C"]) -> Float[Array, "n C"]:
+        """Σ κ a."""
+        return matrix_product(self.pairs.value, a)
+
+    def _values_of_slopes(self, along: _AlongSlopes) -> Float[Array, "n C"]:
+        """Σ ∂_z k·v = Σ −2κ_s (x − z)·v + 2κ_w z·v."""
+        result = -2 * jnp.sum(_at_pairs(self.pairs.s, along.differences), axis=2)
+        if self.pairs.w is None or along.second is None:
+            return result
+        return result + 2 * matrix_product(self.pairs.w, along.second.T)
+
+    def _slopes_of_values(self, a: Float[Array, "m C"]) -> _OnEnds:
+        """∂_x k a = 2κ_s a (x − z) + κ_p a 2x."""
+        weights, p = a.T[None], self.pairs.p
+        return _OnEnds(_at_pairs(2 * self.pairs.s, weights), None if p is None else _at_pairs(p, weights))
+
+    def _slopes_of_slopes(
+        self, along: _AlongSlopes, slopes: Float[Array, "m q C"]
+    ) -> tuple[_OnEnds, Float[Array, "n C r"] | None]:
+        """∂_x ∂_zᵀ k v: what is along x − z and 2x, and the rest, first root · Σ −2κ_s v, where it is observed."""
+        on_differences, on_first = -_at_pairs(4 * self.pairs.ss, along.differences), None
+        if self.pairs.in_norms is not None and along.second is not None:
+            _, _, sp, sw, pw = self.pairs.in_norms
+            second = along.second[None]
+            on_differences += _at_pairs(4 * sw, second)
+            on_first = 2 * (_at_pairs(pw, second) - _at_pairs(sp, along.differences))
+        ends = _OnEnds(on_differences, on_first)
+        if self.mixed is None:
+            return ends, None
+        m, q, C = slopes.shape
+        straight = matrix_product(-2 * self.pairs.s, slopes.transpose(0, 2, 1).reshape(m, C * q)).reshape(-1, C, q)
+        if self.mixed.ndim == 1:
+            return ends, straight * self.mixed[None, None]
+        return ends, matrix_product(straight.reshape(-1, q), self.mixed.T).reshape(len(straight), C, -1)
 
 
 class DerivativeOperator(CovarianceOperator):
