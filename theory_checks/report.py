@@ -1,13 +1,13 @@
 """Results as text for a terminal, as JSON, PNG and one self-contained HTML page for keeping."""
 
-import base64
-import html
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from kpoison._environment import environment
+from kpoison._reports import cell, escaped, figure, marked, page, section, small
+from kpoison._reports import table as html_table
 from theory_checks.record import Comparison, Record, Verdict
 
 __all__ = ["ERROR_OVER_TOLERANCE", "as_text", "table", "write"]
@@ -16,18 +16,6 @@ ERROR_OVER_TOLERANCE = (
     "error/tolerance: |law - independent check| over what rounding or sampling explains, the worst of all values; "
     "a statement holds while it is at most 1"
 )
-
-_PAGE_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
-pre { font-size: 12px; overflow-x: auto; }
-table { border-collapse: collapse; margin: 0.8rem 0; width: 100%; }
-th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; }
-section { margin-top: 2.5rem; border-top: 2px solid #888; }
-.holds { color: #006b4f; font-weight: 600; } .FAILS { color: #b03a00; font-weight: 600; }
-.small { color: #555; font-size: 13px; }
-"""
 
 
 def as_text(record: Record, *, verbose: bool = False) -> str:
@@ -99,30 +87,34 @@ def write(records: Sequence[Record], directory: Path) -> Path:
             (directory / f"{_anchor(record)}-{record.data.split(',')[0]}.png").write_bytes(figures[-1])
     results = {"environment": environment(), "records": [record.as_json() for record in records]}
     (directory / "results.json").write_text(json.dumps(results, indent=1, allow_nan=True), encoding="utf-8")
-    page = directory / "report.html"
-    page.write_text(_page(records, figures), encoding="utf-8")
-    return page
+    path = directory / "report.html"
+    path.write_text(_page(records, figures), encoding="utf-8")
+    return path
 
 
 def _page(records: Sequence[Record], figures: Sequence[bytes | None]) -> str:
     failed = sum(record.failed for record in records)
-    rows = "".join(
-        f"<tr><td><a href='#{_anchor(r)}'>{r.statement.number}</a></td><td>{html.escape(r.statement.title)}</td>"
-        f"<td>{r.kernel}</td><td>{html.escape(r.data)}</td><td class='number'>{_number(r.worst_ratio)}</td>"
-        f"<td class='{r.verdict}'>{r.verdict}</td></tr>"
+    rows = (
+        [
+            cell(f"<a href='#{_anchor(r)}'>{r.statement.number}</a>"),
+            *(cell(escaped(words)) for words in (r.statement.title, r.kernel, r.data)),
+            cell(_number(r.worst_ratio), "number"),
+            cell(r.verdict, r.verdict),
+        ]
         for r in records
     )
     versions = ", ".join(f"{name} {value}" for name, value in environment().items())
-    sections = "".join(_section(record, figure) for record, figure in zip(records, figures, strict=True))
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>kpoison: verification of the theory</title>"
-        f"<style>{_PAGE_STYLE}</style><h1>Verification of the theory</h1>"
+    summary = (
         f"<p>{len(records)} checks, {len(records) - failed} hold, {failed} fail. Each compares the law with a "
         "brute-force refit and, for neural tangent kernels, with trained networks of finite width. "
-        f"{html.escape(ERROR_OVER_TOLERANCE)}.</p>"
-        f"<p class='small'>{html.escape(versions)}</p>"
-        "<table><tr><th>statement</th><th>name</th><th>kernel</th><th>data</th><th>error/tolerance</th><th>verdict</th></tr>"
-        f"{rows}</table>{sections}</html>\n"
+        f"{escaped(ERROR_OVER_TOLERANCE)}.</p>"
+    )
+    head = ("statement", "name", "kernel", "data", "error/tolerance", "verdict")
+    sections = "".join(_section(record, figure) for record, figure in zip(records, figures, strict=True))
+    return page(
+        "kpoison: verification of the theory",
+        f"{summary}{small(escaped(versions))}{html_table(head, rows)}{sections}",
+        heading="Verification of the theory",
     )
 
 
@@ -139,14 +131,15 @@ def _relative(comparison: Comparison) -> str:
     return "–" if error is None else f"{error:.1e}"
 
 
-def _section(record: Record, figure: bytes | None) -> str:
+def _section(record: Record, png: bytes | None) -> str:
     number, title, claim, *_ = record.statement
-    return (
-        f"<section id='{_anchor(record)}'><h2>{number} · {html.escape(title)} · {record.kernel} "
-        f"<span class='{record.verdict}'>{record.verdict}</span></h2><p>{html.escape(claim)}</p>"
-        f"{_trouble(record)}{_picture(record, figure)}{_comparisons(record)}"
-        f"<ul>{''.join(f'<li>{html.escape(finding)}</li>' for finding in record.findings)}</ul>"
-        f"<p class='small'>{_arguments(record)}{record.seconds:.1f} s</p></section>"
+    drawn = "" if png is None else figure(png, f"figure of {number}")
+    findings = "".join(f"<li>{escaped(finding)}</li>" for finding in record.findings)
+    return section(
+        f"{number} · {escaped(title)} · {record.kernel} {marked(record.verdict)}",
+        f"<p>{escaped(claim)}</p>{_trouble(record)}{drawn}{_comparisons(record)}<ul>{findings}</ul>"
+        + small(f"{_arguments(record)}{record.seconds:.1f} s"),
+        _anchor(record),
     )
 
 
@@ -154,31 +147,27 @@ def _trouble(record: Record) -> str:
     """What ended the check before its end, if something did."""
     if not record.error:
         return ""
-    return f"<p class='FAILS'>{html.escape(record.error)}</p><pre>{html.escape(record.traceback)}</pre>"
-
-
-def _picture(record: Record, figure: bytes | None) -> str:
-    if figure is None:
-        return ""
-    encoded = base64.b64encode(figure).decode()
-    return f"<img alt='figure of {record.statement.number}' src='data:image/png;base64,{encoded}'>"
+    return f"<p class='FAILS'>{escaped(record.error)}</p><pre>{escaped(record.traceback)}</pre>"
 
 
 def _comparisons(record: Record) -> str:
     if not record.comparisons:
         return "<p>Nothing was compared.</p>"
-    rows = "".join(
-        f"<tr><td>{html.escape(c.quantity)}</td><td>{c.against}</td><td class='number'>{len(c.law)}</td>"
-        f"<td class='number'>{_relative(c)}</td><td class='number'>{_number(c.worst_ratio)}</td>"
-        f"<td class='small'>{html.escape(c.reason)}</td>"
-        f"<td class='{'holds' if c.passed else 'FAILS'}'>{'ok' if c.passed else 'FAILS'}</td></tr>"
+    rows = (
+        [
+            cell(escaped(c.quantity)),
+            cell(c.against),
+            cell(str(len(c.law)), "number"),
+            cell(_relative(c), "number"),
+            cell(_number(c.worst_ratio), "number"),
+            cell(escaped(c.reason), "small"),
+            cell("ok" if c.passed else "FAILS", "holds" if c.passed else "FAILS"),
+        ]
         for c in record.comparisons
     )
-    return (
-        "<table><tr><th>quantity</th><th>law against</th><th>values</th><th>relative error</th>"
-        f"<th>error/tolerance</th><th>tolerance</th><th></th></tr>{rows}</table>"
-    )
+    head = ("quantity", "law against", "values", "relative error", "error/tolerance", "tolerance", "")
+    return html_table(head, rows)
 
 
 def _arguments(record: Record) -> str:
-    return "".join(f"{html.escape(f'{name} = {value}')}; " for name, value in record.arguments.items())
+    return "".join(f"{escaped(f'{name} = {value}')}; " for name, value in record.arguments.items())

@@ -1,6 +1,7 @@
 """Between which classes a prediction is to change, and what new labels of training points cost and gain there."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +13,22 @@ from kpoison._linear_algebra import matrix_product
 __all__ = ["ClassPairs", "label_gains", "memberships"]
 
 
+class _Above(NamedTuple):
+    """The gains above a threshold, for each of q points: their number and their sum."""
+
+    threshold: Float[Array, " q"]
+    number: Int[Array, " q"]
+    total: Float[Array, " q"]
+
+
+class _Bracket(NamedTuple):
+    """After so many halvings: the sum reaches the margin for `low` and not for `high`, the larger threshold."""
+
+    step: Int[Array, ""]
+    low: _Above
+    high: _Above
+
+
 def _fewest(gains: Float[Array, "q n"], margin: Float[Array, " q"]) -> Int[Array, " q"]:
     """The smallest number of the gains >= 0 whose sum reaches the margin: 0 for one <= 0, n + 1 where all do not.
 
@@ -20,46 +37,31 @@ def _fewest(gains: Float[Array, "q n"], margin: Float[Array, " q"]) -> Int[Array
     some that are equal to rounding, are left between them.
     """
 
-    def above(threshold: Array) -> tuple[Array, Array]:
+    def above(threshold: Array) -> _Above:
         larger = gains > threshold[:, None]
-        return jnp.sum(jnp.where(larger, gains, 0), axis=1), jnp.sum(larger, axis=1)
+        return _Above(threshold, jnp.sum(larger, axis=1), jnp.sum(jnp.where(larger, gains, 0), axis=1))
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
-        step, _, low_count, _, _, high_count, _ = state
-        return (step < jnp.finfo(gains.dtype).nmant + 4) & jnp.any(reached & (low_count - high_count > 1))
+    def unfinished(bracket: _Bracket) -> Array:
+        several = bracket.low.number - bracket.high.number > 1
+        return (bracket.step < jnp.finfo(gains.dtype).nmant + 4) & jnp.any(reached & several)
 
-    def halve(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        step, low, low_count, low_sum, high, high_count, high_sum = state
-        middle = 0.5 * (low + high)
-        total, count = above(middle)
-        enough = total >= margin
-        return (
-            step + 1,
-            jnp.where(enough, middle, low),
-            jnp.where(enough, count, low_count),
-            jnp.where(enough, total, low_sum),
-            jnp.where(enough, high, middle),
-            jnp.where(enough, high_count, count),
-            jnp.where(enough, high_sum, total),
-        )
+    def halve(bracket: _Bracket) -> _Bracket:
+        step, low, high = bracket
+        middle = above(0.5 * (low.threshold + high.threshold))
+        enough = middle.total >= margin
+        low = jax.tree.map(lambda new, old: jnp.where(enough, new, old), middle, low)
+        return _Bracket(step + 1, low, jax.tree.map(lambda new, old: jnp.where(enough, old, new), middle, high))
 
     nothing = jnp.zeros_like(margin)
-    everything, positive = above(nothing)
-    reached = everything >= margin
-    start = (
-        jnp.zeros_like(positive[0]),
-        nothing,
-        positive,
-        everything,
-        jnp.max(gains, axis=1),
-        jnp.zeros_like(positive),
-        nothing,
-    )
-    _, _, low_count, low_sum, _, high_count, high_sum = jax.lax.while_loop(unfinished, halve, start)
-    between = jnp.maximum(low_count - high_count, 1)
-    mean = (low_sum - high_sum) / between
-    more = jnp.ceil((margin - high_sum) / jnp.where(mean > 0, mean, 1)).astype(between.dtype)
-    fewest = high_count + jnp.clip(more, 1, between)
+    everything = above(nothing)
+    reached = everything.total >= margin
+    none = _Above(jnp.max(gains, axis=1), jnp.zeros_like(everything.number), nothing)
+    start = _Bracket(jnp.zeros_like(everything.number[0]), everything, none)
+    _, low, high = jax.lax.while_loop(unfinished, halve, start)
+    between = jnp.maximum(low.number - high.number, 1)
+    mean = (low.total - high.total) / between
+    more = jnp.ceil((margin - high.total) / jnp.where(mean > 0, mean, 1)).astype(between.dtype)
+    fewest = high.number + jnp.clip(more, 1, between)
     return jnp.where(margin <= 0, 0, jnp.where(reached, fewest, gains.shape[1] + 1))
 
 

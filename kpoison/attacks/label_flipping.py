@@ -5,13 +5,14 @@ predictors see arXiv 2604.11416.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from kpoison._batches import in_chunks
 from kpoison._failures import program
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
@@ -98,23 +99,13 @@ def _of_weights(
     exact = len(clean.X) * x.size <= _DIFFERENCES_UP_TO
     size = max(1, _FLOATS_AT_ONCE // len(clean.X))
     if len(x) <= number:
-        return _each_block(function, _dual(clean, ridge, _cross(clean, x, exact)).T, size)
+        return in_chunks(function, _dual(clean, ridge, _cross(clean, x, exact)).T, size)
     inverse = _dual(clean, ridge, jnp.eye(number, dtype=clean.X.dtype))
 
     def at(points: Array) -> Array:
         return function(matrix_product(_cross(clean, points, exact).T, inverse.T))
 
-    return _each_block(at, x, size)
-
-
-def _each_block(function: Callable[[Array], Array], rows: Array, size: int) -> Array:
-    if len(rows) <= size:
-        return function(rows)
-    blocks = -(-len(rows) // size)
-    padding = [(0, blocks * size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
-    stacked = jnp.pad(rows, padding, mode="edge").reshape(blocks, size, *rows.shape[1:])
-    results = jax.lax.map(function, stacked)
-    return results.reshape(-1, *results.shape[2:])[: len(rows)]
+    return in_chunks(at, x, size)
 
 
 @boundary(_check)
@@ -279,6 +270,30 @@ def _least_margin(
     return results[jnp.argmin(margins[:, 0] - gains)]
 
 
+class _Candidate(NamedTuple):
+    """The point whose prediction changes with the fewest further flips, how many, and to which class (`ClassPairs`)."""
+
+    point: Int[Array, ""]
+    needed: Int[Array, ""]
+    offset: Int[Array, ""]
+
+
+class _Flips(NamedTuple):
+    """Where `_greedy` stands.
+
+    Attributes:
+        current, free: labels, and which of them are still those given, shape (n,).
+        best, most: the labels so far that changed most predictions, shape (n,), and how many.
+        following: whose turn it is.
+    """
+
+    current: Int[Array, " n"]
+    free: Bool[Array, " n"]
+    best: Int[Array, " n"]
+    most: Int[Array, ""]
+    following: _Candidate
+
+
 def _greedy(
     weights: Float[Array, "q n"],
     labels: Int[Array, " n"],
@@ -288,34 +303,38 @@ def _greedy(
 ) -> Int[Array, " n"]:
     """The labels after flips for one point after the other, the cheapest first; those of which most points changed.
 
-    Flips for one point may undo another, so the last labels need not be the best.
+    Each round flips, among the labels that are still free, the `needed` ones with the largest gains for the cheapest
+    point that is not reached, and asks anew what every point costs.  A label is flipped once at most, so that the
+    number of labels that are not free is what has been spent; it stays within the budget.  Flips for one point may undo
+    another, so the last labels need not be the best; `most`, of `best`, never falls.
     """
 
-    def members(current: Array) -> Array:
-        return memberships(current, pairs.classes, weights.dtype)
+    def reached(current: Array) -> Bool[Array, " q"]:
+        return pairs.reached(matrix_product(weights, memberships(current, pairs.classes, weights.dtype)))
 
-    def next_point(reached: Array, costs: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def cheapest(reached: Array, costs: tuple[Array, Array]) -> _Candidate:
         needed = jnp.where(reached, len(labels) + 1, costs[0])
         point = jnp.argmin(needed)
-        return point, needed[point], costs[1][point]
+        return _Candidate(point, needed[point], costs[1][point])
 
-    def affordable(state: tuple[Any, ...]) -> Array:
-        _, free, _, _, (_, needed, _) = state
-        return jnp.sum(~free) + needed <= budget
+    def affordable(state: _Flips) -> Array:
+        return jnp.sum(~state.free) + state.following.needed <= budget
 
-    def flip(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        current, free, best, most, (point, needed, offset) = state
+    def flip(state: _Flips) -> _Flips:
+        point, needed, offset = state.following
         losing, winning = (side[point] for side in pairs.at(offset))
-        influence = weights[point]
-        gains = free * label_gains(influence[None], members(current), losing[None], winning[None])[0]
+        influence, members = weights[point], memberships(state.current, pairs.classes, weights.dtype)
+        gains = state.free * label_gains(influence[None], members, losing[None], winning[None])[0]
         chosen = _among_largest(gains, needed)
-        current = jnp.where(chosen, jnp.where(influence > 0, winning, losing), current)
-        free &= ~chosen
-        reached = pairs.reached(matrix_product(weights, members(current)))
-        number = jnp.sum(reached)
-        best, most = jnp.where(number > most, current, best), jnp.maximum(number, most)
-        return current, free, best, most, next_point(reached, pairs.costs(weights, current, free))
+        current = jnp.where(chosen, jnp.where(influence > 0, winning, losing), state.current)
+        free = state.free & ~chosen
+        now = reached(current)
+        number = jnp.sum(now)
+        best = jnp.where(number > state.most, current, state.best)
+        following = cheapest(now, pairs.costs(weights, current, free))
+        return _Flips(current, free, best, jnp.maximum(number, state.most), following)
 
-    reached = pairs.reached(matrix_product(weights, members(labels)))
-    start = (labels, jnp.ones(len(labels), bool), labels, jnp.sum(reached), next_point(reached, costs))
-    return jax.lax.while_loop(affordable, flip, start)[2]
+    at_start = reached(labels)
+    everything = jnp.ones(len(labels), bool)
+    start = _Flips(labels, everything, labels, jnp.sum(at_start), cheapest(at_start, costs))
+    return jax.lax.while_loop(affordable, flip, start).best

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from kpoison._lanczos import lanczos, smaller_gram, weighted_product
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import (
@@ -19,7 +20,6 @@ from kpoison._validation import (
     is_concrete,
     public,
 )
-from kpoison.curvature.spectrum import lanczos
 
 __all__ = [
     "BulkEdge",
@@ -164,12 +164,6 @@ def _leading(
         values, vectors = jnp.linalg.eigh(small)
         value, vector = values[-1], vectors[:, -1]
     else:
-
-        def product(v: Array) -> Array:
-            if gram is not None:
-                return root * matrix_product(gram, (root * v)[:, None])[:, 0]
-            return matrix_product(rows.T, (weights * matrix_product(rows, v[:, None])[:, 0])[:, None])[:, 0]
-
         # The mean row is not orthogonal to anything of interest, and needs no random numbers.
         norms = jnp.linalg.norm(rows, axis=1)
         if gram is None:
@@ -177,7 +171,7 @@ def _leading(
             start = start + jnp.sqrt(weights @ rows**2) * jnp.max(norms)
         else:
             start = root * (matrix_product(gram, weights[:, None])[:, 0] + norms * jnp.max(norms))
-        basis, tridiagonal = lanczos(product, start, _STEPS)
+        basis, tridiagonal = lanczos(weighted_product(rows, weights, gram), start, _STEPS)
         values, vectors = jnp.linalg.eigh(tridiagonal)
         value, vector = values[-1], matrix_product(vectors[:, -1:].T, basis)[0]
     if gram is None:
@@ -186,14 +180,9 @@ def _leading(
     return value, along / jnp.where(value > 0, value, 1)
 
 
-def _gram(rows: Float[Array, "N D"]) -> Float[Array, "N N"] | None:
-    """RRᵀ, where it is smaller than RᵀR."""
-    return matrix_product(rows, rows.T) if len(rows) <= rows.shape[1] else None
-
-
 def _largest_eigenvalue(rows: Float[Array, "N D"]) -> Float[Array, ""]:
     """Of (1/N) Σ g gᵀ."""
-    return _leading(rows, jnp.ones(len(rows), rows.dtype), _gram(rows))[0] / len(rows)
+    return _leading(rows, jnp.ones(len(rows), rows.dtype), smaller_gram(rows))[0] / len(rows)
 
 
 def _edge_of(samples: Float[Array, " repeats"], level: Scalar, method: str) -> BulkEdge:
@@ -239,7 +228,7 @@ def _predicted(gradients: Float[Array, "N M D"], keys: Array, part: int, factor:
     """Draws of a new sample's largest eigenvalue, from how those of two parts of the reference differ."""
     reference, each, _ = gradients.shape
     rows = gradients.reshape(reference * each, -1)
-    gram = _gram(rows)
+    gram = smaller_gram(rows)
     total, squares = _leading(rows, jnp.ones(len(rows), rows.dtype), gram)
     whole, degrees = total / reference, _degrees_of_freedom(jnp.sum(squares.reshape(reference, each), axis=1))
     # A part without any gradient is as far below as the dtype tells.

@@ -20,7 +20,7 @@ from kpoison.ridge.expansion import pair_in_plane
 
 __all__ = ["jacobians", "mean_hessian", "plane_kernel"]
 
-_PAIRS_AT_ONCE = 2**13
+_PAIRS_AT_ONCE = 2**13  # whose derivatives stay in a processor's cache: 2¹⁷ take half as long again
 # Squared sine of the angle between probe and centre from which on ‖c‖² − (c·e)² keeps all digits but one.
 _APART = 1 / 16
 # Of ‖x‖: a centre so near to a probe costs the matrix products six bits.
@@ -160,7 +160,17 @@ def mean_hessian(
 ) -> PairCurvature:
     """(1/N) Σ_x Σ_o output_weights[x, o] ∇²f_o(x), from four second derivatives per pair.
 
-    In the axes (e, across, out of the plane) the Hessian of k is [[h₁₁, h₁₂, 0], [h₁₂, h₂₂, 0], [0, 0, h₃₃ I]].
+    In the axes (e, a, out of the plane) the Hessian of k is [[h₁₁, h₁₂, 0], [h₁₂, h₂₂, 0], [0, 0, h₃₃ I]], that is
+
+        h₃₃ I + (h₁₁ − h₃₃) eeᵀ + h₁₂ (eaᵀ + aeᵀ) + (h₂₂ − h₃₃) aaᵀ
+
+    with a = (c − re)/q, where c = re + qa.  With μ = h₁₂/q (`mixed`) and β = (h₂₂ − h₃₃)/q² (`on_centres`) it is
+
+        h₃₃ I + (h₁₁ − h₃₃ − 2rμ + r²β) eeᵀ + (μ − rβ)(ecᵀ + ceᵀ) + β ccᵀ,
+
+    linear in ecᵀ and ccᵀ, so that pairs add up.  r (`reach`), q (`across`), all h, μ and β have shape (N, n).  The
+    first form is kept for the centre nearest to the ray of each probe.  The trace of the result is
+    Σ weights · (h₁₁ + h₂₂ + (D − 2)h₃₃) over all pairs.
     """
     plane = _plane(kernel, X, expansion.centres)
 

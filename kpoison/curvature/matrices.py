@@ -19,8 +19,8 @@ from kpoison.laws import Predictor
 
 __all__ = ["fisher", "gauss_newton", "gradient_covariance", "input_gradients", "input_hessian"]
 
-_ROWS_AT_MOST = 2**25
-_PROBES_AT_ONCE = 128
+_ROWS_AT_MOST = 2**25  # numbers of the thin form, as `gauss_newton` says
+_PROBES_AT_ONCE = 128  # of a function that does not say what it needs
 
 
 class _Probed(NamedTuple):

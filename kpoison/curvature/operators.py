@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._batches import at_once
 from kpoison._failures import program
 from kpoison._linear_algebra import matrix_product
 from kpoison.curvature.losses import Loss, curvature_rows, loss_value
@@ -23,8 +24,6 @@ __all__ = [
     "SumOperator",
     "outputs_at",
 ]
-
-_FLOATS_AT_ONCE = 2**22
 
 
 class Operator(eqx.Module):
@@ -211,7 +210,7 @@ class _AtProbes(Operator):
     def _mean(self, at_probe: Callable, arguments: tuple, V: Array) -> Array:
         """The mean over the probes of (D, k) arrays, in batches that bound the memory."""
         count = len(self.x)
-        batch = max(1, min(count, _FLOATS_AT_ONCE // max(1, V.size)))
+        batch = min(count, at_once(V.size, V.dtype.itemsize))
         full = count // batch * batch
 
         def add(total, part):

@@ -1,7 +1,6 @@
 """Spectra of operators over input space: leading eigenpairs, the density of all eigenvalues, the trace."""
 
 import math
-from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from kpoison._lanczos import lanczos
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_integer, check_name, check_positive, is_concrete
@@ -128,24 +128,6 @@ def _of_rows(operator: GaussNewtonRows, k: int, which: End) -> Eigenpairs:
     chosen, vectors = jnp.asarray(values[order]), jnp.asarray(right[order])
     residuals = jnp.linalg.norm(operator(vectors.T).T - chosen[:, None] * vectors, axis=1)
     return Eigenpairs(chosen, vectors, residuals, jnp.ones(k, bool), 0)
-
-
-def lanczos(product: Callable[[Array], Array], start: Array, depth: int) -> tuple[Array, Array]:
-    """Rows of an orthonormal Krylov basis, and the tridiagonal matrix in it.
-
-    Where the Krylov space of the start is smaller than `depth`, matfree divides 0 by 0, or rounding errors by rounding
-    errors, which has eigenvalues above the largest one; rows and entries from there on are 0 here.
-    """
-    from matfree import decomp
-
-    found = decomp.tridiag_sym(depth, custom_vjp=False)(product, start)
-    basis, tridiagonal = jnp.asarray(found.Q_tall), jnp.asarray(found.J_small)
-    finite = jnp.where(jnp.isfinite(tridiagonal), tridiagonal, 0)
-    beside = jnp.abs(jnp.diagonal(finite, 1))
-    more = jnp.cumprod(beside > jnp.finfo(finite.dtype).eps ** 0.75 * jnp.max(jnp.abs(finite))).astype(bool)
-    within = jnp.concatenate([jnp.ones(1, bool), more])
-    basis = jnp.where(within[:, None] & jnp.isfinite(basis), basis, 0)
-    return basis, jnp.where(within[:, None] & within[None, :], finite, 0)
 
 
 @eqx.filter_jit

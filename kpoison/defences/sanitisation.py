@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._batches import at_once
 from kpoison._failures import program
 from kpoison._typing import Labels, Scalar
 from kpoison._validation import boundary, check_fraction, check_integers, check_name, check_positive
@@ -20,8 +21,6 @@ from kpoison.defences.detection import (
 from kpoison.ridge import Posterior, check_conditioning, check_fitted, checked_ridge
 
 __all__ = ["centroid_distance", "leave_one_out", "leave_one_out_residuals", "neighbour_disagreement"]
-
-_DISTANCES_AT_ONCE = 2**22
 
 
 def _check_neighbours(arguments: dict[str, Any]) -> None:
@@ -76,7 +75,7 @@ def neighbour_disagreement(
     rounding = 8 * eps * float(np.max(np.linalg.norm(points, axis=1)))
     points = points - points[0]
     scores = np.zeros(len(points), rows.dtype)
-    size = max(1, _DISTANCES_AT_ONCE // len(points))
+    size = at_once(len(points))
     for start in range(0, len(points), size):
         own = np.arange(start, min(start + size, len(points)))
         shares = _shares(_distances(points, own, neighbours, rounding), neighbours, eps**0.5, weights == "distance")
@@ -103,7 +102,7 @@ def _distances(points: np.ndarray, own: np.ndarray, number: int, rounding: float
     last = np.partition(squares + lost, number - 1, axis=1)[:, number - 1 : number]
     distances = np.sqrt(np.maximum(squares, 0))
     rows, columns = np.nonzero(squares - lost <= last * (1 + 1e-3))
-    step = max(1, _DISTANCES_AT_ONCE // points.shape[1])
+    step = at_once(points.shape[1])
     for first in range(0, len(rows), step):
         i, j = rows[first : first + step], columns[first : first + step]
         distances[i, j] = np.linalg.norm(points[own[i]] - points[j], axis=1)

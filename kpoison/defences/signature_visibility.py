@@ -118,7 +118,17 @@ class _Bulk(eqx.Module):
         return jnp.where((edge > 0) & (total > 0), 1 / jnp.where(total > 0, total, 1), 0)
 
     def leading(self, spike: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, " k"]]:
-        """Largest eigenvalue and unit eigenvector of the bulk with the spike: the secular equation's largest root."""
+        """Largest eigenvalue λ and unit eigenvector v of bulk and spike θ: the secular equation's largest root.
+
+        With bulk eigenvalues β_i, components a_i of the unit displacement u along their axes and its rest w, where the
+        bulk is 0, and gap = λ − β_1:
+
+            excess(gap) = Σ_i a_i²/(gap + β_1 − β_i) + ‖w‖²/(gap + β_1) − 1/θ = 0
+            v ∝ Σ_i a_i/(gap + β_1 − β_i) axis_i + w/(gap + β_1)
+
+        The excess falls in gap > 0; it is >= 0 at θa_1², where the first term alone is 1/θ, and <= 0 at θ, as Σ a_i² +
+        ‖w‖² = 1.  (bulk + θuuᵀ)v = λv to rounding.
+        """
         eps = jnp.finfo(self.eigenvalues.dtype).eps
         # A leading eigenvector of the bulk that the displacement misses stays one of the sum; this keeps it.
         weights = (self.components**2).at[-1].max(eps**2)

@@ -12,10 +12,10 @@ import scipy.linalg
 from jax import Array
 
 import kpoison as kp
+from kpoison._lanczos import lanczos, smaller_gram, weighted_product
 from kpoison._linear_algebra import matrix_product
 from kpoison.curvature import BulkEdge
 from kpoison.curvature.losses import Loss, curvature_rows
-from kpoison.curvature.spectrum import lanczos
 from kpoison.experiments.problem import Problem
 from kpoison.networks import DivergedError
 
@@ -32,7 +32,8 @@ certain, S vanishes, on triggered images as on clean ones.
 logits: JᵀJ, the Gauss–Newton matrix of the logits (L3), which does not saturate.
 """
 
-_AT_ONCE = 2**25  # numbers in the Jacobians of a batch of probes
+# Numbers in the Jacobians of a batch of probes: all of them as a rule, since a rest would be one more compilation.
+_AT_ONCE = 2**25
 _LANCZOS_STEPS = 20
 _RESIDUAL = 0.01  # relative; the error of a separated eigenvalue is of the order of its square
 
@@ -74,13 +75,9 @@ def probe_rows(f: Callable[[Array], Array], images, losses) -> dict[str, np.ndar
 @eqx.filter_jit
 def _lanczos_of(flat: Array) -> tuple[Array, Array]:
     """Basis and tridiagonal matrix of RᵀR."""
-
-    def product(v: Array) -> Array:
-        return matrix_product(flat.T, matrix_product(flat, v[:, None]))[:, 0]
-
     # The sum of the rows by their signs along themselves is orthogonal to nothing of interest.
     start = jnp.sum(jnp.where(matrix_product(flat, flat[:1].T) < 0, -flat, flat), axis=0) + jnp.abs(flat).max()
-    return lanczos(product, start, _LANCZOS_STEPS)
+    return lanczos(weighted_product(flat, jnp.ones(len(flat), flat.dtype), None), start, _LANCZOS_STEPS)
 
 
 def _leading_by_lanczos(flat: np.ndarray) -> tuple[float, np.ndarray, float]:
@@ -121,22 +118,11 @@ def _scaled(flat: np.ndarray) -> tuple[np.ndarray, float]:
 def _tridiagonals(flat: Array, weights: Array) -> Array:
     """Of RᵀWR for each row of weights, by Lanczos, through the smaller of RᵀWR and W^½RRᵀW^½."""
     heaviest = flat[jnp.argmax(jnp.sum(flat**2, axis=1))]
-    gram = matrix_product(flat, flat.T) if len(flat) <= flat.shape[1] else None
+    gram = smaller_gram(flat)
     # Started along the largest row, and a little along everything else.
     start = heaviest if gram is None else matrix_product(flat, heaviest[:, None])[:, 0]
     start = start + 0.01 * jnp.linalg.norm(start) / len(start) ** 0.5
-
-    def of(weight: Array) -> Array:
-        root = jnp.sqrt(weight)
-
-        def product(v: Array) -> Array:
-            if gram is not None:
-                return root * matrix_product(gram, (root * v)[:, None])[:, 0]
-            return matrix_product(flat.T, (weight * matrix_product(flat, v[:, None])[:, 0])[:, None])[:, 0]
-
-        return lanczos(product, start, _LANCZOS_STEPS)[1]
-
-    return jax.vmap(of)(weights)
+    return jax.vmap(lambda weight: lanczos(weighted_product(flat, weight, gram), start, _LANCZOS_STEPS)[1])(weights)
 
 
 def resampled_largest(rows: np.ndarray, repeats: int, seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from kpoison.ridge import Fitted, StoppedPosterior, check_fitted
 
 __all__ = ["early_stopped", "trajectory"]
 
-_TIMES_AT_ONCE = 16
+_TIMES_AT_ONCE = 16  # of a law that does not say what it needs
 
 
 @public

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._batches import in_batches
 from kpoison._failures import checked_result
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Numbers, Scalar
@@ -23,8 +24,7 @@ from kpoison.ridge.metric import checked_metric
 
 __all__ = ["effective_length_scale", "multiplier", "penalised_spectral_density", "spectral_density"]
 
-# Frequencies at once: 400 Gaussians with 9 terms for each axis, of each.
-_AT_ONCE = 512
+_FLOATS_PER_AXIS = 400 * 9  # of a frequency: Gaussians of a mixture, and terms of each
 _CUSP = (
     "kernel Laplace has no slopes at points, and a penalty on them does not exist on a grid: "
     "gradient_penalty must be 0, or spacing None (the limit of infinitely many points)"
@@ -314,11 +314,9 @@ def _densities(kernel: Kernel, omega: Float[Array, "... d"]) -> Float[Array, "..
 
 
 def _for_each(function: Callable[[Array], Array], omega: Float[Array, "... d"]) -> Array:
-    """The function of one frequency for every frequency, in batches that bound the memory."""
+    """The function of one frequency for every frequency."""
     flat = omega.reshape(-1, omega.shape[-1])
-    few = len(flat) <= _AT_ONCE
-    values = jax.vmap(function)(flat) if few else jax.lax.map(function, flat, batch_size=_AT_ONCE)
-    return values.reshape(omega.shape[:-1])
+    return in_batches(function, flat, _FLOATS_PER_AXIS * flat.shape[1]).reshape(omega.shape[:-1])
 
 
 def _density(kernel: Kernel, omega: Float[Array, " d"]) -> Float[Array, ""]:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._batches import in_chunks
 from kpoison._memory import available_memory, in_words
 from kpoison._validation import between_points, check_integer, check_positive, known_number
-from kpoison.kernels._blocks import in_chunks
 from kpoison.kernels.base import Kernel
 from kpoison.kernels.traits import Traits, WithTraits
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kpoison._batches import part_size
 from kpoison._memory import available_memory, in_words
 
-__all__ = ["block_sizes", "by_blocks", "check_result", "in_chunks", "in_parts", "lower_half", "mirrored"]
+__all__ = ["block_sizes", "by_blocks", "check_result", "lower_half", "mirrored"]
 
 _CACHE_LINE = 64  # bytes
 
@@ -34,33 +35,8 @@ def check_result(n1: int, n2: int, itemsize: int) -> None:
 
 def block_sizes(n1: int, n2: int, pairs: int, *, symmetric: bool) -> tuple[int, int]:
     """Sizes of the blocks of a matrix that hold at most so many pairs: square, or wider where there are few rows."""
-    columns = _part_size(n2, max(math.isqrt(pairs), pairs // n1))
-    return (columns, columns) if symmetric else (_part_size(n1, pairs // columns), columns)
-
-
-def _part_size(n: int, largest: int) -> int:
-    """Size of the fewest parts of n that are at most so large, with as little as possible to fill up."""
-    return -(-n // -(-n // max(1, min(n, largest))))
-
-
-def in_parts(X: Float[Array, "..."], largest: int, axis: int = 0) -> Float[Array, "parts ..."]:
-    """Parts of equal size along an axis, of at most so many; the last is filled up with the last element."""
-    count, axis = X.shape[axis], axis % X.ndim
-    size = _part_size(count, largest)
-    parts = -(-count // size)
-    if parts * size > count:
-        X = jnp.take(X, np.minimum(np.arange(parts * size), count - 1), axis=axis)
-    return jnp.moveaxis(X.reshape(*X.shape[:axis], parts, size, *X.shape[axis + 1 :]), axis, 0)
-
-
-def in_chunks(
-    function: Callable[[Float[Array, "m ..."]], Float[Array, "m ..."]], X: Float[Array, "n ..."], largest: int
-) -> Float[Array, "n ..."]:
-    """`function` of all points, of at most so many at once."""
-    if len(X) <= largest:
-        return function(X)
-    results = jax.lax.map(function, in_parts(X, largest))
-    return results.reshape(-1, *results.shape[2:])[: len(X)]
+    columns = part_size(n2, max(math.isqrt(pairs), pairs // n1))
+    return (columns, columns) if symmetric else (part_size(n1, pairs // columns), columns)
 
 
 def by_blocks(

@@ -7,8 +7,6 @@ after that, which is infinite, with an error.  Away from these points they are e
 
 import functools
 import itertools
-import math
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -55,105 +53,41 @@ def cusp_sqrt(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "...
     return _half_power(u, 0, derivatives)
 
 
-_TERMS = 64
-
-
-def _arcsine_terms(number: int) -> list[Fraction]:
-    """Coefficients of v^k in A(v) = arcsin(√v)/√v."""
-    return [Fraction(math.comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(number)]
-
-
-def _cosine_terms(number: int) -> list[Fraction]:
-    """Coefficients of v^k in C(v) = √(1 − v)."""
-    return [Fraction(-math.comb(2 * k, k), 4**k * (2 * k - 1)) for k in range(number)]
-
-
-def _quotient(numerator: list[Fraction], denominator: list[Fraction]) -> list[Fraction]:
-    """The power series numerator/denominator."""
-    quotient: list[Fraction] = []
-    for k, term in enumerate(numerator):
-        known = sum((q * denominator[k - j] for j, q in enumerate(quotient)), Fraction(0))
-        quotient.append((term - known) / denominator[0])
-    return quotient
-
-
-def _taylor_terms(name: str) -> list[Fraction]:
-    """Coefficients of v^k of a series named below.
-
-    With v = sin²(θ/2) for an angle θ of at most 90°: θ = 2√v A(v), sin θ = 2√v C(v), cos θ = 1 − 2v.
-    """
-    A, C = _arcsine_terms(_TERMS + 1), _cosine_terms(_TERMS + 1)
-    match name:
-        case "θ/√v":
-            return [2 * a for a in A[:-1]]
-        case "(θ − sin θ)/θv":
-            return _quotient([A[k + 1] - C[k + 1] for k in range(_TERMS)], A)
-        case "(sin θ − θ cos θ)/θv":
-            return _quotient([C[k + 1] - A[k + 1] + 2 * A[k] for k in range(_TERMS)], A)
-    raise ValueError(name)
-
-
-def _in_chebyshev_polynomials(taylor: list[Fraction]) -> list[Fraction]:
-    """A polynomial in v, on 0 <= v <= 1/2, in the Chebyshev polynomials of x = 4v − 1."""
-    result = [Fraction(0)]
-    for term in reversed(taylor):  # Horner's rule with v = (x + 1)/4 and x T_k = (T_{k+1} + T_{k-1})/2
-        shifted = [c / 4 for c in result] + [Fraction(0)]
-        for k, c in enumerate(result):
-            shifted[k + 1] += c / 8
-            shifted[abs(k - 1)] += c / 8
-        shifted[0] += term
-        result = shifted
-    return result
-
-
-def _in_powers(chebyshev: list[Fraction]) -> tuple[float, ...]:
-    """Coefficients of the powers of x."""
-    before, polynomial = [Fraction(0), Fraction(1)], [Fraction(1)]  # T_{-1} = T_1 = x
-    result = [Fraction(0)] * len(chebyshev)
-    for c in chebyshev:
-        for power, factor in enumerate(polynomial):
-            result[power] += c * factor
-        doubled = [Fraction(0), *(2 * factor for factor in polynomial)]
-        following = [d - b for d, b in itertools.zip_longest(doubled, before, fillvalue=Fraction(0))]
-        before, polynomial = polynomial, following
-    return tuple(map(float, result))
-
-
-def _solve(matrix: list[list[Fraction]], right: list[Fraction]) -> list[Fraction]:
-    """By Gauss and Jordan."""
-    rows = [[*row, b] for row, b in zip(matrix, right, strict=True)]
-    for i in range(len(rows)):
-        pivot = next(k for k in range(i, len(rows)) if rows[k][i])
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        rows[i] = [a / rows[i][i] for a in rows[i]]
-        for k in range(len(rows)):
-            if k != i:
-                rows[k] = [a - rows[k][i] * b for a, b in zip(rows[k], rows[i], strict=True)]
-    return [row[-1] for row in rows]
-
-
-@functools.cache
-def _quotient_of_polynomials(name: str, degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of a series in v, on 0 <= v <= 1/2: numerator and denominator in x = 4v − 1, of degrees d + 1 and d.
-
-    The Chebyshev–Padé approximant: series · denominator − numerator has no Chebyshev coefficient of an order up to
-    2d + 1.  In rational arithmetic, since rounding here would be seen in every kernel.
-    """
-    series = _in_chebyshev_polynomials(_taylor_terms(name))
-    series[0] *= 2
-
-    def coefficient(k: int, j: int) -> Fraction:
-        """Twice that of T_k in series · T_j."""
-        return series[k + j] + series[abs(k - j)]
-
-    orders = range(degree + 2, 2 * degree + 2)
-    matrix = [[coefficient(k, j) for j in range(1, degree + 1)] for k in orders]
-    denominator = [Fraction(1), *_solve(matrix, [-coefficient(k, 0) for k in orders])]
-    numerator = [
-        sum((q * coefficient(k, j) for j, q in enumerate(denominator)), Fraction(0)) / 2 for k in range(degree + 2)
-    ]
-    numerator[0] /= 2
-    return _in_powers(numerator), _in_powers(denominator)
+# Chebyshev–Padé approximants, on 0 <= v <= 1/2, of three series in v = sin²(θ/2): the coefficients of numerator and
+# denominator in the powers of x = 4v − 1, of degrees d + 1 and d.  d = 2 is right to float32, d = 5 to float64.
+# Derived in rational arithmetic, in `tests/kernels/test_cusp.py`, since rounding here would be seen in every kernel.
+_QUOTIENTS: dict[tuple[str, int], tuple[tuple[float, ...], tuple[float, ...]]] = {
+    ("θ/√v", 2): (
+        (2.064050867966235, -0.6690220241161957, 0.03628177324222364, 0.0003385920677356631),
+        (0.9855116862577974, -0.3700197305871946, 0.028976627484405222),
+    ),
+    ("θ/√v", 5): (
+        (1.826812788089239, -1.5319948709766689, 0.4617010558610929, -0.05975789619050862, 0.003038253846523499,
+         -3.701351625511294e-05, -1.0406039374107377e-07),
+        (0.8722388559836685, -0.7762447265437107, 0.2537938858853512, -0.03704401876631776, 0.002304536196415724,
+         -4.486383448322043e-05),
+    ),
+    ("(θ − sin θ)/θv", 2): (
+        (0.6814886411173129, -0.23205852089683152, 0.014514486905678466, 8.487708584928861e-05),
+        (0.9847722745118371, -0.3767374385527802, 0.030455450976325828),
+    ),
+    ("(θ − sin θ)/θv", 5): (
+        (0.6020573163720296, -0.5152029189869093, 0.15984123978280773, -0.021653554067147383, 0.0011973367432137184,
+         -1.8362895594415552e-05, -2.6126950037791814e-08),
+        (0.869991547252687, -0.7810638254221496, 0.2581984274486815, -0.0382290897061446, 0.002424637394592714,
+         -4.852685687276417e-05),
+    ),
+    ("(sin θ − θ cos θ)/θv", 2): (
+        (1.2880559079063612, -0.521416356208729, 0.046396415046973186, -8.487708584928861e-05),
+        (0.9847722745118371, -0.3767374385527802, 0.030455450976325828),
+    ),
+    ("(sin θ − θ cos θ)/θv", 5): (
+        (1.1379257781333443, -1.0469247318573898, 0.3565556151145553, -0.05480462534514183, 0.0036519380459717086,
+         -7.869081815111278e-05, 2.6126950037791814e-08),
+        (0.869991547252687, -0.7810638254221496, 0.2581984274486815, -0.0382290897061446, 0.002424637394592714,
+         -4.852685687276417e-05),
+    ),
+}  # fmt: skip
 
 
 def _series(name: str, v: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -162,7 +96,7 @@ def _series(name: str, v: Float[Array, "..."]) -> Float[Array, "..."]:
     A quotient of two takes half of the multiplications of one polynomial, in two chains instead of one.
     """
     x = 4 * v - 1
-    numerator, denominator = _quotient_of_polynomials(name, 5 if jnp.finfo(v.dtype).bits > 32 else 2)
+    numerator, denominator = _QUOTIENTS[name, 5 if jnp.finfo(v.dtype).bits > 32 else 2]
     return _polynomial(numerator, x) / _polynomial(denominator, x)
 
 

@@ -4,6 +4,16 @@ A convolution moves both positions of a pair together.  Pairs at one displacemen
 other) therefore never mix with others, and everything here is elementwise over them but for averages over windows.
 Arrays have shape (height, width, *lanes): the first position, then whatever pairs there are; the last axis is the one
 that compilers turn into vector code, and no window slides along it.
+
+With ⟨·⟩ the mean over a window, σ_w² and σ_b² the variances and F, F′ what the activation makes of a covariance, at
+every position and layer by layer (`Layers.sums`), those of the layer before with a minus:
+
+    Σ₁ = σ_w² ⟨x·z/channels⟩ + σ_b²       Θ₁ = Σ₁
+    Σ  = σ_w² ⟨F(Σ₋)⟩ + σ_b²              Θ  = Σ + σ_w² ⟨F′(Σ₋) Θ₋⟩
+    result: the sum over positions of F(Σ), or of F(Σ) + F′(Σ) Θ for the tangent kernel
+
+What belongs to no pixel of both images is 0 before every window.  Of an image with itself at no displacement Σ is the
+variance in `Side.spreads`, and its `defect` (`_Distances`) is 0.
 """
 
 from typing import Any, NamedTuple

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison._validation import check_points, is_concrete
 from kpoison.kernels._blocks import lower_half
@@ -16,8 +17,6 @@ from kpoison.kernels.pairs import PairDerivatives
 __all__ = ["Kernel", "made_by_halves", "symmetric_gram", "with_array_parameters"]
 
 
-_COORDINATES_AT_ONCE = 2**22
-_FLOATS_AT_ONCE = 2**24
 _BLOCK_ROWS = 900  # few enough that the blocks on the diagonal, made whole, are a small part of the matrix
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
 
@@ -120,8 +119,7 @@ class Kernel(eqx.Module):
         def row(x):
             return jax.vmap(lambda z: self.evaluate(x, z))(X2)
 
-        rows = max(1, _COORDINATES_AT_ONCE // X2.size)
-        return jax.vmap(row)(X1) if len(X1) <= rows else jax.lax.map(row, X1, batch_size=rows)
+        return in_batches(row, X1, X2.size)
 
     def gradient_products(
         self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
@@ -140,10 +138,7 @@ class Kernel(eqx.Module):
         def gradient(centre):
             return jax.grad(self.evaluate)(x, centre)
 
-        batch = max(1, _FLOATS_AT_ONCE // self.floats_per_pair(x.shape))
-        if len(centres) <= batch:
-            return jax.vmap(gradient)(centres)
-        return jax.lax.map(gradient, centres, batch_size=batch)
+        return in_batches(gradient, centres, self.floats_per_pair(x.shape))
 
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """About how many numbers are kept for one pair of points while its gradient is calculated: batches' measure."""

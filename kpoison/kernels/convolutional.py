@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._batches import at_once, in_parts
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_name, check_positive
 from kpoison.kernels._batched import BatchedKernel
-from kpoison.kernels._blocks import block_sizes, by_blocks, check_result, in_parts
+from kpoison.kernels._blocks import block_sizes, by_blocks, check_result
 from kpoison.kernels._positions import Layers, Side
 from kpoison.kernels.activations import Activation, as_activation
 
@@ -21,8 +22,7 @@ __all__ = ["ConvolutionalKernel", "ConvolutionalNNGP", "ConvolutionalNTK", "Read
 Readout = Literal["pool", "flatten"]
 """Global average pooling, or a weight of its own for every pixel and channel."""
 
-# About ten arrays of so many numbers are under way together in a Gram matrix.
-_POSITIONS_AT_ONCE = 2**18
+_FLOATS_PER_POSITION = 16  # about ten arrays are under way together in a Gram matrix, and some of their copies
 
 
 class ConvolutionalKernel(BatchedKernel):
@@ -117,7 +117,7 @@ class ConvolutionalKernel(BatchedKernel):
 
     def pairs_at_once(self, shape: tuple[int, ...]) -> int:
         """So many that they have about 2¹⁸ pairs of positions, at least one."""
-        return max(1, _POSITIONS_AT_ONCE // self._positions(*shape[:2]))
+        return at_once(_FLOATS_PER_POSITION * self._positions(*shape[:2]))
 
     # --- Blocks ---
 
@@ -174,6 +174,16 @@ def _sum_of_displacements(layers: Layers, x: Side, z: Side, gaps: tuple[Array, .
 
     Images are laid on a torus with a gap as wide as windows reach, so that one turn around it has every displacement,
     forth and back, and windows never see both ends of an image.
+
+    In the order of the code, for images of (height, width) with the zeros around them and the torus (around, across):
+
+        turned   z by every column displacement          (height + around, width, 1, Q·across), lanes last
+        there    height of its rows, from one displacement on   (height, width, 1, Q·across)
+        moved    gaps to that z, layer by layer          (height, width, P, Q·across)
+        sums     the kernel, summed over positions       (P, Q·across); over column displacements (P, Q)
+
+    Every pair of positions comes once: x.inside · there.inside, summed over positions and all displacements, is the
+    square of the number of pixels.
     """
     reach = layers.reach
     height, width = z.pixels.shape[1:3]

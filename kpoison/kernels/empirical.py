@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from kpoison._batches import in_parts
 from kpoison._memory import peak_bytes
 from kpoison._validation import check_finite
 from kpoison.kernels._batched import COPIES, BudgetedKernel, at_once, checked_options
-from kpoison.kernels._blocks import by_blocks, check_result, in_parts, mirrored
+from kpoison.kernels._blocks import by_blocks, check_result, mirrored
 
 __all__ = ["EmpiricalNTK", "empirical_ntk"]
 

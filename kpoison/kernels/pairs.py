@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 
 __all__ = ["PairDerivatives"]
 
-_FLOATS_AT_ONCE = 2**22
 _EXCHANGED = {"p": "w", "w": "p", "sp": "sw", "sw": "sp"}
 
 
@@ -148,4 +148,4 @@ def _square_distances(X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> Float[A
     def row(x):
         return jnp.sum((x[None] - Z) ** 2, axis=1)
 
-    return jax.lax.map(row, X, batch_size=min(len(X), max(1, _FLOATS_AT_ONCE // Z.size)))
+    return in_batches(row, X, Z.size)

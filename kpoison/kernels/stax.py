@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kpoison._batches import in_parts
 from kpoison._memory import peak_bytes
 from kpoison._validation import check_name
 from kpoison.kernels._batched import COPIES, BudgetedKernel, at_once, checked_options
-from kpoison.kernels._blocks import block_sizes, by_blocks, check_result, in_parts
+from kpoison.kernels._blocks import block_sizes, by_blocks, check_result
 
 __all__ = ["StaxKernel", "from_stax"]
 

@@ -1,7 +1,5 @@
 """The matrix of attacks and defences as one HTML page that needs nothing else."""
 
-import base64
-import html
 import io
 import json
 import os
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from kpoison._reports import cell, escaped, figure, heading, marked, page, section, small, table
 from kpoison._validation import check_positive
 from kpoison._version import __version__
 from kpoison.matrix.judgement import CHANCE, QUANTITIES, Judgement, judge, measured_text, seed_values, worst
@@ -31,24 +30,6 @@ _PICTURES = {
     "eigenvector": "top eigenvector of the input curvature",
 }
 _SIGNED = ("difference", "eigenvector")
-_PAGE_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
-table { border-collapse: collapse; margin: 0.8rem 0; }
-th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.wide { min-width: 22rem; }
-.scroll { overflow-x: auto; }
-.verdicts td { font-size: 13px; }
-img { max-width: 100%; }
-figure { margin: 1rem 0; }
-figcaption { color: #444; font-size: 14px; max-width: 55rem; }
-section { margin-top: 2.5rem; border-top: 2px solid #888; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; }
-.agrees { color: #006b4f; font-weight: 600; } .disagrees { color: #b03a00; font-weight: 600; }
-.undecided { color: #555; font-weight: 600; }
-.small { color: #555; font-size: 13px; }
-"""
 
 
 def write_page(result: "xr.Dataset", path: str | Path, *, tolerance: float = 0.1) -> Path:
@@ -121,13 +102,10 @@ def _page(result: "xr.Dataset", tolerance: float) -> str:
         for attack in _names(result, "attack")
         for defence in _names(result, "defence")
     }
-    title = html.escape(str(result.attrs.get("title", "Every attack against every defence")))
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{_PAGE_STYLE}</style></head><body><h1>{title}</h1>"
+    return page(
+        str(result.attrs.get("title", "Every attack against every defence")),
         f"{_lead(result)}{_heat_maps(result)}{_agreement(result, judged, tolerance)}"
-        f"{_defences(result, judged)}{_gallery(result)}{_what_was_run(result)}</body></html>\n"
+        f"{_defences(result, judged)}{_gallery(result)}{_what_was_run(result)}",
     )
 
 
@@ -141,7 +119,7 @@ def _lead(result: "xr.Dataset") -> str:
         return ""
     seeds = result.sizes["seed"]
     text = f"{images}; kernel {told.get('kernel')}; {numbers}; {seeds} seed{'s' if seeds > 1 else ''}."
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{escaped(text)}</p>"
 
 
 def _what_was_run(result: "xr.Dataset") -> str:
@@ -163,8 +141,8 @@ def _what_was_run(result: "xr.Dataset") -> str:
             f"Matplotlib {matplotlib.__version__}, Python {platform.python_version()}",
         )
     )
-    body = "".join(f"<tr><th>{html.escape(n)}</th><td><pre>{html.escape(v)}</pre></td></tr>" for n, v in rows)
-    return f"<section><h2>What was run</h2><table>{body}</table></section>"
+    cells = ((heading(name), cell(f"<pre>{escaped(value)}</pre>")) for name, value in rows)
+    return section("What was run", table((), cells))
 
 
 def _attribute(name: str, value: object) -> list[tuple[str, str]]:
@@ -196,24 +174,17 @@ def _heat_maps(result: "xr.Dataset") -> str:
             parts.append(f"<p>Not measured: {QUANTITIES[quantity]}.</p>")
             continue
         with style():
-            figure = attack_defence_matrix(result, quantity).figure
-            picture = _png(figure.get_figure(root=True), dpi=160)  # pyright: ignore[reportArgumentType]
+            drawn = attack_defence_matrix(result, quantity).figure
+            picture = _png(drawn.get_figure(root=True), dpi=160)  # pyright: ignore[reportArgumentType]
         alt = f"{QUANTITIES[quantity]} of every attack against every defence; the numbers are in the tables below"
-        parts.append(_figure(picture, alt, caption))
-    return f"<section><h2>Success, detection and accuracy</h2>{''.join(parts)}</section>"
+        parts.append(figure(picture, alt, caption))
+    return section("Success, detection and accuracy", "".join(parts))
 
 
-def _png(figure: "Figure", dpi: int) -> str:
+def _png(figure: "Figure", dpi: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _figure(picture: str, alt: str, caption: str) -> str:
-    return (
-        f"<figure><img alt='{html.escape(alt)}' src='data:image/png;base64,{picture}'>"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+    return buffer.getvalue()
 
 
 Judged = Mapping[tuple[str, str], Sequence[Judgement]]
@@ -224,37 +195,33 @@ def _agreement(result: "xr.Dataset", judged: Judged, tolerance: float) -> str:
     attacks, defences = _names(result, "attack"), _names(result, "defence")
     verdicts = {pair: worst(judgements) for pair, judgements in judged.items()}
     made = [verdict for verdict in verdicts.values() if verdict is not None]
-    counts = ", ".join(f"{made.count(verdict)} × {_marked(verdict)}" for verdict in Agreement)
+    counts = ", ".join(f"{made.count(verdict)} × {marked(verdict)}" for verdict in Agreement)
     summary = (
         f"<p>Of {len(verdicts)} pairs {len(made)} have a prediction: {counts}.</p>"
         if made
         else "<p>No pair has a prediction.</p>"
     )
     sentences = "".join(
-        f"<li>{html.escape(attack)}: {_sentence({d: verdicts[attack, d] for d in defences})}</li>" for attack in attacks
+        f"<li>{escaped(attack)}: {_sentence({d: verdicts[attack, d] for d in defences})}</li>" for attack in attacks
     )
-    head = "".join(f"<th>{html.escape(defence)}</th>" for defence in defences)
-    rows = "".join(
-        f"<tr><th>{html.escape(attack)}</th>"
-        + "".join(f"<td>{_marked(verdicts[attack, defence])}</td>" for defence in defences)
-        + "</tr>"
-        for attack in attacks
-    )
-    return (
-        f"<section><h2>Do the predictions agree with the measurement?</h2>{summary}<ul>{sentences}</ul>"
-        f"<div class='scroll'><table class='verdicts'><thead><tr><th></th>{head}</tr></thead>{rows}</table></div>"
-        "<p class='small'>Intervals are Student's t over seeds at 95 %; of numbers that are equal with every seed the "
-        "interval has no width. A predicted success or AUROC agrees where the whole interval of measured − predicted, "
-        f"paired by seed, lies within ± {tolerance:g}, disagrees where all of it lies outside, and is undecided "
-        "otherwise; with one seed the difference itself is judged. A predicted blind spot agrees with a seed where the "
-        f"AUROC is at most {CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
-        "where seeds differ. Of several predictions for a pair the table shows the worst verdict, – where there is "
-        "none.</p></section>"
+    rows = ([heading(attack), *(cell(_verdict(verdicts[attack, d])) for d in defences)] for attack in attacks)
+    return section(
+        "Do the predictions agree with the measurement?",
+        f"{summary}<ul>{sentences}</ul>{table(('', *defences), rows, 'verdicts')}"
+        + small(
+            "Intervals are Student's t over seeds at 95 %; of numbers that are equal with every seed the interval has "
+            "no width. A predicted success or AUROC agrees where the whole interval of measured − predicted, paired by "
+            f"seed, lies within ± {tolerance:g}, disagrees where all of it lies outside, and is undecided otherwise; "
+            "with one seed the difference itself is judged. A predicted blind spot agrees with a seed where the AUROC "
+            f"is at most {CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
+            "where seeds differ. Of several predictions for a pair the table shows the worst verdict, – where there is "
+            "none."
+        ),
     )
 
 
-def _marked(verdict: Agreement | None) -> str:
-    return "–" if verdict is None else f"<span class='{verdict}'>{verdict}</span>"
+def _verdict(found: Agreement | None) -> str:
+    return "–" if found is None else marked(found)
 
 
 def _sentence(verdicts: Mapping[str, Agreement | None]) -> str:
@@ -264,13 +231,13 @@ def _sentence(verdicts: Mapping[str, Agreement | None]) -> str:
         return "no prediction."
     if set(made) == {Agreement.AGREES}:
         which = f"all {len(made)} defences that have one" if len(made) > 1 else "the one defence that has one"
-        return f"the prediction {_marked(Agreement.AGREES)} for {which}."
-    parts = [f"the prediction {_marked(Agreement.AGREES)} for {made.count(Agreement.AGREES)} of {len(made)} defences"]
+        return f"the prediction {marked(Agreement.AGREES)} for {which}."
+    parts = [f"the prediction {marked(Agreement.AGREES)} for {made.count(Agreement.AGREES)} of {len(made)} defences"]
     for verdict in (Agreement.DISAGREES, Agreement.UNDECIDED):
         names = [defence for defence, found in verdicts.items() if found is verdict]
         if names:
             link = "is " if verdict is Agreement.UNDECIDED else ""
-            parts.append(f"{link}{_marked(verdict)} for {html.escape(', '.join(names))}")
+            parts.append(f"{link}{marked(verdict)} for {escaped(', '.join(names))}")
     return f"{'; '.join(parts)}."
 
 
@@ -278,36 +245,32 @@ def _defences(result: "xr.Dataset", judged: Judged) -> str:
     """A table for each defence: what it assumes, what was measured, and the statements on its predictions."""
     assumes = _assumptions(result)
     shown = [name for name in QUANTITIES if name in result]
-    head = "".join(f"<th>{html.escape(QUANTITIES[name])}</th>" for name in shown)
+    head = ("attack", *(QUANTITIES[name] for name in shown), "prediction and measurement")
     parts = []
     for defence in _names(result, "defence"):
-        rows = "".join(
-            f"<tr><th>{html.escape(attack)}</th>{_numbers(result.sel(attack=attack, defence=defence), shown)}"
-            f"<td class='wide'>{_statements(judged[attack, defence])}</td></tr>"
+        rows = (
+            [
+                heading(attack),
+                *(cell(_number(result, attack, defence, name), "number") for name in shown),
+                cell(_statements(judged[attack, defence]), "wide"),
+            ]
             for attack in _names(result, "attack")
         )
-        parts.append(
-            f"<h3>{html.escape(defence)}</h3><p>Assumes: {html.escape(assumes.get(defence, 'not stated'))}</p>"
-            f"<div class='scroll'><table><thead><tr><th>attack</th>{head}<th>prediction and measurement</th></tr>"
-            f"</thead>{rows}</table></div>"
-        )
-    return (
-        "<section><h2>Defence by defence</h2><p class='small'>Mean over seeds ± half the width of its 95 % "
-        f"t-interval; – where a number has no meaning.</p>{''.join(parts)}</section>"
-    )
+        assumed = escaped(assumes.get(defence, "not stated"))
+        parts.append(f"<h3>{escaped(defence)}</h3><p>Assumes: {assumed}</p>{table(head, rows)}")
+    told = "Mean over seeds ± half the width of its 95 % t-interval; – where a number has no meaning."
+    return section("Defence by defence", small(told) + "".join(parts))
 
 
-def _numbers(cell: "xr.Dataset", names: Sequence[str]) -> str:
-    return "".join(f"<td class='number'>{html.escape(measured_text(seed_values(cell, name)))}</td>" for name in names)
+def _number(result: "xr.Dataset", attack: str, defence: str, name: str) -> str:
+    return escaped(measured_text(seed_values(result.sel(attack=attack, defence=defence), name)))
 
 
 def _statements(judgements: Sequence[Judgement]) -> str:
     if not judgements:
         return "no prediction"
     return "<br>".join(
-        html.escape(judgement.statement).replace(
-            f": {judgement.agreement} (", f": <span class='{judgement.agreement}'>{judgement.agreement}</span> ("
-        )
+        escaped(judgement.statement).replace(f": {judgement.agreement} (", f": {marked(judgement.agreement)} (")
         for judgement in judgements
     )
 
@@ -326,18 +289,18 @@ def _gallery(result: "xr.Dataset") -> str:
         if shown:
             names = ", ".join(_PICTURES.get(kind, kind) for kind in shown)
             caption = f"{attack}: {names}, from left to right."
-            body = _figure(_pictures(shown), caption, caption)
+            body = figure(_pictures(shown), caption, caption)
         else:
             body = "<p>No pictures.</p>"
-        parts.append(f"<h3>{html.escape(attack)}</h3>{body}")
-    return (
-        "<section><h2>Pictures of the attacks</h2><p class='small'>Victim and poison share one scale of grey; of a "
-        "signed picture, 0 is in the middle of the colours: red adds to a pixel, blue takes away (with three "
-        f"channels: about a mid grey). The sign of an eigenvector means nothing.</p>{''.join(parts)}</section>"
+        parts.append(f"<h3>{escaped(attack)}</h3>{body}")
+    told = (
+        "Victim and poison share one scale of grey; of a signed picture, 0 is in the middle of the colours: red adds "
+        "to a pixel, blue takes away (with three channels: about a mid grey). The sign of an eigenvector means nothing."
     )
+    return section("Pictures of the attacks", small(told) + "".join(parts))
 
 
-def _pictures(shown: Mapping[str, np.ndarray]) -> str:
+def _pictures(shown: Mapping[str, np.ndarray]) -> bytes:
     """Images of one attack side by side, as a PNG."""
     from matplotlib.figure import Figure
 
@@ -348,8 +311,8 @@ def _pictures(shown: Mapping[str, np.ndarray]) -> str:
     plain = [image for kind, image in images.items() if kind not in _SIGNED]
     low, high = (min(map(np.min, plain)), max(map(np.max, plain))) if plain else (0.0, 1.0)
     with style():
-        figure = Figure(figsize=(2.7 * len(images), 2.7), layout="constrained")
-        for ax, (kind, image) in zip(figure.subplots(1, len(images), squeeze=False).ravel(), images.items(),
+        drawn = Figure(figsize=(2.7 * len(images), 2.7), layout="constrained")
+        for ax, (kind, image) in zip(drawn.subplots(1, len(images), squeeze=False).ravel(), images.items(),
                                      strict=True):  # fmt: skip
             title = _PICTURES.get(kind, kind).replace(" of the", "\nof the")
             if kind in _SIGNED:
@@ -362,4 +325,4 @@ def _pictures(shown: Mapping[str, np.ndarray]) -> str:
             ax.set_title(title)
             ax.grid(visible=False)
             ax.spines[:].set_visible(True)
-        return _png(figure, dpi=120)
+        return _png(drawn, dpi=120)

@@ -1,5 +1,20 @@
-"""Block conjugate gradients for symmetric systems with several right-hand sides."""
+"""Block conjugate gradients for symmetric systems with several right-hand sides.
 
+With a preconditioner M the system is Âx̂ = b̂, Â = M^-½AM^-½, b̂ = M^-½b and x = M^-½x̂.  Of C columns, in the order of the
+code; Q, P, W have shape (N, C), all others (C, C):
+
+    start   QT = b̂ − Âx̂, by QR;  P = Q,  G = QᵀQ
+    step    W = ÂP                          the one product with A
+            L = (PᵀW)⁻¹G
+            x̂ ← x̂ + PLT
+            Q⁺S = Q − WL, by QR
+            T⁺ = ST,  G⁺ = Q⁺ᵀQ⁺
+            P⁺ = Q⁺ + PG⁻¹SᵀG⁺
+
+G is the identity for a real system.  After every step QT is b̂ − Âx̂ and P⁺ᵀÂP is 0, both to rounding.
+"""
+
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,8 +46,25 @@ class IterationStatus(eqx.Module):
     converged: Bool[Array, " C"]
 
 
+class _System(NamedTuple):
+    """A and M as functions, and the norms of the right-hand sides."""
+
+    product: Callable[[Array], Array]
+    preconditioner: Callable[[float, Array], Array]
+    norms: Array
+
+    def scaled(self, x: Array) -> Array:
+        """M^-½x."""
+        return self.preconditioner(-0.5, x)
+
+    def relative(self, residual: Array) -> Float[Array, " C"]:
+        """Norms of the columns of b − Ax over those of b; 0 for b = 0."""
+        zero = self.norms == 0
+        return jnp.where(zero, 0, _column_norms(residual) / jnp.where(zero, 1, self.norms))
+
+
 class _Block(NamedTuple):
-    """b − Ax = (orthonormal · triangle)/scale after `iterations`, and the directions of the next step."""
+    """x = M^-½x̂ since the start, Q, T, P and G of the head of this file, after `iterations`."""
 
     x: Array
     orthonormal: Array
@@ -41,7 +73,6 @@ class _Block(NamedTuple):
     products: Array
     iterations: Array
     residuals: Array
-    goal: Array
     finite: Array
 
 
@@ -95,66 +126,21 @@ def conjugate_gradients(
     >>> bool(status.converged[0]), int(status.iterations)
     (True, 2)
     """
-    norms = _column_norms(b)
-    conjugate = not jnp.iscomplexobj(b)
+    system = _System(product, preconditioner, _column_norms(b))
     least_drop = 0.0 if exact_product is None else _DROP
 
-    def relative(residual_norms):
-        return jnp.where(norms == 0, 0, residual_norms / jnp.where(norms == 0, 1, norms))
-
-    def scaled(x):
-        return preconditioner(-0.5, x)
-
-    def within(residuals):
-        return jnp.all(residuals <= tolerance)
-
-    def gram_of(orthonormal):
-        """QᵀQ, of a unitary Q; the identity for a real one."""
-        if conjugate:
-            return jnp.eye(orthonormal.shape[1], dtype=orthonormal.dtype)
-        return matrix_product(orthonormal.T, orthonormal)
-
-    def step(block: _Block) -> _Block:
-        image = scaled(product(scaled(block.directions)))
-        steps = jnp.linalg.solve(matrix_product(block.directions.T, image), block.products)
-        x = block.x + scaled(matrix_product(block.directions, matrix_product(steps, block.triangle)))
-        orthonormal, change = jnp.linalg.qr(block.orthonormal - matrix_product(image, steps))
-        triangle = matrix_product(change, block.triangle)
-        products = gram_of(orthonormal)
-        turn = change.T if conjugate else jnp.linalg.solve(block.products, matrix_product(change.T, products))
-        directions = orthonormal + matrix_product(block.directions, turn)
-        residuals = relative(_column_norms(preconditioner(0.5, matrix_product(orthonormal, triangle))))
-        finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(directions))
-        new = _Block(
-            x, orthonormal, triangle, directions, products, block.iterations + 1, residuals, block.goal, finite
-        )
-        # Where a small matrix is singular the last good x stays.
-        kept = block._replace(iterations=block.iterations + 1, finite=jnp.asarray(False))
-        return jax.tree.map(lambda a, c: jnp.where(finite, a, c), new, kept)
-
-    def steps_left(block: _Block):
-        return block.finite & (block.iterations < max_iterations) & ~jnp.all(block.residuals <= block.goal)
-
     def round_of(state: _Round) -> _Round:
-        orthonormal, triangle = jnp.linalg.qr(scaled(state.residual))
-        products = gram_of(orthonormal)
-        start = _Block(
-            jnp.zeros_like(b),
-            orthonormal,
-            triangle,
-            orthonormal,
-            products,
-            state.iterations,
-            state.residuals,
-            jnp.maximum(tolerance, least_drop * state.residuals),
-            jnp.asarray(True),
-        )
-        end = jax.lax.while_loop(steps_left, step, start)
+        goal = jnp.maximum(tolerance, least_drop * state.residuals)
+
+        def steps_left(block: _Block):
+            return block.finite & (block.iterations < max_iterations) & ~jnp.all(block.residuals <= goal)
+
+        end = jax.lax.while_loop(steps_left, functools.partial(_step, system), _start(system, state))
         x = state.x + end.x
         residual = b - (product if exact_product is None else exact_product)(x)
-        residuals = relative(_column_norms(residual))
+        residuals = system.relative(residual)
         worse = ~(jnp.max(residuals) < jnp.max(state.residuals))
-        going = ~within(residuals) & (end.iterations < max_iterations)
+        going = ~jnp.all(residuals <= tolerance) & (end.iterations < max_iterations)
         # Rounding has the last word where a round does not halve what is left.
         going &= jnp.max(residuals) < 0.5 * jnp.max(state.residuals)
         x, residual, residuals = jax.tree.map(
@@ -162,12 +148,59 @@ def conjugate_gradients(
         )
         return _Round(x, residual, residuals, end.iterations, going)
 
-    residuals = relative(norms)
-    first = _Round(
-        jnp.zeros_like(b), b, residuals, jnp.asarray(0, jnp.int32), ~within(residuals) & jnp.all(jnp.isfinite(norms))
-    )
+    residuals = system.relative(b)
+    going = ~jnp.all(residuals <= tolerance) & jnp.all(jnp.isfinite(system.norms))
+    first = _Round(jnp.zeros_like(b), b, residuals, jnp.asarray(0, jnp.int32), going)
     last = jax.lax.while_loop(lambda state: state.going, round_of, first)
     return last.x, IterationStatus(last.iterations, last.residuals, last.residuals <= tolerance)
+
+
+def _start(system: _System, state: _Round) -> _Block:
+    """No step yet from the x of a round."""
+    orthonormal, triangle = jnp.linalg.qr(system.scaled(state.residual))
+    return _Block(
+        x=jnp.zeros_like(state.x),
+        orthonormal=orthonormal,
+        triangle=triangle,
+        directions=orthonormal,
+        products=_inner_products(orthonormal),
+        iterations=state.iterations,
+        residuals=state.residuals,
+        finite=jnp.asarray(True),
+    )
+
+
+def _step(system: _System, block: _Block) -> _Block:
+    """One product with A; where a small matrix is singular the last good x stays."""
+    image = system.scaled(system.product(system.scaled(block.directions)))
+    lengths = jnp.linalg.solve(matrix_product(block.directions.T, image), block.products)
+    x = block.x + system.scaled(matrix_product(block.directions, matrix_product(lengths, block.triangle)))
+    orthonormal, change = jnp.linalg.qr(block.orthonormal - matrix_product(image, lengths))
+    triangle = matrix_product(change, block.triangle)
+    products = _inner_products(orthonormal)
+    turn = change.T
+    if jnp.iscomplexobj(turn):
+        turn = jnp.linalg.solve(block.products, matrix_product(turn, products))
+    directions = orthonormal + matrix_product(block.directions, turn)
+    new = _Block(
+        x=x,
+        orthonormal=orthonormal,
+        triangle=triangle,
+        directions=directions,
+        products=products,
+        iterations=block.iterations + 1,
+        residuals=system.relative(system.preconditioner(0.5, matrix_product(orthonormal, triangle))),
+        finite=jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(directions)),
+    )
+    kept = block._replace(iterations=new.iterations, finite=new.finite)
+    return jax.tree.map(lambda a, c: jnp.where(new.finite, a, c), new, kept)
+
+
+def _inner_products(orthonormal: Inexact[Array, "N C"]) -> Inexact[Array, "C C"]:
+    """G = QᵀQ, of a unitary Q where it is complex; the identity for a real one."""
+    if jnp.iscomplexobj(orthonormal):
+        return matrix_product(orthonormal.T, orthonormal)
+    return jnp.eye(orthonormal.shape[1], dtype=orthonormal.dtype)
 
 
 def _column_norms(block: Inexact[Array, "N C"]) -> Float[Array, " C"]:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.observations import Observations
@@ -35,8 +36,6 @@ __all__ = [
     "pair_in_plane",
     "span_of",
 ]
-
-_FLOATS_AT_ONCE = 2**24
 
 
 class Span(eqx.Module):
@@ -100,7 +99,7 @@ class Span(eqx.Module):
 
     def _each(self, function: Callable, X: Float[Array, "q ..."]):
         """`function` at each of many points."""
-        return _each(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
+        return in_batches(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
 
 
 class Representers(Span):
@@ -451,9 +450,3 @@ def _triangle(rows: Float[Array, "p D"]) -> Float[Array, "p p"]:
         return rest - coefficients * direction[None], coefficients[:, 0]
 
     return jax.lax.scan(eliminate, rows, jnp.arange(len(rows)))[1]
-
-
-def _each(function: Callable, X: Float[Array, "q ..."], floats: int):
-    """`function` at each of many points, in batches that bound the memory, of so many floats each."""
-    batch = max(1, _FLOATS_AT_ONCE // max(1, floats))
-    return jax.vmap(function)(X) if len(X) <= batch else jax.lax.map(function, X, batch_size=batch)

@@ -1,19 +1,17 @@
 """What a posterior is conditioned on: values of a function at points and, with a penalty, its slopes there (T1)."""
 
 import math
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 
 __all__ = ["Observations", "covariance", "gram", "observing"]
-
-_FLOATS_AT_ONCE = 2**22
 
 
 class Observations(eqx.Module):
@@ -147,7 +145,7 @@ def _derivatives(kernel: Kernel, at: Observations, Z: Array) -> Float[Array, "nr
         slopes = jax.vmap(lambda z: jax.grad(kernel.evaluate)(c, z).ravel())(Z)
         return matrix_product(at.slope_operator, slopes.T)
 
-    return _each(row, at.points, Z.size).reshape(-1, len(Z))
+    return in_batches(row, at.points, Z.size).reshape(-1, len(Z))
 
 
 def _second_derivatives(kernel: Kernel, first: Observations, second: Observations) -> Float[Array, "nr mr"]:
@@ -165,9 +163,4 @@ def _second_derivatives(kernel: Kernel, first: Observations, second: Observation
         return jax.vmap(at)(second.points).transpose(1, 0, 2)
 
     floats = second.points.size * len(directions)
-    return _each(row, first.points, floats).reshape(len(first.points) * first.slopes, -1)
-
-
-def _each(row: Callable, points: Array, floats: int) -> Array:
-    """`row` at every point, in batches that bound the memory."""
-    return jax.lax.map(row, points, batch_size=min(len(points), max(1, _FLOATS_AT_ONCE // max(1, floats))))
+    return in_batches(row, first.points, floats).reshape(len(first.points) * first.slopes, -1)

@@ -2,13 +2,13 @@
 
 import abc
 import math
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._batches import at_once, in_batches, in_chunks
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.kernels.pairs import PairDerivatives
@@ -23,8 +23,6 @@ __all__ = [
     "covariance_operator",
     "gram_operator",
 ]
-
-_FLOATS_AT_ONCE = 2**22
 
 
 class CovarianceOperator(eqx.Module):
@@ -188,16 +186,8 @@ class PairOperator(CovarianceOperator):
 
     def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
         columns = coefficients.shape[1]
-        at_once = max(1, _FLOATS_AT_ONCE // self.pairs.value.size)
-        if columns <= at_once:
-            return self._columns(coefficients)
-        whole = columns - columns % at_once
-        blocks = jnp.moveaxis(coefficients[:, :whole].reshape(len(coefficients), -1, at_once), 1, 0)
-        images = jnp.moveaxis(jax.lax.map(self._columns, blocks), 0, 1)
-        parts = [images.reshape(len(images), whole)]
-        if whole < columns:
-            parts.append(self._columns(coefficients[:, whole:]))
-        return jnp.concatenate(parts, axis=1)
+        largest = at_once(self.pairs.value.size, coefficients.dtype.itemsize)
+        return in_chunks(lambda columns: self._columns(columns.T).T, coefficients.T, largest).T
 
     def _columns(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
         """The product, at every x, with the coefficients w(z) of values and v(z) = R̃ᵀ · those of slopes.
@@ -274,7 +264,7 @@ class DerivativeOperator(CovarianceOperator):
 
                 return jax.jvp(along, (point,), (direction,))[1]
 
-            return _over(variance, directions, len(root), max(1, _FLOATS_AT_ONCE // (8 * root.shape[1])))
+            return in_batches(variance, directions, 8 * root.shape[1])
 
         return jnp.concatenate([result, jax.lax.map(of_point, points).ravel()])
 
@@ -286,15 +276,15 @@ class DerivativeOperator(CovarianceOperator):
         first, second = self.first, self.second
         values, slopes = second.dual(coefficients)
         slopes = slopes.reshape(*values.shape, *second.points.shape[1:])
-        # A pair holds about so many numbers for each coordinate and column.
-        at_once = max(1, _FLOATS_AT_ONCE // (8 * math.prod(second.points.shape[1:]) * values.shape[1]))
+        # A pair holds about eight numbers for each coordinate and column.
+        floats = 8 * math.prod(second.points.shape[1:]) * values.shape[1]
 
         @jax.checkpoint  # what a pair holds is not kept for derivatives
         def row(x):
-            found = _over(lambda pair: self._pair(x, *pair), (second.points, values, slopes), len(values), at_once)
+            found = in_batches(lambda pair: self._pair(x, *pair), (second.points, values, slopes), floats)
             return jax.tree.map(lambda part: jnp.sum(part, axis=0), found)
 
-        here, gradients = _over(row, first.points, len(first.points), max(1, at_once // len(values)))
+        here, gradients = in_batches(row, first.points, floats * len(values))
         flat = gradients.reshape(*gradients.shape[:2], -1)
         bent = jnp.einsum("icd,rd->irc", flat, first.slope_operator, precision="highest")
         return jnp.concatenate([here, bent.reshape(first.number - len(here), here.shape[1])])
@@ -337,8 +327,3 @@ class _ScaledOperator(CovarianceOperator):
     def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
         scaled = self.whole.second.repeat(self.second)[:, None] * coefficients
         return self.whole.first.repeat(self.first)[:, None] * self.whole.product(scaled)
-
-
-def _over(function: Callable, arguments, length: int, batch: int):
-    """`function` along the leading axis of its arguments, so many at once."""
-    return jax.vmap(function)(arguments) if length <= batch else jax.lax.map(function, arguments, batch_size=batch)

@@ -3,6 +3,18 @@
 The space grows by preconditioned residuals of the ridges that are furthest off (generalised Davidson), for all ridges
 and right-hand sides together.  One block of vectors is one product, so that a product serves them all; a space kept
 whole needs no short recurrence, and neither loses orthogonality nor is harmed by products of a narrower dtype.
+
+One product, in the order of the code, for p vectors in the space, k right-hand sides and R ridges:
+
+    V, U = KV                                   (n, p)     basis and image
+    VᵀU = QΘQᵀ                                  (p, p)     `_eigenpairs`
+    c_ρ = Q (Θ + ρ)⁻¹ Qᵀ Vᵀb                    (R, p, k)  `_coordinates`
+    r_ρ = b − U c_ρ − ρ V c_ρ                   (R, n, k)  `_residuals`
+    W: principal directions of ‖r_ρ‖ · M_ρ⁻¹r_ρ/‖M_ρ⁻¹r_ρ‖, orthogonal to V
+                                                (n, 6)     `_expansion`, M_ρ the preconditioner
+    V ← [V, W],  U ← [U, KW]                               `_Space.extended`, the only product
+
+VᵀV is the identity but for columns that are 0, and Vᵀr_ρ is 0 for every ρ while U is KV, both to rounding.
 """
 
 import math

@@ -227,7 +227,7 @@ def test_sums():
 def test_batches_of_probes(monkeypatch):
     # 5 probes: 2 + 2 + 1.
     V = jnp.asarray(RNG.normal(size=(12, 2)))
-    monkeypatch.setattr("kpoison.curvature.operators._FLOATS_AT_ONCE", 2 * V.size)
+    monkeypatch.setattr("kpoison._batches.BYTES_AT_ONCE", 2 * V.nbytes)
     targets = RNG.normal(size=(5, 2))
     hessian, gauss, *_ = expected(*dense_derivatives(waves, IMAGES), targets, "squared")
     x, y = jnp.asarray(IMAGES), jnp.asarray(targets)

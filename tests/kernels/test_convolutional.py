@@ -248,7 +248,7 @@ def test_blocks_chunks_and_single_pairs_agree(monkeypatch, readout):
     kernel = kk.ConvolutionalNTK(2, "relu", 1.3, 0.2, 3, readout)
     whole = jax.jit(kernel.gram)(X, Z)
     small = kernel._positions(4, 5) * 5
-    monkeypatch.setattr(convolutional, "_POSITIONS_AT_ONCE", small)
+    monkeypatch.setattr("kpoison._batches.BYTES_AT_ONCE", 8 * convolutional._FLOATS_PER_POSITION * small)
     many, few = jnp.asarray(np.concatenate([Z, X])), jnp.asarray(X)
     symmetric = kernel.gram(many, many)
     np.testing.assert_array_equal(symmetric, symmetric.T)

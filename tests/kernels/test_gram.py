@@ -69,7 +69,7 @@ def test_pairwise_in_blocks(monkeypatch, coordinates):
     """Rows at a time, so that many pairs of large images fit into memory; the last block may be smaller."""
     kernel = kk.Matern32(1.3)
     whole = kernel.pairwise(X1, X2)
-    monkeypatch.setattr(base, "_COORDINATES_AT_ONCE", coordinates)
+    monkeypatch.setattr("kpoison._batches.BYTES_AT_ONCE", 8 * coordinates)
     np.testing.assert_allclose(kernel.pairwise(X1, X2), whole, rtol=10 * EPS)
     np.testing.assert_allclose(kernel.pairwise(X1[:5], X2), whole[:5], rtol=10 * EPS)
 

@@ -139,7 +139,7 @@ def test_many_probes_are_evaluated_in_batches(monkeypatch):
     clean = kp.fit(kernel_of("rbf"), X, Y)
     x = RNG.normal(size=(23, 3))
     expected, _, bound = brute_force("rbf", X, Y, x, 0.1)
-    monkeypatch.setattr("kpoison.ridge.expansion._FLOATS_AT_ONCE", 4 * X.size)
+    monkeypatch.setattr("kpoison._batches.BYTES_AT_ONCE", 8 * 4 * X.size)
     found = kp.predict(clean, x, 0.01)
     assert np.all(np.abs(found - expected) <= bound)
     poison = kp.Poison(x[0], Y[0], 2.0)

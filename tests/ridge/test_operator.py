@@ -158,7 +158,7 @@ def test_many_columns_and_batches_of_pairs(monkeypatch):
         V = columns(X, 7)
         whole = gram_operator(kernel, X).product(V)
         with monkeypatch.context() as patch:
-            patch.setattr("kpoison.ridge.operator._FLOATS_AT_ONCE", 100)
+            patch.setattr("kpoison._batches.BYTES_AT_ONCE", 8 * 100)
             cut = gram_operator(kernel, X).product(V)
         np.testing.assert_allclose(cut, whole, rtol=1e-12, atol=1e-13)
 
@@ -189,7 +189,7 @@ def test_products_of_other_kernels_take_bounded_memory():
     operator = gram_operator(kk.NNGP(1, "relu", 1.4, 0.3), X)
     applied = jax.jit(lambda operator, V: operator.product(V))
     memory = applied.lower(operator, columns(X, 1)).compile().memory_analysis()
-    # A batch of pairs (`_FLOATS_AT_ONCE`, 32 MiB) and no n²d = 8.6 MB for each of the layers' dozens of numbers.
+    # A batch of pairs (`BYTES_AT_ONCE`, 32 MiB) and no n²d = 8.6 MB for each of the layers' dozens of numbers.
     assert memory.temp_size_in_bytes < 4 * 8 * 2**22
 
 

@@ -1,0 +1,97 @@
+"""Results as one HTML page that needs nothing else: the look and the skeleton that all of them share.
+
+Each function returns HTML.  Words are escaped here, where an argument is called `words` or `alt`; all others are HTML.
+"""
+
+import base64
+import html
+from collections.abc import Iterable
+
+__all__ = ["cell", "escaped", "figure", "heading", "marked", "page", "section", "small", "table"]
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff; }
+table { border-collapse: collapse; margin: 0.8rem 0; }
+th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid #8885; vertical-align: top; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.wide { min-width: 22rem; }
+.scroll { overflow-x: auto; }
+.verdicts td { font-size: 13px; }
+img { max-width: 100%; }
+figure { margin: 1rem 0; }
+figcaption { color: #444; font-size: 14px; max-width: 55rem; }
+section { margin-top: 2.5rem; border-top: 2px solid #888; }
+pre { font-size: 12px; overflow-x: auto; }
+td pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; }
+.agrees, .holds { color: #006b4f; font-weight: 600; }
+.disagrees, .FAILS { color: #b03a00; font-weight: 600; }
+.undecided { color: #555; font-weight: 600; }
+.small { color: #555; font-size: 13px; }
+@media (prefers-color-scheme: dark) {
+  body { color: #e4e4e4; background: #181818; }
+  a { color: #8ab4f8; }
+  figcaption, .small, .undecided { color: #aaa; }
+  .agrees, .holds { color: #4cc39a; }
+  .disagrees, .FAILS { color: #ff9466; }
+}
+"""
+
+escaped = html.escape
+"""Words as HTML, also between quotes."""
+
+
+def page(words: str, body: str, *, heading: str | None = None) -> str:
+    """The whole page; its title is its heading too, where that is not another."""
+    title = escaped(words)
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{title}</title><style>{_STYLE}</style></head>"
+        f"<body><h1>{heading or title}</h1>{body}</body></html>\n"
+    )
+
+
+def section(heading: str, body: str, anchor: str = "") -> str:
+    """A part of the page, which a link to #anchor finds."""
+    return f"<section{_attribute('id', anchor)}><h2>{heading}</h2>{body}</section>"
+
+
+def figure(png: bytes, alt: str, caption: str = "") -> str:
+    """A picture within the page."""
+    image = f"<img alt='{escaped(alt)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+    return f"<figure>{image}<figcaption>{escaped(caption)}</figcaption></figure>" if caption else image
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
+    """Words at the head of each column, if any, above rows of cells; what is too wide scrolls."""
+    top = "".join(map(heading, head))
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    top = f"<thead><tr>{top}</tr></thead>" if top else ""
+    return f"<div class='scroll'><table{_attribute('class', kind)}>{top}{body}</table></div>"
+
+
+def heading(words: str) -> str:
+    """What a row or a column is of."""
+    return f"<th>{escaped(words)}</th>"
+
+
+def cell(content: str, kind: str = "") -> str:
+    """One of a table; kinds are "number", "wide", "small" and the verdicts'."""
+    return f"<td{_attribute('class', kind)}>{content}</td>"
+
+
+def marked(verdict: str) -> str:
+    """A verdict in its colour: agrees, holds; disagrees, FAILS; undecided."""
+    return f"<span class='{verdict}'>{verdict}</span>"
+
+
+def small(content: str) -> str:
+    """A paragraph beside the matter."""
+    return f"<p class='small'>{content}</p>"
+
+
+def _attribute(name: str, value: str) -> str:
+    return f" {name}='{value}'" if value else ""
