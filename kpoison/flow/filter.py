@@ -4,7 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -16,9 +16,9 @@ from kpoison._failures import checked_result
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Numbers, Scalar
 from kpoison._validation import boundary, check_finite, check_floating, check_positive, is_concrete
-from kpoison.flow._gaussian_mixtures import alias_moments, check_known, components, density
-from kpoison.kernels.base import Kernel, with_array_parameters
-from kpoison.kernels.stationary import Laplace, RationalQuadratic
+from kpoison.flow._aliases import alias_moments
+from kpoison.kernels.base import Kernel, check_kernel, with_array_parameters
+from kpoison.kernels.stationary import SpectralKernel
 from kpoison.ridge.metric import checked_metric
 
 __all__ = ["effective_length_scale", "multiplier", "penalised_spectral_density", "spectral_density"]
@@ -32,7 +32,8 @@ _CUSP = (
 
 
 def _check_frequencies(arguments: dict, name: str = "omega") -> None:
-    check_known(arguments["kernel"])
+    check_kernel("kernel", arguments["kernel"])
+    arguments["kernel"].spectral_parts()
     omega = check_floating(name, arguments[name])
     if omega.ndim == 0 or omega.size == 0:
         raise ValueError(f"{name} must have shape (..., d), one frequency in its last axis, got {omega.shape}")
@@ -182,7 +183,7 @@ def multiplier(
     ridge, penalty, volume, M = _filter_arguments(ridge, gradient_penalty, volume, metric, omega)
     if spacing is not None:
         spacing = jnp.broadcast_to(jnp.asarray(spacing, omega.dtype), omega.shape[-1:])
-        cusp = any(isinstance(part, Laplace) for part, _ in components(kernel))
+        cusp = any(part.smoothness < 2 for part, _ in _parts(kernel))
         penalty = checked_result(penalty, [(penalty > 0, _CUSP)] if cusp else [])
         cutoff = jnp.broadcast_to(2 * math.pi / spacing, omega.shape)
         omega = omega - cutoff * jnp.round(omega / cutoff)
@@ -302,15 +303,20 @@ def _for_each(function: Callable[[Array], Array], omega: Float[Array, "... d"]) 
     return values.reshape(omega.shape[:-1])
 
 
+def _parts(kernel: Kernel) -> list[tuple[SpectralKernel, Any]]:
+    """`Kernel.spectral_parts`, as what they are."""
+    return cast(list, kernel.spectral_parts())
+
+
 def _density(kernel: Kernel, omega: Float[Array, " d"]) -> Float[Array, ""]:
-    parts = [jnp.asarray(scale, omega.dtype) * density(part, omega) for part, scale in components(kernel)]
+    parts = [jnp.asarray(scale, omega.dtype) * part.spectral_density(omega) for part, scale in _parts(kernel)]
     return functools.reduce(operator.add, parts)
 
 
 def _alias_moments(
     kernel: Kernel, omega: Float[Array, " d"], spacing: Float[Array, " d"]
 ) -> tuple[Array, Array, Array]:
-    found = [(scale, alias_moments(part, omega, spacing)) for part, scale in components(kernel)]
+    found = [(scale, alias_moments(part, omega, spacing)) for part, scale in _parts(kernel)]
     scaled = [jax.tree.map(lambda moment, scale=scale: scale * moment, moments) for scale, moments in found]
     return functools.reduce(lambda first, second: jax.tree.map(operator.add, first, second), scaled)
 
@@ -318,17 +324,10 @@ def _alias_moments(
 def _with_density(kernel: Kernel, omega: Float[Array, "... d"], moments: int = 0) -> Float[Array, "... d"]:
     """Frequencies as they are, refused where k̂ is infinite; with moments, where so many of k are not finite."""
     d = omega.shape[-1]
-    least = (d + moments) / 2
     at_zero = jnp.any(jnp.all(omega == 0, axis=-1)) | (moments > 0)
-    for part, _ in components(kernel):
-        if isinstance(part, RationalQuadratic):
-            came = f", got {float(np.asarray(part.alpha)):g}" if is_concrete(part.alpha) else ""
-            what = "effective length scale" if moments else "spectral density at frequency 0"
-            message = (
-                f"kernel RationalQuadratic must have alpha > {least:g} for an {what} in {d} dimension(s){came}: "
-                f"∫ ‖x‖^{moments} k(x) dx is infinite"
-            )
-            omega = checked_result(omega, [(at_zero & ~(jnp.asarray(part.alpha) > least), message)])
+    for part, _ in _parts(kernel):
+        failures = part.infinite_moments(d, moments)
+        omega = checked_result(omega, [(at_zero & infinite, message) for infinite, message in failures])
     return omega
 
 

@@ -29,59 +29,54 @@ __all__ = ["Functionals", "KernelExpansion", "Reduced", "Representers", "Span", 
 
 _FLOATS_AT_ONCE = 2**24
 
+Points = Float[Array, "q ..."]
+Coefficients = Inexact[Array, "p C"]
+
 
 class Span(eqx.Module):
-    """Functions of x, to be combined by coefficients, shape (p, C), that know nothing of x.
+    """Functions of x, to be combined by coefficients that know nothing of x.
 
     Attributes:
         kernel: k.
+        centres: c, shape (N, ...).
         of_values: whether all are combinations of k(x, c_i), so that there are no slopes.
     """
 
     of_values: ClassVar[bool] = True
 
-    kernel: eqx.AbstractVar[Kernel]
-
-    @property
-    @abc.abstractmethod
-    def centres(self) -> Float[Array, "N ..."]:
-        """c_i."""
+    kernel: Kernel
+    centres: Float[Array, "N ..."]
 
     @abc.abstractmethod
     def after(self, Z: Observations) -> "Span":
         """The representers of these observations, and then the functions here."""
 
     @abc.abstractmethod
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """w, one row for each centre."""
 
-    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+    def slopes(self, coefficients: Coefficients) -> Inexact[Array, "N C D"]:
         """v for each centre and output, the axes of a point flattened."""
-        shape = len(self.centres), coefficients.shape[1], self.centres[0].size
-        return jnp.zeros(shape, coefficients.dtype)
+        return jnp.zeros((len(self.centres), coefficients.shape[1], self.centres[0].size), coefficients.dtype)
 
     @abc.abstractmethod
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """f at many points."""
 
     @abc.abstractmethod
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
 
-    def squared_gradient_norms(
-        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
-    ) -> Inexact[Array, "q C"]:
+    def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """‖∇f‖² at many points."""
         gradients = self.gradients(X, coefficients)
         return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
 
     @abc.abstractmethod
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
         """As those of `KernelExpansion`."""
 
-    def _each(self, function: Callable, X: Float[Array, "q ..."]):
+    def _each(self, function: Callable, X: Points):
         """`function` at each of many points."""
         return _each(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
 
@@ -89,23 +84,15 @@ class Span(eqx.Module):
 class Representers(Span):
     """k(x, c_i), one for each centre."""
 
-    kernel: Kernel
-    points: Float[Array, "N ..."]
-
-    @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """The points."""
-        return self.points
-
     def after(self, Z: Observations) -> Span:
         """Those of all centres, or of slopes too where they are observed at Z."""
         return span_of(self.kernel, Z, Observations(self.centres))
 
-    def weights(self, coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """The coefficients."""
         return coefficients
 
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """f at many points."""
 
         def at(x):
@@ -113,7 +100,7 @@ class Representers(Span):
 
         return self._each(at, X)
 
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "q C ..."]:
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
 
         def at(x):
@@ -122,9 +109,7 @@ class Representers(Span):
 
         return self._each(at, X)
 
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "N C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
         """Each kernel in a frame whose first axis is x."""
 
         def at(x):
@@ -159,44 +144,31 @@ class Reduced(Span):
     every further set costs p or p² for each point.
     """
 
-    kernel: Kernel
-    points: Float[Array, "N ..."]
     basis: Float[Array, "N p"]
 
     @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """The points."""
-        return self.points
-
-    @property
     def _whole(self) -> Representers:
-        return Representers(self.kernel, self.points)
+        return Representers(self.kernel, self.centres)
 
     def after(self, Z: Observations) -> "Reduced":
         """With a column of its own for each observation."""
-        centres = jnp.concatenate([Z.points, self.centres])
         both = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.centres.dtype), self.basis)
-        return Reduced(self.kernel, centres, both)
+        return Reduced(self.kernel, jnp.concatenate([Z.points, self.centres]), both)
 
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """B · coefficients."""
         return matrix_product(self.basis, coefficients)
 
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """Those of the columns, combined."""
         return matrix_product(self._whole.values(X, self.basis), coefficients)
 
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
         return self._whole.gradients(X, self.weights(coefficients))
 
-    def squared_gradient_norms(
-        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
-    ) -> Inexact[Array, "q C"]:
-        """‖∇f‖² = ‖R · coefficients‖² with R of a QR decomposition of the columns' gradients.
-
-        Their Gram matrix would do as well, but for what cancels in it.
-        """
+    def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
+        """‖R · coefficients‖², R of a QR decomposition of the columns' gradients: their Gram matrix would cancel."""
 
         def at(x):
             gradients = self.kernel.gradient_products(x, self.centres, self.basis)
@@ -206,59 +178,51 @@ class Reduced(Span):
         # One point after the other: all at once would keep p numbers for each point and set of coefficients.
         return jax.lax.map(lambda triangle: jnp.sum(matrix_product(coefficients.T, triangle.T) ** 2, axis=1), triangles)
 
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
         """Those of the kernels."""
         return self._whole.radial_and_tangential_gradients(X, self.weights(coefficients))
 
 
 class Functionals(Span):
-    """k(x, ·) observed: of each set of observations the values at its points, and then slopes there."""
+    """k(x, ·) observed: of each set of observations the values at its points, the centres, and then slopes there."""
 
     of_values: ClassVar[bool] = False
 
-    kernel: Kernel
     observed: tuple[Observations, ...]
 
-    @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """The points of all sets."""
-        return jnp.concatenate([part.points for part in self.observed])
-
-    def after(self, Z: Observations) -> "Functionals":
+    def after(self, Z: Observations) -> Span:
         """With one more set."""
-        return Functionals(self.kernel, (Z, *self.observed))
+        return span_of(self.kernel, Z, *self.observed)
 
-    def _dual(self, coefficients: Inexact[Array, "p C"]) -> tuple[Inexact[Array, "N C"], Inexact[Array, "N C D"]]:
+    def _dual(self, coefficients: Coefficients) -> tuple[Inexact[Array, "N C"], Inexact[Array, "N C D"]]:
         """Weights and slopes, `Observations.dual` of each set."""
         ends = np.cumsum([part.number for part in self.observed])
         sets = zip(self.observed, jnp.split(coefficients, ends[:-1]), strict=True)
         weights, slopes = zip(*(part.dual(own) for part, own in sets), strict=True)
         return jnp.concatenate(weights), jnp.concatenate(slopes)
 
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """Those of values."""
         return self._dual(coefficients)[0]
 
-    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+    def slopes(self, coefficients: Coefficients) -> Inexact[Array, "N C D"]:
         """R̃ᵀ times those of slopes."""
         return self._dual(coefficients)[1]
 
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """f at many points."""
-        centres, (weights, slopes) = self.centres, self._dual(coefficients)
+        weights, slopes = self._dual(coefficients)
 
         def at(x):
-            values = matrix_product(self.kernel.pairwise(x[None], centres), weights)[0]
-            derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(centres)
+            values = matrix_product(self.kernel.pairwise(x[None], self.centres), weights)[0]
+            derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(self.centres)
             return values + jnp.einsum("icd,id->c", slopes, derivatives, precision="highest")
 
         return self._each(at, X)
 
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
-        centres, (weights, slopes) = self.centres, self._dual(coefficients)
+        duals = self._dual(coefficients)
 
         def at(x):
             def term(centre, weights, directions):
@@ -270,13 +234,11 @@ class Functionals(Span):
                 bent = jax.vmap(lambda direction: jax.grad(along)(x, direction.reshape(x.shape)))(directions)
                 return jnp.tensordot(weights, jax.grad(self.kernel.evaluate)(x, centre), axes=0) + bent
 
-            return jnp.sum(jax.vmap(term)(centres, weights, slopes), axis=0)
+            return jnp.sum(jax.vmap(term)(self.centres, *duals), axis=0)
 
         return self._each(at, X)
 
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
         """Split after the gradient was added up."""
 
         def split(x, gradients):
@@ -289,9 +251,9 @@ class Functionals(Span):
 
 def span_of(kernel: Kernel, *observed: Observations) -> Span:
     """k(x, ·) of some sets of observations, one after the other."""
-    if any(part.slopes for part in observed):
-        return Functionals(kernel, observed)
-    return Representers(kernel, jnp.concatenate([part.points for part in observed]))
+    centres = jnp.concatenate([part.points for part in observed])
+    sloped = any(part.slopes for part in observed)
+    return Functionals(kernel, centres, observed) if sloped else Representers(kernel, centres)
 
 
 class KernelExpansion(eqx.Module):
