@@ -72,7 +72,7 @@ class Kernel(eqx.Module):
 
     @property
     def traits(self) -> Traits:
-        """This smoothness, and what else the attributes below say unless a subclass defines them by themselves."""
+        """The smoothness, and what else the attributes below say unless a subclass defines them by themselves."""
         return Traits(self.smoothness)
 
     @property
