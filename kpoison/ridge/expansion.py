@@ -34,12 +34,12 @@ Coefficients = Inexact[Array, "p C"]
 
 
 class Span(eqx.Module):
-    """Functions of x, to be combined by coefficients that know nothing of x.
+    """Functions of x, to be combined by coefficients that know nothing of x; here those of values k(x, c_i) alone.
 
     Attributes:
         kernel: k.
         centres: c, shape (N, ...).
-        of_values: whether all are combinations of k(x, c_i), so that there are no slopes.
+        of_values: whether there are no slopes.
     """
 
     of_values: ClassVar[bool] = True
@@ -59,58 +59,28 @@ class Span(eqx.Module):
         """v for each centre and output, the axes of a point flattened."""
         return jnp.zeros((len(self.centres), coefficients.shape[1], self.centres[0].size), coefficients.dtype)
 
-    @abc.abstractmethod
     def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """f at many points."""
+        return self._weighted(X, self.weights(coefficients))
 
-    @abc.abstractmethod
     def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
+        weights = self.weights(coefficients)
+
+        def at(x):
+            slopes = self.kernel.gradients(x, self.centres)
+            return matrix_product(weights.T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
+
+        return self._each(at, X)
 
     def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """‖∇f‖² at many points."""
         gradients = self.gradients(X, coefficients)
         return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
 
-    @abc.abstractmethod
     def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
-        """As those of `KernelExpansion`."""
-
-    def _each(self, function: Callable, X: Points):
-        """`function` at each of many points."""
-        return _each(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
-
-
-class Representers(Span):
-    """k(x, c_i), one for each centre."""
-
-    def after(self, Z: Observations) -> Span:
-        """Those of all centres, or of slopes too where they are observed at Z."""
-        return span_of(self.kernel, Z, Observations(self.centres))
-
-    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
-        """The coefficients."""
-        return coefficients
-
-    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
-        """f at many points."""
-
-        def at(x):
-            return matrix_product(self.kernel.pairwise(x[None], self.centres), coefficients)[0]
-
-        return self._each(at, X)
-
-    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
-        """∇f at many points."""
-
-        def at(x):
-            slopes = self.kernel.gradients(x, self.centres)
-            return matrix_product(coefficients.T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
-
-        return self._each(at, X)
-
-    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
-        """Each kernel in a frame whose first axis is x."""
+        """As those of `KernelExpansion`: each kernel in a frame whose first axis is x."""
+        weights = self.weights(coefficients)
 
         def at(x):
             norm = jnp.sqrt(jnp.sum(x * x))
@@ -132,9 +102,29 @@ class Representers(Span):
                 gradients = self.gradients(x[None], coefficients)[0]
                 return gradients[:, 0] * axis[0], jnp.zeros_like(gradients)
             radial, tangential = jax.vmap(parts)(self.centres)
-            return matrix_product(radial[None], coefficients)[0], matrix_product(coefficients.T, tangential)
+            return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
 
         return self._each(at, X)
+
+    def _weighted(self, X: Points, weights: Inexact[Array, "N l"]) -> Inexact[Array, "q l"]:
+        """k(X, c) · weights."""
+        return self._each(lambda x: matrix_product(self.kernel.pairwise(x[None], self.centres), weights)[0], X)
+
+    def _each(self, function: Callable, X: Points):
+        """`function` at each of many points."""
+        return _each(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
+
+
+class Representers(Span):
+    """k(x, c_i), one for each centre."""
+
+    def after(self, Z: Observations) -> Span:
+        """Those of all centres, or of slopes too where they are observed at Z."""
+        return span_of(self.kernel, Z, Observations(self.centres))
+
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
+        """The coefficients."""
+        return coefficients
 
 
 class Reduced(Span):
@@ -145,10 +135,6 @@ class Reduced(Span):
     """
 
     basis: Float[Array, "N p"]
-
-    @property
-    def _whole(self) -> Representers:
-        return Representers(self.kernel, self.centres)
 
     def after(self, Z: Observations) -> "Reduced":
         """With a column of its own for each observation."""
@@ -161,11 +147,7 @@ class Reduced(Span):
 
     def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """Those of the columns, combined."""
-        return matrix_product(self._whole.values(X, self.basis), coefficients)
-
-    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
-        """∇f at many points."""
-        return self._whole.gradients(X, self.weights(coefficients))
+        return matrix_product(self._weighted(X, self.basis), coefficients)
 
     def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """‖R · coefficients‖², R of a QR decomposition of the columns' gradients: their Gram matrix would cancel."""
@@ -177,10 +159,6 @@ class Reduced(Span):
         triangles = jax.lax.map(_triangle, self._each(at, X))
         # One point after the other: all at once would keep p numbers for each point and set of coefficients.
         return jax.lax.map(lambda triangle: jnp.sum(matrix_product(coefficients.T, triangle.T) ** 2, axis=1), triangles)
-
-    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
-        """Those of the kernels."""
-        return self._whole.radial_and_tangential_gradients(X, self.weights(coefficients))
 
 
 class Functionals(Span):

@@ -93,9 +93,9 @@ def test_traits_are_those_of_all_parts(wrapper):
         kernel: WRAPPED[wrapper](kernel) for kernel in (kernels.RBF(1.5), kernels.Laplace(1.5), Turned(), OnlySmooth())
     }
     scaled = wrapper is kernels.Scaled  # else beside a polynomial, which no translation leaves as it is
-    assert [k.smoothness for k in of.values()] == [np.inf, 0, 3, 3]
-    assert [k.rotation_invariant for k in of.values()] == [True, True, True, False]
-    assert [k.translation_invariant for k in of.values()] == [scaled, scaled, False, False]
+    assert [k.smoothness for k in of] == [np.inf, 0, 3, 3]
+    assert [k.rotation_invariant for k in of] == [True, True, True, False]
+    assert [k.translation_invariant for k in of] == [scaled, scaled, False, False]
     images = kernels.ConvolutionalNNGP(1)
     assert Traits.of(images, kernels.Custom(jnp.vdot, point_ndim=3)) == Traits(2, point_ndim=3, makes_half=True)
     for name, value in Traits.of(images)._asdict().items():
