@@ -21,8 +21,7 @@ from kpoison._validation import (
     is_concrete,
     plain_array,
 )
-from kpoison.kernels.base import Kernel
-from kpoison.kernels.traits import Traits, WithTraits
+from kpoison.kernels.base import Kernel, Traits, WithTraits
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Cholesky, fit

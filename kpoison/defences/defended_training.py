@@ -26,8 +26,7 @@ from kpoison._validation import (
 )
 from kpoison._watched import watched
 from kpoison.attacks.poisoned import PoisonedData
-from kpoison.kernels import Kernel
-from kpoison.kernels.traits import Traits, WithTraits
+from kpoison.kernels.base import Kernel, Traits, WithTraits
 from kpoison.laws import efficacy
 from kpoison.networks.augmentation import Augmentation
 from kpoison.poison import Poison

@@ -4,7 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -17,9 +17,9 @@ from kpoison._failures import checked_result
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Numbers, Scalar
 from kpoison._validation import check_finite, check_floating, check_positive, is_concrete, public
-from kpoison.flow._gaussian_mixtures import alias_moments, check_known, components, density
-from kpoison.kernels.base import Kernel, with_array_parameters
-from kpoison.kernels.stationary import Laplace, RationalQuadratic
+from kpoison.flow._aliases import alias_moments
+from kpoison.kernels.base import Kernel, check_kernel, with_array_parameters
+from kpoison.kernels.stationary import SpectralKernel
 from kpoison.ridge.metric import checked_metric
 
 __all__ = ["effective_length_scale", "multiplier", "penalised_spectral_density", "spectral_density"]
@@ -32,7 +32,8 @@ _CUSP = (
 
 
 def _checked_frequencies(kernel: Kernel, omega: Any, name: str = "omega") -> Float[Array, "... d"]:
-    check_known(kernel)
+    check_kernel("kernel", kernel)
+    kernel.spectral_parts()
     omega = check_floating(name, omega)
     if omega.ndim == 0 or omega.size == 0:
         raise ValueError(f"{name} must have shape (..., d), one frequency in its last axis, got {omega.shape}")
@@ -202,7 +203,7 @@ def multiplier(
     penalty = _Penalty.of(ridge, gradient_penalty, volume, metric, omega)
     if spacing is not None:
         spacing = _checked_spacing(spacing, volume, omega)
-        cusp = any(isinstance(part, Laplace) for part, _ in components(kernel))
+        cusp = any(part.smoothness < 2 for part, _ in _parts(kernel))
         penalty = checked_result(penalty, [(penalty.gamma > 0, _CUSP)] if cusp else [])
         cutoff = jnp.broadcast_to(2 * math.pi / spacing, omega.shape)
         omega = omega - cutoff * jnp.round(omega / cutoff)
@@ -319,8 +320,13 @@ def _for_each(function: Callable[[Array], Array], omega: Float[Array, "... d"]) 
     return in_batches(function, flat, _FLOATS_PER_AXIS * flat.shape[1]).reshape(omega.shape[:-1])
 
 
+def _parts(kernel: Kernel) -> list[tuple[SpectralKernel, Any]]:
+    """`Kernel.spectral_parts`, as what they are."""
+    return cast(list, kernel.spectral_parts())
+
+
 def _density(kernel: Kernel, omega: Float[Array, " d"]) -> Float[Array, ""]:
-    parts = [jnp.asarray(scale, omega.dtype) * density(part, omega) for part, scale in components(kernel)]
+    parts = [jnp.asarray(scale, omega.dtype) * part.spectral_density(omega) for part, scale in _parts(kernel)]
     return functools.reduce(operator.add, parts)
 
 

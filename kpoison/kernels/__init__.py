@@ -17,9 +17,10 @@ from kpoison.kernels.convolutional import ConvolutionalNNGP, ConvolutionalNTK
 from kpoison.kernels.custom import Custom
 from kpoison.kernels.dot_product import Linear, Polynomial
 from kpoison.kernels.empirical import empirical_ntk
+from kpoison.kernels.matern import Laplace, Matern32, Matern52
 from kpoison.kernels.neural import NNGP, NTK
 from kpoison.kernels.periodic import Periodic
-from kpoison.kernels.stationary import RBF, Laplace, Matern32, Matern52, RationalQuadratic, Stationary
+from kpoison.kernels.stationary import RBF, RationalQuadratic, Stationary
 from kpoison.kernels.stax import from_stax
 
 __all__ = [

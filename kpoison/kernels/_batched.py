@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 from kpoison._batches import in_chunks
 from kpoison._memory import available_memory, in_words
 from kpoison._validation import between_points, check_integer, check_positive, known_number
-from kpoison.kernels.base import Kernel
-from kpoison.kernels.traits import Traits, WithTraits
+from kpoison.kernels.base import Kernel, Traits, WithTraits
 
 __all__ = ["COPIES", "SLOPES", "BatchedKernel", "BudgetedKernel", "at_once", "checked_options"]
 
@@ -39,11 +38,6 @@ class BatchedKernel(Kernel):
         Raises:
             ValueError: where not one fits.
         """
-
-    @property
-    def makes_half(self) -> bool:
-        """Always."""
-        return True
 
     def pairs(self, X: Float[Array, "n ..."], Z: Float[Array, "n ..."]) -> Float[Array, " n"]:
         """k(x_i, z_i), all at once."""

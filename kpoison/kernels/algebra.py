@@ -9,9 +9,8 @@ from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_positive
-from kpoison.kernels.base import Kernel
+from kpoison.kernels.base import Kernel, Traits, WithTraits, check_kernel
 from kpoison.kernels.pairs import PairDerivatives
-from kpoison.kernels.traits import Traits, WithTraits
 
 __all__ = ["Product", "Scaled", "Sum"]
 
@@ -89,11 +88,6 @@ class _Combination(WithTraits):
         return max(known) if len(known) == len(reaches) else None
 
 
-def _check_kernel(name: str, value: object) -> None:
-    if not isinstance(value, Kernel):
-        raise TypeError(f"{name} must be a kpoison.kernels.Kernel, got {type(value).__name__}")
-
-
 class _Pair(_Combination):
     """Two kernels on the same points."""
 
@@ -101,8 +95,8 @@ class _Pair(_Combination):
     second: Kernel
 
     def __check_init__(self):
-        _check_kernel("first", self.first)
-        _check_kernel("second", self.second)
+        check_kernel("first", self.first)
+        check_kernel("second", self.second)
         if self.first.point_ndim != self.second.point_ndim:
             raise ValueError(
                 f"kernels on points of {self.first.point_ndim} and {self.second.point_ndim} axes cannot be combined"
@@ -125,6 +119,10 @@ class Sum(_Pair):
         """Their sum."""
         first, second = parts
         return first + second
+
+    def spectral_parts(self, scale: Any = 1.0) -> list[tuple[Kernel, Any]]:
+        """Those of both."""
+        return self.first.spectral_parts(scale) + self.second.spectral_parts(scale)
 
 
 class Product(_Pair):
@@ -161,7 +159,7 @@ class Scaled(_Combination):
     scale: Scalar
 
     def __check_init__(self):
-        _check_kernel("kernel", self.kernel)
+        check_kernel("kernel", self.kernel)
         check_positive("scale", self.scale)
 
     @property
@@ -178,3 +176,7 @@ class Scaled(_Combination):
         """Another, scaled."""
         (kernel,) = parts
         return Scaled(kernel, self.scale)
+
+    def spectral_parts(self, scale: Any = 1.0) -> list[tuple[Kernel, Any]]:
+        """Those of the kernel, scaled."""
+        return self.kernel.spectral_parts(scale * self.scale)

@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,11 +15,41 @@ from kpoison._validation import check_points, is_concrete
 from kpoison.kernels._blocks import lower_half
 from kpoison.kernels.pairs import PairDerivatives
 
-__all__ = ["Kernel", "made_by_halves", "symmetric_gram", "with_array_parameters"]
+__all__ = [
+    "Kernel",
+    "Traits",
+    "WithTraits",
+    "check_kernel",
+    "made_by_halves",
+    "symmetric_gram",
+    "with_array_parameters",
+]
 
 
 _BLOCK_ROWS = 900  # few enough that the blocks on the diagonal, made whole, are a small part of the matrix
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
+
+
+class Traits(NamedTuple):
+    """What is known of a kernel beside its values: its attributes of the same names."""
+
+    smoothness: int | float
+    rotation_invariant: bool = False
+    translation_invariant: bool = False
+    point_ndim: int = 1
+    makes_half: bool = False
+
+    @classmethod
+    def of(cls, *kernels: "Kernel") -> "Traits":
+        """Those of a smooth function of the kernels' values at the same two points."""
+        return cls(
+            min(kernel.smoothness for kernel in kernels),
+            all(kernel.rotation_invariant for kernel in kernels),
+            all(kernel.translation_invariant for kernel in kernels),
+            kernels[0].point_ndim,
+            # Where one does: blocks under way together would exceed its memory.
+            any(kernel.makes_half for kernel in kernels),
+        )
 
 
 class Kernel(eqx.Module):
@@ -39,24 +70,29 @@ class Kernel(eqx.Module):
         """How often x ↦ k(x, z) is continuously differentiable at x = z (`math.inf`: always)."""
 
     @property
+    def traits(self) -> Traits:
+        """The smoothness, and what else the attributes below say unless a subclass defines them by themselves."""
+        return Traits(self.smoothness)
+
+    @property
     def rotation_invariant(self) -> bool:
         """Whether k(Ux, Uz) = k(x, z) for every orthogonal U, so that gradients split about the ray of x."""
-        return False
+        return self.traits.rotation_invariant
 
     @property
     def translation_invariant(self) -> bool:
         """Whether k(x + t, z + t) = k(x, z) for every t, so that a pair can be moved to where it has all its digits."""
-        return False
+        return self.traits.translation_invariant
 
     @property
     def point_ndim(self) -> int:
         """Number of axes of one point: 1 for vectors, 3 for images (height, width, channels)."""
-        return 1
+        return self.traits.point_ndim
 
     @property
     def makes_half(self) -> bool:
         """Whether `gram` of a symmetric matrix makes the lower half only, in blocks within memory."""
-        return False
+        return self.traits.makes_half
 
     def on_subspace(self, dimension: int) -> "Kernel | None":
         """The kernel on points of so many coordinates of which all but a few are 0, as a kernel of those few.
@@ -82,6 +118,20 @@ class Kernel(eqx.Module):
         raise TypeError(
             f"kernel must be RBF, Laplace, Matern32 or Matern52, or made of these by scaling, sums and products, got "
             f"{type(self).__name__}: images of other kernels are not equal, or fall too slowly to be summed"
+        )
+
+    def spectral_parts(self, scale: Any = 1.0) -> "list[tuple[Kernel, Any]]":
+        """The kernels of known spectral density (`SpectralKernel`) whose sum it is, each with its factor.
+
+        Args:
+            scale: a number before all of them.
+
+        Raises:
+            TypeError: for a kernel that is no such sum.
+        """
+        raise TypeError(
+            "kernel must be one of RBF, Laplace, Matern32, Matern52, RationalQuadratic, or made of these by scaling "
+            f"and sums, got {type(self).__name__}"
         )
 
     def __call__(self, X1: Float[ArrayLike, "n1 ..."], X2: Float[ArrayLike, "n2 ..."] | None = None) -> Array:
@@ -168,6 +218,30 @@ class Kernel(eqx.Module):
 
     # NumPy would otherwise multiply every number of an array with the kernel by itself.
     __array_ufunc__ = None
+
+
+class WithTraits(Kernel):
+    """A kernel whose traits, smoothness among them, are made of those of others, or as its caller gives them."""
+
+    @property
+    @abc.abstractmethod
+    def traits(self) -> Traits:
+        """All of them."""
+
+    @property
+    def smoothness(self) -> int | float:
+        """As the traits say."""
+        return self.traits.smoothness
+
+
+def check_kernel(name: str, value: object) -> None:
+    """Refuse what is no kernel.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    if not isinstance(value, Kernel):
+        raise TypeError(f"{name} must be a kpoison.kernels.Kernel, got {type(value).__name__}")
 
 
 def with_array_parameters(kernel: Kernel, dtype) -> Kernel:

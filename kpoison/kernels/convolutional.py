@@ -16,6 +16,7 @@ from kpoison.kernels._batched import BatchedKernel
 from kpoison.kernels._blocks import block_sizes, by_blocks, check_result
 from kpoison.kernels._positions import Layers, Side
 from kpoison.kernels.activations import Activation, as_activation
+from kpoison.kernels.base import Traits
 
 __all__ = ["ConvolutionalKernel", "ConvolutionalNNGP", "ConvolutionalNTK", "Readout"]
 
@@ -86,9 +87,9 @@ class ConvolutionalKernel(BatchedKernel):
         raise NotImplementedError
 
     @property
-    def point_ndim(self) -> int:
-        """3: (height, width, channels)."""
-        return 3
+    def traits(self) -> Traits:
+        """Of images, in blocks."""
+        return Traits(self.smoothness, point_ndim=3, makes_half=True)
 
     @between_points
     def evaluate(self, x: Float[Array, "H W C"], z: Float[Array, "H W C"]) -> Float[Array, ""]:

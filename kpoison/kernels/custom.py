@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from kpoison._validation import between_points, check_flag, check_integer, check_positive, known_number
 from kpoison._watched import Watched
-from kpoison.kernels.traits import Traits, WithTraits
+from kpoison.kernels.base import Traits, WithTraits
 
 __all__ = ["Custom"]
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_positive, integer
-from kpoison.kernels.base import Kernel
+from kpoison.kernels.base import Kernel, Traits
 from kpoison.kernels.pairs import PairDerivatives
 
 __all__ = ["Linear", "Polynomial"]
@@ -43,9 +43,9 @@ class Linear(Kernel):
         return math.inf
 
     @property
-    def rotation_invariant(self) -> bool:
-        """Always."""
-        return True
+    def traits(self) -> Traits:
+        """Of a function of the inner product."""
+        return Traits(self.smoothness, rotation_invariant=True)
 
     def on_subspace(self, dimension: int) -> Kernel:
         """Itself: coordinates that are 0 change no product."""

@@ -9,9 +9,8 @@ from jaxtyping import Array, Float
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_integer, check_positive
 from kpoison.kernels.activations import Activation, Covariance, SmoothActivation, as_activation
-from kpoison.kernels.base import Kernel
+from kpoison.kernels.base import Kernel, Traits, WithTraits
 from kpoison.kernels.pairs import PairDerivatives
-from kpoison.kernels.traits import Traits, WithTraits
 
 __all__ = ["NNGP", "NTK", "NeuralKernel"]
 
@@ -69,9 +68,9 @@ class NeuralKernel(Kernel):
         return self._recursion(self.activation.input_gram(X1, X2, weight_variance / X1.shape[1], bias_variance))
 
     @property
-    def rotation_invariant(self) -> bool:
-        """Always: the first layer's weights are isotropic."""
-        return True
+    def traits(self) -> Traits:
+        """The first layer's weights are isotropic."""
+        return Traits(self.smoothness, rotation_invariant=True)
 
     def pair_derivatives(self, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> PairDerivatives | None:
         """As a function of x·x, x·z and z·z, where the activation is smooth."""

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 
 from kpoison._typing import Numbers
 from kpoison._validation import between_points, check_integer, check_positive, is_concrete
-from kpoison.kernels.base import Kernel
-from kpoison.kernels.traits import Traits, WithTraits
+from kpoison.kernels.base import Kernel, Traits, WithTraits, check_kernel
 
 __all__ = ["Periodic"]
 
@@ -47,6 +46,7 @@ class Periodic(WithTraits):
     images: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, kernel: Kernel, period: Numbers, images: tuple[int, ...] | int | None = None):
+        check_kernel("kernel", kernel)
         reach = kernel.reach()
         period = np.asarray(period, float) if is_concrete(period) and not hasattr(period, "dtype") else period
         check_positive("period", period, scalar=False)

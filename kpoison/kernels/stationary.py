@@ -1,9 +1,8 @@
 """Isotropic stationary kernels: functions of u = ‖x − z‖²/ℓ²."""
 
 import abc
-import functools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +12,16 @@ from jaxtyping import Array, Float
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import between_points, check_positive, is_concrete
-from kpoison.kernels._cusp import cusp_sqrt
-from kpoison.kernels.base import Kernel
+from kpoison.kernels._spectra import Gaussians, rational_quadratic_density, rational_quadratic_gaussians
+from kpoison.kernels.base import Kernel, Traits
 from kpoison.kernels.pairs import PairDerivatives
 
-__all__ = ["RBF", "Laplace", "Matern32", "Matern52", "RationalQuadratic", "Stationary"]
+__all__ = ["RBF", "RationalQuadratic", "SpectralKernel", "Stationary"]
 
 
 _FEW_COORDINATES = 8  # of which differences are squared for each pair, in place of a matrix product
 _AMONG = 65  # points, of which the median is taken for the centre of all
 _SECOND_PROFILE = 4  # smoothness from which the profile has two derivatives in r² at 0
-_FAR = 1e8  # u = t² from which on e^(−t) is 0 in every dtype; t · e^(−t) would be ∞ · 0 where u overflows
 
 
 class Stationary(Kernel):
@@ -96,14 +94,9 @@ class Stationary(Kernel):
         return jnp.maximum(1, jax.lax.top_k(squares, min(2, len(X)))[0][-1])
 
     @property
-    def rotation_invariant(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def translation_invariant(self) -> bool:
-        """Always."""
-        return True
+    def traits(self) -> Traits:
+        """Of a function of the distance."""
+        return Traits(self.smoothness, rotation_invariant=True, translation_invariant=True)
 
     def on_subspace(self, dimension: int) -> Kernel:
         """Itself: coordinates that are 0 change no distance."""
@@ -134,7 +127,27 @@ def _centre(X: Float[Array, "n d"]) -> Float[Array, " d"]:
     return jnp.sort(some, axis=0)[len(some) // 2]
 
 
-class RBF(Stationary):
+class SpectralKernel(Stationary):
+    """One whose spectral density is known: a mixture of Gaussians, ∫ w(t) exp(−t‖ω‖²) dt with w >= 0."""
+
+    @abc.abstractmethod
+    def spectral_density(self, omega: Float[Array, " d"]) -> Float[Array, ""]:
+        """k̂(ω) = ∫ k(x) exp(−iω·x) dx."""
+
+    @abc.abstractmethod
+    def gaussians(self, omega: Float[Array, " d"], cutoff: Float[Array, ""]) -> Gaussians:
+        """The mixture for an ω and its aliases, the lowest within the cutoff."""
+
+    def infinite_moments(self, d: int, number: int) -> list[tuple[Array, str]]:
+        """Whether, and why, ∫ ‖x‖^number k(x) dx is infinite in d dimensions."""
+        return []
+
+    def spectral_parts(self, scale: Any = 1.0) -> list[tuple[Kernel, Any]]:
+        """Itself."""
+        return [(self, scale)]
+
+
+class RBF(SpectralKernel):
     """Gaussian kernel exp(−r²/2ℓ²); infinitely smooth.
 
     >>> import jax.numpy as jnp
@@ -149,13 +162,24 @@ class RBF(Stationary):
         """exp(−u/2)."""
         return jnp.exp(-0.5 * u)
 
+    def spectral_density(self, omega: Float[Array, " d"]) -> Float[Array, ""]:
+        """(√2π ℓ)ᵈ exp(−ℓ²‖ω‖²/2)."""
+        length_scale, square = jnp.asarray(self.length_scale, omega.dtype), jnp.sum(omega * omega)
+        return (math.sqrt(2 * math.pi) * length_scale) ** len(omega) * jnp.exp(-0.5 * length_scale**2 * square)
+
+    def gaussians(self, omega: Float[Array, " d"], cutoff: Float[Array, ""]) -> Gaussians:
+        """One."""
+        length_scale = jnp.asarray(self.length_scale, omega.dtype)
+        log_weight = len(omega) * jnp.log(math.sqrt(2 * math.pi) * length_scale)
+        return log_weight[None], (0.5 * length_scale**2)[None]
+
     @property
     def smoothness(self) -> int | float:
         """Infinite."""
         return math.inf
 
 
-class RationalQuadratic(Stationary):
+class RationalQuadratic(SpectralKernel):
     """(1 + r²/(2αℓ²))^(−α); infinitely smooth.
 
     Args:
@@ -173,91 +197,29 @@ class RationalQuadratic(Stationary):
         alpha = jnp.asarray(self.alpha, u.dtype)
         return jnp.exp(-alpha * jnp.log1p(u / (2 * alpha)))
 
+    def spectral_density(self, omega: Float[Array, " d"]) -> Float[Array, ""]:
+        """By quadrature."""
+        return rational_quadratic_density(*self._numbers(omega.dtype), omega)
+
+    def gaussians(self, omega: Float[Array, " d"], cutoff: Float[Array, ""]) -> Gaussians:
+        """Over a gamma distribution of 1/t."""
+        return rational_quadratic_gaussians(*self._numbers(omega.dtype), omega)
+
+    def infinite_moments(self, d: int, number: int) -> list[tuple[Array, str]]:
+        """Where alpha <= (d + number)/2."""
+        least = (d + number) / 2
+        came = f", got {float(np.asarray(self.alpha)):g}" if is_concrete(self.alpha) else ""
+        what = "effective length scale" if number else "spectral density at frequency 0"
+        message = (
+            f"kernel RationalQuadratic must have alpha > {least:g} for an {what} in {d} dimension(s){came}: "
+            f"∫ ‖x‖^{number} k(x) dx is infinite"
+        )
+        return [(~(jnp.asarray(self.alpha) > least), message)]
+
+    def _numbers(self, dtype) -> tuple[Array, Array]:
+        return jnp.asarray(self.alpha, dtype), jnp.asarray(self.length_scale, dtype)
+
     @property
     def smoothness(self) -> int | float:
         """Infinite."""
         return math.inf
-
-
-# In u = t² the Matérn functions form a ladder, each the derivative of the next up to a factor.  Walking it
-# keeps every derivative that exists finite and exact at u = 0, where the chain rule through t = √u has 0·∞.
-# `derivatives` is how often e^(−t), on the lowest rung, may be differentiated at u = 0: see `cusp_sqrt`.
-def _matern12(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "..."]:
-    """e^(−t) as a function of u = t²."""
-    return jnp.exp(-cusp_sqrt(jnp.minimum(u, _FAR), derivatives))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _matern32(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "..."]:
-    """(1 + t) e^(−t) as a function of u = t²."""
-    t = jnp.sqrt(jnp.minimum(u, _FAR))
-    return (1 + t) * jnp.exp(-t)
-
-
-@_matern32.defjvp
-def _matern32_jvp(derivatives, primals, tangents):
-    (u,), (du,) = primals, tangents
-    return _matern32(u, derivatives), -0.5 * _matern12(u, derivatives) * du
-
-
-@jax.custom_jvp
-def _matern52(u: Float[Array, "..."]) -> Float[Array, "..."]:
-    """(1 + t + t²/3) e^(−t) as a function of u = t²."""
-    u = jnp.minimum(u, _FAR)
-    t = jnp.sqrt(u)
-    return (1 + t + u / 3) * jnp.exp(-t)
-
-
-@_matern52.defjvp
-def _matern52_jvp(primals, tangents):
-    (u,), (du,) = primals, tangents
-    return _matern52(u), -_matern32(u, 2) / 6 * du
-
-
-class Laplace(Stationary):
-    """exp(−r/ℓ), the Matérn-1/2 kernel: a cusp at r = 0.
-
-    At coincident points its gradient is returned as 0, the mean of the one-sided derivatives; its Hessian
-    does not exist there and asking for it is an error.
-    """
-
-    falls_within: ClassVar[float | None] = 41.588830833596724
-
-    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """exp(−√u)."""
-        return _matern12(u)
-
-    @property
-    def smoothness(self) -> int | float:
-        """0: continuous, not differentiable."""
-        return 0
-
-
-class Matern32(Stationary):
-    """(1 + √3 r/ℓ) exp(−√3 r/ℓ): gradient and Hessian exist at r = 0, no third derivative."""
-
-    falls_within: ClassVar[float | None] = 26.22712075316476
-
-    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """(1 + √(3u)) exp(−√(3u))."""
-        return _matern32(3 * u)
-
-    @property
-    def smoothness(self) -> int | float:
-        """2."""
-        return 2
-
-
-class Matern52(Stationary):
-    """(1 + √5 r/ℓ + 5r²/3ℓ²) exp(−√5 r/ℓ): four derivatives at r = 0."""
-
-    falls_within: ClassVar[float | None] = 21.603468837899033
-
-    def profile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """(1 + √(5u) + 5u/3) exp(−√(5u))."""
-        return _matern52(5 * u)
-
-    @property
-    def smoothness(self) -> int | float:
-        """4."""
-        return 4

@@ -5,8 +5,7 @@ outputs are made from an array of coefficients (p, C) by
 
 - `Representers`: p = N, w the coefficients;
 - `Reduced`: w = B · coefficients, B of shape (N, p);
-- `Functionals`: a coefficient for each observed value, then for each observed slope;
-- `WithConstant`: those of one of the others, and a constant.
+- `Functionals`: a coefficient for each observed value, then for each observed slope.
 
 Everything comes from differences x − c_i: exact however close x is to a centre.  For a reader to check: `gradients` are
 `jax.jacobian` of `values`, and `expanded` changes neither.
@@ -37,111 +36,66 @@ __all__ = [
     "span_of",
 ]
 
+Points = Float[Array, "q ..."]
+Coefficients = Inexact[Array, "p C"]
+
 
 class Span(eqx.Module):
-    """Functions of x, to be combined by coefficients, shape (p, C), that know nothing of x.
+    """Functions of x, to be combined by coefficients that know nothing of x; here those of values k(x, c_i) alone.
 
     Attributes:
         kernel: k.
+        centres: c, shape (N, ...).
     """
 
-    kernel: eqx.AbstractVar[Kernel]
+    kernel: Kernel
+    centres: Float[Array, "N ..."]
 
     @property
     def of_values(self) -> bool:
-        """Whether all are combinations of k(x, c_i), so that there are no slopes."""
+        """Whether there are no slopes."""
         return True
-
-    @property
-    @abc.abstractmethod
-    def centres(self) -> Float[Array, "N ..."]:
-        """c_i."""
 
     @abc.abstractmethod
     def after(self, Z: Observations) -> "Span":
         """The representers of these observations, and then the functions here."""
 
     @abc.abstractmethod
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """w, one row for each centre."""
 
-    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+    def slopes(self, coefficients: Coefficients) -> Inexact[Array, "N C D"]:
         """v for each centre and output, the axes of a point flattened."""
-        shape = len(self.centres), coefficients.shape[1], self.centres[0].size
-        return jnp.zeros(shape, coefficients.dtype)
+        return jnp.zeros((len(self.centres), coefficients.shape[1], self.centres[0].size), coefficients.dtype)
 
-    def expanded(self, coefficients: Inexact[Array, "p C"]) -> "tuple[Span, Inexact[Array, 'N C']]":
-        """The same function with a weight for each centre, where it is one of values."""
+    def expanded(self, coefficients: Coefficients) -> "tuple[Span, Coefficients]":
+        """The same function, with a weight for each centre where it is one of values."""
         if not self.of_values:
             return self, coefficients
         return Representers(self.kernel, self.centres), self.weights(coefficients)
 
-    @abc.abstractmethod
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """f at many points."""
+        return self._weighted(X, self.weights(coefficients))
 
-    @abc.abstractmethod
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
+        weights = self.weights(coefficients)
 
-    def squared_gradient_norms(
-        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
-    ) -> Inexact[Array, "q C"]:
+        def at(x):
+            slopes = self.kernel.gradients(x, self.centres)
+            return matrix_product(weights.T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
+
+        return self._each(at, X)
+
+    def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """‖∇f‖² at many points."""
         gradients = self.gradients(X, coefficients)
         return jnp.sum(gradients**2, axis=tuple(range(2, gradients.ndim)))
 
-    @abc.abstractmethod
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
-        """As those of `KernelExpansion`."""
-
-    def _each(self, function: Callable, X: Float[Array, "q ..."]):
-        """`function` at each of many points."""
-        return in_batches(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
-
-
-class Representers(Span):
-    """k(x, c_i), one for each centre."""
-
-    kernel: Kernel
-    points: Float[Array, "N ..."]
-
-    @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """The points."""
-        return self.points
-
-    def after(self, Z: Observations) -> Span:
-        """Those of all centres, or of slopes too where they are observed at Z."""
-        return span_of(self.kernel, Z, Observations(self.centres))
-
-    def weights(self, coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "N C"]:
-        """The coefficients."""
-        return coefficients
-
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "q C"]:
-        """f at many points."""
-
-        def at(x):
-            return matrix_product(self.kernel.pairwise(x[None], self.centres), coefficients)[0]
-
-        return self._each(at, X)
-
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "N C"]) -> Inexact[Array, "q C ..."]:
-        """∇f at many points."""
-
-        def at(x):
-            slopes = self.kernel.gradients(x, self.centres)
-            return matrix_product(coefficients.T, slopes.reshape(len(slopes), -1)).reshape(-1, *x.shape)
-
-        return self._each(at, X)
-
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "N C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
-        """Each kernel in a frame whose first axis is x."""
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
+        """As those of `KernelExpansion`: each kernel in a frame whose first axis is x."""
+        weights = self.weights(coefficients)
 
         def at(x):
             norm = jnp.sqrt(jnp.sum(x * x))
@@ -163,9 +117,29 @@ class Representers(Span):
                 gradients = self.gradients(x[None], coefficients)[0]
                 return gradients[:, 0] * axis[0], jnp.zeros_like(gradients)
             radial, tangential = jax.vmap(parts)(self.centres)
-            return matrix_product(radial[None], coefficients)[0], matrix_product(coefficients.T, tangential)
+            return matrix_product(radial[None], weights)[0], matrix_product(weights.T, tangential)
 
         return self._each(at, X)
+
+    def _weighted(self, X: Points, weights: Inexact[Array, "N l"]) -> Inexact[Array, "q l"]:
+        """k(X, c) · weights."""
+        return self._each(lambda x: matrix_product(self.kernel.pairwise(x[None], self.centres), weights)[0], X)
+
+    def _each(self, function: Callable, X: Points):
+        """`function` at each of many points."""
+        return in_batches(function, X, len(self.centres) * self.kernel.floats_per_pair(self.centres.shape[1:]))
+
+
+class Representers(Span):
+    """k(x, c_i), one for each centre."""
+
+    def after(self, Z: Observations) -> Span:
+        """Those of all centres, or of slopes too where they are observed at Z."""
+        return span_of(self.kernel, Z, Observations(self.centres))
+
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
+        """The coefficients."""
+        return coefficients
 
 
 class Reduced(Span):
@@ -175,44 +149,23 @@ class Reduced(Span):
     every further set costs p or p² for each point.
     """
 
-    kernel: Kernel
-    points: Float[Array, "N ..."]
     basis: Float[Array, "N p"]
-
-    @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """The points."""
-        return self.points
-
-    @property
-    def _whole(self) -> Representers:
-        return Representers(self.kernel, self.points)
 
     def after(self, Z: Observations) -> "Reduced":
         """With a column of its own for each observation."""
-        centres = jnp.concatenate([Z.points, self.centres])
         both = jax.scipy.linalg.block_diag(jnp.eye(Z.number, dtype=self.centres.dtype), self.basis)
-        return Reduced(self.kernel, centres, both)
+        return Reduced(self.kernel, jnp.concatenate([Z.points, self.centres]), both)
 
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """B · coefficients."""
         return matrix_product(self.basis, coefficients)
 
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """Those of the columns, combined."""
-        return matrix_product(self._whole.values(X, self.basis), coefficients)
+        return matrix_product(self._weighted(X, self.basis), coefficients)
 
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
-        """∇f at many points."""
-        return self._whole.gradients(X, self.weights(coefficients))
-
-    def squared_gradient_norms(
-        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
-    ) -> Inexact[Array, "q C"]:
-        """‖∇f‖² = ‖R · coefficients‖² with R of a QR decomposition of the columns' gradients.
-
-        Their Gram matrix would do as well, but for what cancels in it.
-        """
+    def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
+        """‖R · coefficients‖², R of a QR decomposition of the columns' gradients: their Gram matrix would cancel."""
 
         def at(x):
             gradients = self.kernel.gradient_products(x, self.centres, self.basis)
@@ -222,62 +175,50 @@ class Reduced(Span):
         # One point after the other: all at once would keep p numbers for each point and set of coefficients.
         return jax.lax.map(lambda triangle: jnp.sum(matrix_product(coefficients.T, triangle.T) ** 2, axis=1), triangles)
 
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
-        """Those of the kernels."""
-        return self._whole.radial_and_tangential_gradients(X, self.weights(coefficients))
-
 
 class Functionals(Span):
-    """k(x, ·) observed: of each set of observations the values at its points, and then slopes there."""
+    """k(x, ·) observed: of each set of observations the values at its points, the centres, and then slopes there."""
 
-    kernel: Kernel
     observed: tuple[Observations, ...]
 
     @property
     def of_values(self) -> bool:
-        """Of slopes too."""
+        """There are."""
         return False
 
-    @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """The points of all sets."""
-        return jnp.concatenate([part.points for part in self.observed])
-
-    def after(self, Z: Observations) -> "Functionals":
+    def after(self, Z: Observations) -> Span:
         """With one more set."""
-        return Functionals(self.kernel, (Z, *self.observed))
+        return span_of(self.kernel, Z, *self.observed)
 
-    def _dual(self, coefficients: Inexact[Array, "p C"]) -> tuple[Inexact[Array, "N C"], Inexact[Array, "N C D"]]:
+    def _dual(self, coefficients: Coefficients) -> tuple[Inexact[Array, "N C"], Inexact[Array, "N C D"]]:
         """Weights and slopes, `Observations.dual` of each set."""
         ends = np.cumsum([part.number for part in self.observed])
         sets = zip(self.observed, jnp.split(coefficients, ends[:-1]), strict=True)
         weights, slopes = zip(*(part.dual(own) for part, own in sets), strict=True)
         return jnp.concatenate(weights), jnp.concatenate(slopes)
 
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """Those of values."""
         return self._dual(coefficients)[0]
 
-    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+    def slopes(self, coefficients: Coefficients) -> Inexact[Array, "N C D"]:
         """R̃ᵀ times those of slopes."""
         return self._dual(coefficients)[1]
 
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
         """f at many points."""
-        centres, (weights, slopes) = self.centres, self._dual(coefficients)
+        weights, slopes = self._dual(coefficients)
 
         def at(x):
-            values = matrix_product(self.kernel.pairwise(x[None], centres), weights)[0]
-            derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(centres)
+            values = matrix_product(self.kernel.pairwise(x[None], self.centres), weights)[0]
+            derivatives = jax.vmap(lambda centre: jax.grad(self.kernel.evaluate)(centre, x).ravel())(self.centres)
             return values + jnp.einsum("icd,id->c", slopes, derivatives, precision="highest")
 
         return self._each(at, X)
 
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
         """∇f at many points."""
-        centres, (weights, slopes) = self.centres, self._dual(coefficients)
+        duals = self._dual(coefficients)
 
         def at(x):
             def term(centre, weights, directions):
@@ -289,13 +230,11 @@ class Functionals(Span):
                 bent = jax.vmap(lambda direction: jax.grad(along)(x, direction.reshape(x.shape)))(directions)
                 return jnp.tensordot(weights, jax.grad(self.kernel.evaluate)(x, centre), axes=0) + bent
 
-            return jnp.sum(jax.vmap(term)(centres, weights, slopes), axis=0)
+            return jnp.sum(jax.vmap(term)(self.centres, *duals), axis=0)
 
         return self._each(at, X)
 
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
         """Split after the gradient was added up."""
 
         def split(x, gradients):
@@ -309,62 +248,55 @@ class Functionals(Span):
 class WithConstant(Span):
     """Other functions, and the constant 1, whose coefficients come last."""
 
-    kernel: Kernel
-    inner: Span
+    others: Span
+
+    def __init__(self, others: Span):
+        self.kernel, self.centres, self.others = others.kernel, others.centres, others
 
     @property
     def of_values(self) -> bool:
         """As the others."""
-        return self.inner.of_values
-
-    @property
-    def centres(self) -> Float[Array, "N ..."]:
-        """Those of the others."""
-        return self.inner.centres
+        return self.others.of_values
 
     def after(self, Z: Observations) -> "WithConstant":
         """Representers before the others."""
-        return WithConstant(self.kernel, self.inner.after(Z))
+        return WithConstant(self.others.after(Z))
 
-    def weights(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C"]:
+    def weights(self, coefficients: Coefficients) -> Inexact[Array, "N C"]:
         """Those of the others."""
-        return self.inner.weights(coefficients[:-1])
+        return self.others.weights(coefficients[:-1])
 
-    def slopes(self, coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "N C D"]:
+    def slopes(self, coefficients: Coefficients) -> Inexact[Array, "N C D"]:
         """Those of the others."""
-        return self.inner.slopes(coefficients[:-1])
+        return self.others.slopes(coefficients[:-1])
 
-    def values(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C"]:
-        """Those of the others, and the constant."""
-        return self.inner.values(X, coefficients[:-1]) + coefficients[-1:]
-
-    def gradients(self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]) -> Inexact[Array, "q C ..."]:
-        """Those of the others."""
-        return self.inner.gradients(X, coefficients[:-1])
-
-    def squared_gradient_norms(
-        self, X: Float[Array, "q ..."], coefficients: Inexact[Array, "p C"]
-    ) -> Inexact[Array, "q C"]:
-        """Those of the others."""
-        return self.inner.squared_gradient_norms(X, coefficients[:-1])
-
-    def radial_and_tangential_gradients(
-        self, X: Float[Array, "q d"], coefficients: Inexact[Array, "p C"]
-    ) -> tuple[Inexact[Array, "q C"], Inexact[Array, "q C d"]]:
-        """Those of the others."""
-        return self.inner.radial_and_tangential_gradients(X, coefficients[:-1])
-
-    def expanded(self, coefficients: Inexact[Array, "p C"]) -> "tuple[Span, Inexact[Array, 'N+1 C']]":
+    def expanded(self, coefficients: Coefficients) -> "tuple[WithConstant, Coefficients]":
         """With the others expanded."""
-        inner, weights = self.inner.expanded(coefficients[:-1])
-        return WithConstant(self.kernel, inner), jnp.concatenate([weights, coefficients[-1:]])
+        others, weights = self.others.expanded(coefficients[:-1])
+        return WithConstant(others), jnp.concatenate([weights, coefficients[-1:]])
+
+    def values(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
+        """Those of the others, and the constant."""
+        return self.others.values(X, coefficients[:-1]) + coefficients[-1:]
+
+    def gradients(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C ..."]:
+        """Those of the others."""
+        return self.others.gradients(X, coefficients[:-1])
+
+    def squared_gradient_norms(self, X: Points, coefficients: Coefficients) -> Inexact[Array, "q C"]:
+        """Those of the others."""
+        return self.others.squared_gradient_norms(X, coefficients[:-1])
+
+    def radial_and_tangential_gradients(self, X: Points, coefficients: Coefficients) -> tuple[Array, Array]:
+        """Those of the others."""
+        return self.others.radial_and_tangential_gradients(X, coefficients[:-1])
 
 
 def span_of(kernel: Kernel, *observed: Observations) -> Span:
     """k(x, ·) of some sets of observations, one after the other."""
-    if any(part.slopes for part in observed):
-        return Functionals(kernel, observed)
-    return Representers(kernel, jnp.concatenate([part.points for part in observed]))
+    centres = jnp.concatenate([part.points for part in observed])
+    sloped = any(part.slopes for part in observed)
+    return Functionals(kernel, centres, observed) if sloped else Representers(kernel, centres)
 
 
 class KernelExpansion(eqx.Module):

@@ -12,6 +12,7 @@ from kpoison import kernels
 from kpoison.defences import AveragedKernel
 from kpoison.defences._partition_aggregation import _Weighted
 from kpoison.kernels import Kernel
+from kpoison.kernels.base import Traits
 from kpoison.kernels.neural import _OnSubspace
 from kpoison.kernels.periodic import Periodic
 
@@ -33,6 +34,9 @@ NOT_FORWARDED = {
 }
 
 
+MEMBERS_NOT_FORWARDED = {(kernels.Product, "spectral_parts"): "the spectrum of a product is a convolution"}
+
+
 def subclasses(kind: type) -> set[type]:
     """All of them."""
     return {kind, *(found for one in kind.__subclasses__() for found in subclasses(one))}
@@ -44,15 +48,15 @@ def wrappers() -> list[type[Kernel]]:
     for kind in subclasses(Kernel):
         annotations = {name: field.type for name, field in getattr(kind, "__dataclass_fields__", {}).items()}
         holds = any("Kernel" in str(annotation) for annotation in annotations.values())
-        if holds and kind.__module__.startswith("kpoison.") and kind.__name__ != "_Pair":
+        if holds and kind.__module__.startswith("kpoison.") and not kind.__name__.startswith(("_Pair", "_Combination")):
             found.append(kind)
     return sorted(found, key=lambda kind: kind.__name__)
 
 
 def overridable() -> set[str]:
-    """What a kernel may define anew."""
+    """What a kernel may define anew; what its traits say it reads from those."""
     members = {name for name, _ in inspect.getmembers(Kernel) if not name.startswith("_")}
-    return members - {"evaluate", "gram"}
+    return members - {"evaluate", "gram"} - set(Traits._fields)
 
 
 @pytest.mark.parametrize("wrapper", wrappers(), ids=lambda kind: kind.__name__)
@@ -61,7 +65,39 @@ def test_every_member_is_forwarded_or_there_is_a_reason(wrapper):
         return
     assert wrapper in WRAPPED
     own = {name for kind in wrapper.__mro__ if kind not in Kernel.__mro__ for name in vars(kind)}
-    assert overridable() <= own
+    assert overridable() <= own | {name for kind, name in MEMBERS_NOT_FORWARDED if kind is wrapper}
+
+
+class OnlySmooth(Kernel):
+    """A kernel of the user's that says no more than it must."""
+
+    def evaluate(self, x, z):
+        return jnp.exp(-jnp.sum((x - z) ** 2))
+
+    @property
+    def smoothness(self):
+        return 3
+
+
+class Turned(OnlySmooth):
+    """One that says one thing more, by itself."""
+
+    @property
+    def rotation_invariant(self):
+        return True
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED, ids=lambda kind: kind.__name__)
+def test_traits_are_those_of_all_parts(wrapper):
+    of = [WRAPPED[wrapper](kernel) for kernel in (kernels.RBF(1.5), kernels.Laplace(1.5), Turned(), OnlySmooth())]
+    scaled = wrapper is kernels.Scaled  # else beside a polynomial, which no translation leaves as it is
+    assert [k.smoothness for k in of] == [np.inf, 0, 3, 3]
+    assert [k.rotation_invariant for k in of] == [True, True, True, False]
+    assert [k.translation_invariant for k in of] == [scaled, scaled, False, False]
+    images = kernels.ConvolutionalNNGP(1)
+    assert Traits.of(images, kernels.Custom(jnp.vdot, point_ndim=3)) == Traits(2, point_ndim=3, makes_half=True)
+    for name, value in Traits.of(images)._asdict().items():
+        assert getattr(2.0 * images, name) == getattr(images + images, name) == value
 
 
 BASES = [kernels.RBF(1.5), kernels.Laplace(1.5), kernels.Linear(),

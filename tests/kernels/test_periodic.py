@@ -137,6 +137,13 @@ def test_float32():
     np.testing.assert_allclose(single, exact, atol=float(np.finfo(np.float32).eps) * 2**0.5 * 3 / 0.7 * 2)
 
 
+@pytest.mark.parametrize("kernel", [kk.RBF, kk.Laplace, kk.Matern32, kk.Matern52], ids=lambda kind: kind.__name__)
+def test_the_table_of_reaches(kernel):
+    """There the profile is 2⁻⁶⁰."""
+    value = kernel(0.5).evaluate(jnp.zeros(1), jnp.array([kernel(0.5).reach()]))
+    np.testing.assert_allclose(value, 2.0**-60, rtol=1e-12)
+
+
 def test_images_that_no_longer_suffice_give_nan():
     """Where the length scale grows after the number of images was chosen."""
     x, z = jnp.array([0.2]), jnp.array([1.4])

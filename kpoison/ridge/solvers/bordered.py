@@ -72,7 +72,7 @@ class BorderedFactor(WrappedFactor):
 
     def span(self, kernel: Kernel, observations: Observations) -> WithConstant:
         """That of the inner factor, and the constant."""
-        return WithConstant(kernel, self.inner.span(kernel, observations))
+        return WithConstant(self.inner.span(kernel, observations))
 
     def coordinates(self, rho: Inexact[Array, ""], b: Inexact[Array, "M k"]) -> Inexact[Array, "q k"]:
         """B⁻¹b in the span."""
