@@ -11,7 +11,7 @@ from kpoison.experiments.options import ArchitectureName, Options
 from kpoison.experiments.result import Claim, Experiment
 from kpoison.problems.backdoor import Images
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check_collapse", "check_joint_defence", "check_lag"]
@@ -82,10 +82,10 @@ def _panel(found: Experiment) -> Panel:
         "claim",
         "measured",
         [
-            Series("measured, 95 % t-interval", "errorbar", places, [m.mean for _, m in measured],
+            curve("measured, 95 % t-interval", "errorbar", places, [m.mean for _, m in measured],
                    [m.half_width for _, m in measured]),
-            Series("bound of the claim", "dots", places, bounds),
+            curve("bound of the claim", "dots", places, bounds),
         ],
         xscale="linear",
-        yscale="linear",
+        yscale="linear"
     )  # fmt: skip

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 import kpoison as kp
 from kpoison import networks
 from kpoison.networks.scaling import errors_about
 from kpoison.statistics import t_half_width
-from theory_checks.record import Comparison, Series, compare
+from theory_checks.record import FALSE_ALARM, Comparison, Panel, Series, compare, curve
 
 if TYPE_CHECKING:
     from theory_checks.setting import Setting
@@ -32,8 +33,6 @@ __all__ = [
 
 CLUSTER = 4
 """Number of locations of a cluster of poisons."""
-
-_FALSE_ALARM = 1e-3  # probability that sampling alone fails one comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +55,13 @@ class Networks:
     def spike(self) -> np.ndarray:
         """‖∇Δf‖², shape (W, S, q)."""
         return np.sum(self.gradient**2, axis=-1)
+
+    def panel(
+        self, title: str, xlabel: str, ylabel: str, x: ArrayLike, law: ArrayLike, samples: np.ndarray, **scales: Any
+    ) -> Panel:
+        """The law as a line, and samples (W, S, x) of the widest networks with error bars."""
+        series = [curve("law", "line", x, law), error_bars("networks", x, samples[-1])]
+        return Panel(f"Networks of width {self.widths[-1]}{title}", xlabel, ylabel, series, **scales)
 
 
 class FiniteWidth:
@@ -131,6 +137,16 @@ class FiniteWidth:
         setting = self.setting
         counts = jnp.zeros(CLUSTER).at[0].set(count)
         return self.train(kp.Poison(jnp.tile(setting.location, (CLUSTER, 1)), setting.label, counts), self.probes)
+
+    @property
+    def middle(self) -> Networks:
+        """Trained without and with the middle one of the counts."""
+        return self.clones(self.setting.middle_count)
+
+    def by_law(self, law: Callable[..., Array]) -> np.ndarray:
+        """What a law says of them at every probe."""
+        setting = self.setting
+        return np.asarray(law(setting.clean, setting.poison(setting.middle_count), self.probes, setting.ridge))
 
     def train(self, poison: kp.Poison, probes: Array) -> Networks:
         """Trained without and with any poison; one compiled program per width."""
@@ -235,7 +251,7 @@ def compare_with_networks(
     """
     law = np.atleast_1d(law)
     seeds = samples.shape[1]
-    quantile = float(t_half_width(1.0, seeds, _FALSE_ALARM / law.size))
+    quantile = float(t_half_width(1.0, seeds, FALSE_ALARM / law.size))
     mean = samples.mean(axis=1)
     variance = samples.var(axis=1, ddof=1) / seeds
     if kinks:
@@ -258,7 +274,7 @@ def compare_with_networks(
         limit,
         quantile * error + bias,
         f"{reason} the standard error over {seeds} seeds times {quantile:.1f} "
-        f"(sampling alone fails this once in {1 / _FALSE_ALARM:.0f})",
+        f"(sampling alone fails this once in {1 / FALSE_ALARM:.0f})",
     )
 
 
@@ -279,12 +295,7 @@ def rmse_slope(law: np.ndarray, samples: np.ndarray, widths: np.ndarray, confide
     return errors_about(law, list(samples), widths).power_law(confidence)
 
 
-def error_bars(label: str, x: np.ndarray, samples: np.ndarray) -> Series:
+def error_bars(label: str, x: ArrayLike, samples: np.ndarray) -> Series:
     """Mean over seeds of samples (S, q) and one standard error either way, for a figure."""
-    return Series(
-        label,
-        "errorbar",
-        np.asarray(x).tolist(),
-        samples.mean(axis=0).tolist(),
-        (samples.std(axis=0, ddof=1) / np.sqrt(len(samples))).tolist(),
-    )
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    return curve(label, "errorbar", x, samples.mean(axis=0), error)

@@ -15,7 +15,7 @@ from kpoison.curvature import Operator
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.refit import Predictor as Refit
 from theory_checks.setting import Laws, Setting
 
@@ -146,14 +146,14 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             f"{_TOLERANCE:g} in each eigenvalue, over the spread of log|Δf|",
         )
     )
-    return Record(
+    return setting.record(
         STATEMENTS["L4-Hessian"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         _findings(setting, spectra, directions),
         _panels(setting, spectra, directions),
-        setting.arguments() | {"ridge": ridge, "attacked": len(_R_OVER_L), "clean_probes": _CLEAN_PROBES},
+        ridge=ridge,
+        attacked=len(_R_OVER_L),
+        clean_probes=_CLEAN_PROBES,
     )
 
 
@@ -217,10 +217,10 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "|Δf|, root mean square",
             "λ₁ − λ₂",
             [
-                Series("law", "line", x.tolist(), law),
-                Series("refit", "dots", x.tolist(), refit),
-                Series("poison alone, refit", "dots", x.tolist(), alone.tolist()),
-                Series("slope 2", "dashed", x.tolist(), (alone[-1] * (x / x[-1]) ** 2).tolist()),
+                curve("law", "line", x, law),
+                curve("refit", "dots", x, refit),
+                curve("poison alone, refit", "dots", x, alone),
+                curve("slope 2", "dashed", x, alone[-1] * (x / x[-1]) ** 2),
             ],
         ),
         Panel(
@@ -228,10 +228,10 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "multiplicity m",
             "|⟨v₁, ∇Δf⟩|/‖∇Δf‖",
             [
-                Series(f"{_ATTACKED}, law", "line", counts, aligned(0, _ATTACKED)),
-                Series(f"{_ATTACKED}, refit", "dots", counts, aligned(1, _ATTACKED)),
-                Series(f"{_ALL}, law", "line", counts, aligned(0, _ALL)),
-                Series(f"{_ALL}, refit", "dots", counts, aligned(1, _ALL)),
+                curve(f"{_ATTACKED}, law", "line", counts, aligned(0, _ATTACKED)),
+                curve(f"{_ATTACKED}, refit", "dots", counts, aligned(1, _ATTACKED)),
+                curve(f"{_ALL}, law", "line", counts, aligned(0, _ALL)),
+                curve(f"{_ALL}, refit", "dots", counts, aligned(1, _ALL)),
             ],
             yscale="linear",
         ),
@@ -240,8 +240,8 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "rank",
             "eigenvalue",
             [
-                Series(f"m = {setting.counts[0]}", "line", ranks, first[_ATTACKED].tolist()),
-                Series(f"m = {setting.counts[-1]}", "dots", ranks, last[_ATTACKED].tolist()),
+                curve(f"m = {setting.counts[0]}", "line", ranks, first[_ATTACKED]),
+                curve(f"m = {setting.counts[-1]}", "dots", ranks, last[_ATTACKED]),
             ],
             xscale="linear",
             yscale="linear",

@@ -3,9 +3,9 @@
 import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import compare_with_networks, error_bars
-from theory_checks.record import Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING
+from theory_checks.finite_width import compare_with_networks
+from theory_checks.record import Panel, Record, compare, curve
+from theory_checks.refit import compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -26,16 +26,14 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         ratio = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge))
         law = np.asarray(laws.spike(clean, poison, probes, ridge))
         comparisons += [
-            compare(f"Λ by law, m = {count}", "refit", law, refit.spike, refit.spike_rounding, ROUNDING),
-            compare(
+            compare_with_refit(f"Λ by law, m = {count}", law, refit.spike, refit.spike_rounding),
+            compare_with_refit(
                 f"q·Δf² with Δf by refit, m = {count}",
-                "refit",
                 ratio * refit.efficacy**2,
                 refit.spike,
                 refit.spike_rounding
                 + 2 * ratio * np.abs(refit.efficacy) * refit.efficacy_rounding
                 + ratio * refit.efficacy_rounding**2,
-                ROUNDING,
             ),
         ]
         efficacies.append(abs(float(refit.efficacy[at])))
@@ -64,9 +62,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             "|Δf(x0)|",
             "Λ(x0)",
             [
-                Series("law", "line", np.array(efficacies)[order].tolist(), np.array(laws_at)[order].tolist()),
-                Series("refit", "dots", efficacies, spikes),
-                Series("slope 2", "dashed", efficacies, [spikes[-1] * (e / efficacies[-1]) ** 2 for e in efficacies]),
+                curve("law", "line", np.array(efficacies)[order], np.array(laws_at)[order]),
+                curve("refit", "dots", efficacies, spikes),
+                curve("slope 2", "dashed", efficacies, [spikes[-1] * (e / efficacies[-1]) ** 2 for e in efficacies]),
             ],
         )
     ]
@@ -81,24 +79,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
                 float(laws.spike_efficacy_ratio(small.clean, small.poison(count), networks.probes[-1], small.ridge))
             )
         samples = np.stack(ratios, axis=-1)
-        counts = np.array(small.counts, float)
         comparisons.append(
             compare_with_networks("q = Λ/Δf² at r = ℓ", np.array(law), samples, networks.widths, kinks=networks.kinks)
         )
-        panels.append(
-            Panel(
-                f"Networks of width {networks.widths[-1]}, r = ℓ",
-                "multiplicity m",
-                "q = Λ/Δf²",
-                [Series("law", "line", counts.tolist(), law), error_bars("networks", counts, samples[-1])],
-            )
-        )
-    return Record(
-        STATEMENTS["L4"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments() | {"ridge": ridge},
-    )
+        panels.append(networks.middle.panel(", r = ℓ", "multiplicity m", "q = Λ/Δf²", small.counts, law, samples))
+    return setting.record(STATEMENTS["L4"], comparisons, findings, panels, ridge=ridge)

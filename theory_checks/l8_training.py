@@ -15,7 +15,7 @@ from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor, outputs
 from kpoison.ridge import KernelExpansion
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
-from theory_checks.record import Panel, Record, Series
+from theory_checks.record import Panel, Record, curve
 from theory_checks.setting import KERNELS, Laws, Setting
 
 __all__ = ["check"]
@@ -222,15 +222,16 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             f"alignment are {', '.join(f'{v:.2f}' for v in last)} by kernel, "
             f"{', '.join(f'{v:.2f}' for v in measured)} in networks"
         )
-    return Record(
+    return setting.record(
         STATEMENTS["L8-training"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         findings,
         _panels(steps, widths, by_kernel, samples),
-        setting.arguments()
-        | {"ridge": _RIDGE, "fraction": _FRACTION, "widths": widths.tolist(), "seeds": seeds, "counts": list(_COUNTS)},
+        ridge=_RIDGE,
+        fraction=_FRACTION,
+        widths=widths.tolist(),
+        seeds=seeds,
+        counts=list(_COUNTS),
     )
 
 
@@ -261,12 +262,12 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
             "step of gradient descent",
             "share, or log₁₀(λ₁/edge)",
             [
-                Series("success, kernel", "line", x, law.success.tolist()),
+                curve("success, kernel", "line", x, law.success),
                 error_bars(f"success, {name}", steps, samples(count, "success")[-1]),
-                Series("log₁₀(λ₁/edge), kernel", "dashed", x, logarithm(law.over_edge).tolist()),
+                curve("log₁₀(λ₁/edge), kernel", "dashed", x, logarithm(law.over_edge)),
                 error_bars(f"log₁₀(λ₁/edge), {name}", steps, logarithm(samples(count, "over_edge")[-1])),
             ],
-            yscale="linear",
+            yscale="linear"
         ),
         Panel(
             "Alignment of the first eigenvector with the trigger",
@@ -276,25 +277,25 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
                 series
                 for c in (_COUNTS[0], count)
                 for series in (
-                    Series(f"m = {c}, kernel", "line", x, by_kernel[c].alignment.tolist()),
+                    curve(f"m = {c}, kernel", "line", x, by_kernel[c].alignment),
                     error_bars(f"m = {c}, networks", steps, samples(c, "alignment")[-1]),
                 )
             ],
-            yscale="linear",
+            yscale="linear"
         ),
         Panel(
             f"After {steps[-1]} steps",
             "multiplicity m",
             "share, or log₁₀(λ₁/edge)",
             [
-                Series("success, kernel", "line", counts.tolist(), at_end("success")),
+                curve("success, kernel", "line", counts, at_end("success")),
                 error_bars("success, networks", counts, networks_at_end("success")),
-                Series(
-                    "log₁₀(λ₁/edge), kernel", "dashed", counts.tolist(),
-                    logarithm(np.array(at_end("over_edge"))).tolist(),
+                curve(
+                    "log₁₀(λ₁/edge), kernel", "dashed", counts,
+                    logarithm(np.array(at_end("over_edge")))
                 ),
                 error_bars("log₁₀(λ₁/edge), networks", counts, logarithm(networks_at_end("over_edge"))),
             ],
-            yscale="linear",
+            yscale="linear"
         ),
     ]  # fmt: skip

@@ -8,12 +8,11 @@ from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import (
     FiniteWidth,
     compare_with_networks,
-    error_bars,
     rmse_slope,
     without_next_order,
 )
 from theory_checks.penalised import few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -59,10 +58,10 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             "γ/ℓ²",
             "|Δf| and Λ ℓ²",
             [
-                Series("|Δf|, law", "line", x, table[0].tolist()),
-                Series("Λ ℓ², law", "line", x, (table[1] * unit).tolist()),
-                Series("|Δf|, refit", "dots", x, table[2].tolist()),
-                Series("Λ ℓ², refit", "dots", x, (table[3] * unit).tolist()),
+                curve("|Δf|, law", "line", x, table[0]),
+                curve("Λ ℓ², law", "line", x, table[1] * unit),
+                curve("|Δf|, refit", "dots", x, table[2]),
+                curve("Λ ℓ², refit", "dots", x, table[3] * unit),
             ],
         )
     ]
@@ -75,15 +74,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons += compared
         findings.append(finding)
         panels.append(panel)
-    return Record(
-        STATEMENTS["T1"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
-    )
+    return setting.record(STATEMENTS["T1"], comparisons, findings, panels, ridge=small.ridge, n_c=len(small.X))
 
 
 def _linear_identity(setting: Setting, poison: kp.Poison, probes) -> Comparison:
@@ -120,14 +111,13 @@ def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[list[Comparison], 
         ],
         f"slope in width of the rmse of Δf with γ = {_NETWORK_PENALTY:g} ℓ²: {slope.slope:.2f} "
         f"[{slope.interval[0]:.2f}, {slope.interval[1]:.2f}] (95 %), expected −1/2",
-        Panel(
-            f"Networks of width {found.widths[-1]}, γ = {_NETWORK_PENALTY:g} ℓ², m = {count}",
+        found.panel(
+            f", γ = {_NETWORK_PENALTY:g} ℓ², m = {count}",
             "r/ℓ",
             "Δf",
-            [
-                Series("law", "line", x.tolist(), efficacy.tolist()),
-                error_bars("networks", x, found.efficacy[-1]),
-            ],
+            x,
+            efficacy,
+            found.efficacy,
             xscale="linear",
             yscale="linear",
         ),

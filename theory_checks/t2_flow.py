@@ -8,12 +8,11 @@ from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import (
     FiniteWidth,
     compare_with_networks,
-    error_bars,
     rmse_slope,
     without_next_order,
 )
 from theory_checks.penalised import ODE_TOLERANCE, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -89,14 +88,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons += compared
         findings.append(finding)
         panels.append(panel)
-    return Record(
-        STATEMENTS["T2"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X), "times": _TIMES.tolist()},
+    return setting.record(
+        STATEMENTS["T2"], comparisons, findings, panels, ridge=small.ridge, n_c=len(small.X), times=_TIMES.tolist()
     )
 
 
@@ -104,8 +97,8 @@ def _along_time(quantity: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> P
     series = []
     for penalty, (law, reference) in zip(_PENALTIES[::2], curves[::2], strict=True):
         series += [
-            Series(f"closed form, γ = {penalty:g} ℓ²", "line", _TIMES.tolist(), law.tolist()),
-            Series(f"integrated, γ = {penalty:g} ℓ²", "dots", _TIMES.tolist(), reference.tolist()),
+            curve(f"closed form, γ = {penalty:g} ℓ²", "line", _TIMES, law),
+            curve(f"integrated, γ = {penalty:g} ℓ²", "dots", _TIMES, reference),
         ]
     return Panel(f"m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}", "training time t", quantity, series)
 
@@ -137,9 +130,9 @@ def _loss_gradient(setting: Setting, penalty: float) -> tuple[str, Panel]:
             "training time t",
             "|Δf|",
             [
-                Series("on ∇f, closed form", "line", _TIMES.tolist(), np.abs(closed).tolist()),
-                Series("none", "dashed", _TIMES.tolist(), np.abs(none).tolist()),
-                Series("on ∇ loss, integrated", "dots", _TIMES.tolist(), np.abs(integrated).tolist()),
+                curve("on ∇f, closed form", "line", _TIMES, np.abs(closed)),
+                curve("none", "dashed", _TIMES, np.abs(none)),
+                curve("on ∇ loss, integrated", "dots", _TIMES, np.abs(integrated)),
             ],
         ),
     )
@@ -168,16 +161,15 @@ def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[list[Comparison], 
             ),
         ]
         slopes.append(f"{slope.slope:.2f} [{slope.interval[0]:.2f}, {slope.interval[1]:.2f}] at t = {time:g}")
-        shown.append((law[_SHOWN], found.efficacy[-1, :, _SHOWN]))
-    times = np.array(_NETWORK_TIMES)
-    panel = Panel(
-        f"Networks of width {flows[0].widths[-1]}, γ > 0, m = {count}",
+        shown.append((law[_SHOWN], found.efficacy[:, :, _SHOWN]))
+    laws_shown, samples_shown = zip(*shown, strict=True)
+    panel = flows[0].panel(
+        f", γ > 0, m = {count}",
         "training time t",
-        "Δf at r/ℓ = " + f"{networks.r_over_l[_SHOWN - 1]:g}",
-        [
-            Series("law", "line", times.tolist(), [law for law, _ in shown]),
-            error_bars("networks", times, np.stack([samples for _, samples in shown], axis=1)),
-        ],
+        f"Δf at r/ℓ = {networks.r_over_l[_SHOWN - 1]:g}",
+        _NETWORK_TIMES,
+        laws_shown,
+        np.stack(samples_shown, axis=-1),
         yscale="linear",
     )
     return comparisons, f"slope in width of the rmse of Δf (95 %): {', '.join(slopes)}; expected −1/2", panel

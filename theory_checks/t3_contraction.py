@@ -5,7 +5,7 @@ import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import ODE_TOLERANCE, Solved, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -65,10 +65,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         )
     )
     component = found.poison_component.sel(time=np.inf).values
-    return Record(
+    return setting.record(
         STATEMENTS["T3"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         [
             f"from γ = 0 to {_PENALTIES[-1]:g} ℓ², trained: energy B falls by a factor {energy[0] / energy[-1]:.3g}, "
@@ -80,7 +78,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             f"{_rise(found.poison_component, -1):.3g} times",
         ],
         _panels(found, integrated, unit),
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
+        ridge=small.ridge,
+        n_c=len(small.X),
     )
 
 
@@ -90,19 +89,19 @@ def _panels(found, integrated: dict[int, list[dict[str, np.ndarray]]], unit: flo
         cells, name = found.isel(gradient_penalty=i, time=slice(0, -1)), f"γ = {_PENALTIES[i]:g} ℓ²"
         eigenvalues = unit * cells.fisher_eigenvalue.values.T
         modes += [
-            Series(f"{name}, largest", "line", times, eigenvalues[0].tolist()),
-            Series(f"{name}, second", "dashed", times, eigenvalues[1].tolist()),
+            curve(f"{name}, largest", "line", times, eigenvalues[0]),
+            curve(f"{name}, second", "dashed", times, eigenvalues[1]),
         ]
         component += [
-            Series(f"closed form, {name}", "line", times, (unit * cells.poison_component.values).tolist()),
-            Series(f"integrated, {name}", "dots", times,
+            curve(f"closed form, {name}", "line", times, unit * cells.poison_component.values),
+            curve(f"integrated, {name}", "dots", times,
                    [float(unit * measured["poison_component"]) for measured in integrated[i]]),
         ]  # fmt: skip
     ended = found.sel(time=np.inf)
     trained = [
-        Series("energy B", "line", *_over_first(ended.penalty_energy.values)),
-        Series("uᵀFu", "dashed", *_over_first(ended.poison_component.values)),
-        Series("mean spike Λ", "dots", *_over_first(ended.spike.mean("probe").values)),
+        curve("energy B", "line", *_over_first(ended.penalty_energy.values)),
+        curve("uᵀFu", "dashed", *_over_first(ended.poison_component.values)),
+        curve("mean spike Λ", "dots", *_over_first(ended.spike.mean("probe").values)),
     ]
     return [
         Panel(f"Largest eigenvalues of F, m = {_COUNT}", "training time t", "eigenvalue · ℓ²", modes),

@@ -6,7 +6,7 @@ import numpy as np
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import Penalised, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -67,14 +67,13 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     )
     smallest, finding = _smallest(small, poison, probes[0], problems, laws)
     comparisons += smallest
-    return Record(
+    return setting.record(
         STATEMENTS["T4"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         [finding, *_reported(found)],
         _panels(found, unit),
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
+        ridge=small.ridge,
+        n_c=len(small.X),
     )
 
 
@@ -136,22 +135,22 @@ def _panels(found, unit: float) -> list[Panel]:
         "mean squared residual on the training set",
         "mean |Δf| at the triggered inputs",
         [
-            Series("trained" if np.isinf(t) else f"stopped at t = {t:g}", kind,
-                   found.training_fit.sel(time=t).values.tolist(),
-                   np.abs(found.efficacy.sel(time=t)).mean("probe").values.tolist())
+            curve("trained" if np.isinf(t) else f"stopped at t = {t:g}", kind,
+                   found.training_fit.sel(time=t).values,
+                   np.abs(found.efficacy.sel(time=t)).mean("probe").values)
             for t, kind in zip(_TIMES, ("dots", "dashed", "line"), strict=True)
         ],
         xscale="linear",
-        yscale="linear",
+        yscale="linear"
     )  # fmt: skip
     energies = Panel(
         "Trained: fit against slopes",
         "γ/ℓ²",
         "energy",
         [
-            Series("A: fit and ridge", "line", penalties, ended.objective.values[1:].tolist()),
-            Series("B ℓ²: mean squared slope", "dashed", penalties, (unit * ended.penalty_energy.values[1:]).tolist()),
-            Series("mean spike Λ ℓ²", "dots", penalties, (unit * ended.spike.mean("probe").values[1:]).tolist()),
+            curve("A: fit and ridge", "line", penalties, ended.objective.values[1:]),
+            curve("B ℓ²: mean squared slope", "dashed", penalties, unit * ended.penalty_energy.values[1:]),
+            curve("mean spike Λ ℓ²", "dots", penalties, unit * ended.spike.mean("probe").values[1:]),
         ],
     )
     rates = Panel(
@@ -159,8 +158,8 @@ def _panels(found, unit: float) -> list[Panel]:
         "γ/ℓ²",
         "rate",
         [
-            Series("attack success", "line", penalties, ended.attack_success_rate.values[1:].tolist()),
-            Series("clean accuracy", "dashed", penalties, ended.clean_accuracy.values[1:].tolist()),
+            curve("attack success", "line", penalties, ended.attack_success_rate.values[1:]),
+            curve("clean accuracy", "dashed", penalties, ended.clean_accuracy.values[1:]),
         ],
         yscale="linear",
     )
