@@ -115,16 +115,6 @@ class FiniteWidth:
             "network_tolerance": self.training.tolerance,
         }
 
-    def penalised_arguments(self) -> dict:
-        """What identifies the penalised networks in a report."""
-        own = {"network_widths": self.penalised_widths.tolist(), "network_seeds": self.penalised_seeds}
-        return self.arguments() | own
-
-    def flow_arguments(self) -> dict:
-        """What identifies the flowing networks in a report."""
-        arguments = self.arguments() | {"network_widths": self.flow_widths.tolist()}
-        return arguments | {"network_tolerance": self.integration.tolerance}
-
     @property
     def kinks(self) -> bool:
         """Whether the activation has one, see `compare_with_networks`."""
@@ -136,7 +126,7 @@ class FiniteWidth:
         # As a cluster of CLUSTER locations of which one counts: then clones and clusters are one compiled program.
         setting = self.setting
         counts = jnp.zeros(CLUSTER).at[0].set(count)
-        return self.train(kp.Poison(jnp.tile(setting.location, (CLUSTER, 1)), setting.label, counts), self.probes)
+        return self.train(kp.Poison(jnp.tile(setting.location, (CLUSTER, 1)), setting.label, counts))
 
     @property
     def middle(self) -> Networks:
@@ -148,16 +138,9 @@ class FiniteWidth:
         setting = self.setting
         return np.asarray(law(setting.clean, setting.poison(setting.middle_count), self.probes, setting.ridge))
 
-    def train(self, poison: kp.Poison, probes: Array) -> Networks:
+    def train(self, poison: kp.Poison) -> Networks:
         """Trained without and with any poison; one compiled program per width."""
-        setting = self.setting
-
-        def run(architecture, keys):
-            return networks.ensemble(
-                architecture, keys, setting.X, setting.y, poison, setting.ridge, probes, training=self.training
-            )
-
-        return Networks(self.widths, *self._each_width(self.widths, self.seeds, run))
+        return self._ensembles(self.widths, self.seeds, poison)
 
     @functools.cache  # noqa: B019 - the object lives as long as the run
     def penalised(self, count: int, penalty: float) -> Networks:
@@ -170,23 +153,17 @@ class FiniteWidth:
         Raises:
             ValueError: for an activation with a kink.
         """
+        poison = self.setting.poison(count)
+        return self._ensembles(self.penalised_widths, self.penalised_seeds, poison, gradient_penalty=penalty)
+
+    def _ensembles(self, widths: np.ndarray, seeds: int, poison: kp.Poison, **options: Any) -> Networks:
         setting = self.setting
 
         def run(architecture, keys):
-            return networks.ensemble(
-                architecture,
-                keys,
-                setting.X,
-                setting.y,
-                setting.poison(count),
-                setting.ridge,
-                self.probes,
-                gradient_penalty=penalty,
-                training=self.training,
-            )
+            problem = setting.X, setting.y, poison, setting.ridge, self.probes
+            return networks.ensemble(architecture, keys, *problem, training=self.training, **options)
 
-        widths = self.penalised_widths
-        return Networks(widths, *self._each_width(widths, self.penalised_seeds, run))
+        return Networks(widths, *self._each_width(widths, seeds, run))
 
     @functools.cache  # noqa: B019 - the object lives as long as the run
     def flow(self, count: int, times: tuple[float, ...], penalty: float = 0.0) -> tuple[Networks, ...]:
@@ -194,18 +171,9 @@ class FiniteWidth:
         setting = self.setting
 
         def run(architecture, keys):
-            return networks.flow_ensemble(
-                architecture,
-                keys,
-                setting.X,
-                setting.y,
-                setting.poison(count),
-                setting.ridge,
-                np.array(times),
-                self.probes,
-                gradient_penalty=penalty,
-                integration=self.integration,
-            )
+            problem = setting.X, setting.y, setting.poison(count), setting.ridge, np.array(times), self.probes
+            options = {"gradient_penalty": penalty, "integration": self.integration}
+            return networks.flow_ensemble(architecture, keys, *problem, **options)
 
         clean, efficacy, gradient = self._each_width(self.flow_widths, self.seeds, run)
         return tuple(

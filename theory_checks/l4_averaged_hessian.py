@@ -23,7 +23,6 @@ __all__ = ["check"]
 
 _R_OVER_L = np.linspace(0.3, 1.0, 12)  # of the attacked probes
 _CLEAN_PROBES = 28
-_WEAK = 0.1  # of the clean targets
 _LEADING = 5
 _TOLERANCE = 1e-8  # of the largest eigenvalue: rounding, times a condition number of at most 1e6
 
@@ -117,9 +116,7 @@ def _at(f: Callable[[Array], Array], probes: Array) -> Array:
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     """Leading eigenpairs by law and by refit as m grows; the exponent in the efficacy."""
-    if setting.data == "synthetic":
-        # Else the gradients of the signal drown any poison.
-        setting = dataclasses.replace(setting, y=_WEAK * setting.y)
+    setting = setting.weak()
     ridge = 100 * setting.ridge  # as in L4: counts span linear response and saturation
     probes = jnp.concatenate([setting.probes(_R_OVER_L), setting.held_out[:_CLEAN_PROBES]])
     comparisons: list[Comparison] = []

@@ -86,7 +86,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         networks, small = setting.networks, setting.networks.setting
         poison = kp.Poison(_cluster(small, 0.3, centred=False), labels, counts)
         law = np.asarray(laws.efficacy(small.clean, poison, networks.probes, small.ridge))
-        trained = networks.train(poison, networks.probes)
+        trained = networks.train(poison)
         comparisons.append(compare_with_networks("efficacy of a cluster", law, trained.efficacy, networks.widths))
         panels.append(
             trained.panel("", "r/ℓ", "|Δf(x0)|", networks.r_over_l, np.abs(law[1:]), np.abs(trained.efficacy[..., 1:]))

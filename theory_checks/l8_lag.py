@@ -29,7 +29,6 @@ _R_OVER_L = {"quick": (0.1,), "full": (0.01, 0.03, 0.1, 0.3, 1.0)}
 _FRACTION = 0.3
 _SEEDS = 8
 _ENOUGH = 5  # draws with a finite lag, for an error bar
-_WEAK = 0.1  # of the clean targets
 _SOME = 3.0
 _MOST = 1e5  # of the multiplicities tried
 
@@ -235,11 +234,6 @@ def _planted_spikes(seed: int) -> list[Comparison]:
     ]
 
 
-def _weakened(setting: Setting) -> Setting:
-    """With weaker targets where they are drawn: else the signal's gradients drown any poison, which never shows."""
-    return dataclasses.replace(setting, y=_WEAK * setting.y) if setting.data == "synthetic" else setting
-
-
 def _compare(attack: _Attack, found: _Thresholds, laws: Laws, where: str) -> list[Comparison]:
     """Each law against the roots of refits."""
     of, spike = f"at {where}, for the spike of {_SOME:g} copies", attack.spike(_SOME)
@@ -262,12 +256,12 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
 
     Of `efficacy_gradient` only the direction counts, and `efficacy` does not: L3 and L2 hold their scale.
     """
-    setting = _weakened(setting)
+    setting = setting.weak()
     r_over_l, ridge = np.array(_R_OVER_L[setting.scale]), 100 * setting.ridge
     comparisons, findings = [], []
     settled: list[list[_Thresholds]] = [[] for _ in r_over_l]
     for seed in range(_SEEDS):
-        drawn = setting if seed == 0 else _weakened(setting.redrawn(setting.seed + 1000 * seed))
+        drawn = setting if seed == 0 else setting.redrawn(setting.seed + 1000 * seed).weak()
         for r, probe, kept in zip(r_over_l, drawn.probes(r_over_l), settled, strict=True):
             attack, where = _Attack(drawn, probe, ridge), f"r/ℓ = {r:g}, seed {seed}"
             found = attack.thresholds(laws)

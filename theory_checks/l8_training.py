@@ -10,7 +10,7 @@ from jax import Array
 
 import kpoison as kp
 from kpoison.laws import Predictor
-from kpoison.networks import Architecture, Network
+from kpoison.networks import Architecture, Centred, Network
 from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor, outputs
 from kpoison.ridge import KernelExpansion
 from theory_checks.catalogue import STATEMENTS
@@ -24,16 +24,6 @@ _COUNTS = (1, 5, 30)
 _FRACTION = 0.1
 _RIDGE = 1e-3
 _COMPARED = 4  # of the last snapshots
-
-
-class _Centred(eqx.Module):
-    """g(θ) = f(θ) − f(θ0)."""
-
-    initial: Network
-    network: Network
-
-    def __call__(self, x: Array) -> Array:
-        return self.network(x) - self.initial(x)
 
 
 class _Problem(eqx.Module):
@@ -150,12 +140,12 @@ def _by_kernel(kernel: kp.kernels.Kernel, problem: _Problem) -> list[Predictor]:
     return [Predictor(KernelExpansion(kernel, problem.points, alpha[:, None]), True) for alpha in alphas]
 
 
-def _by_network(initial: Network, problem: _Problem) -> list[_Centred]:
+def _by_network(initial: Network, problem: _Problem) -> list[Centred]:
     parameters = _trained(problem, initial)
 
-    def at(i: int) -> _Centred:
+    def at(i: int) -> Centred:
         chosen = jax.tree.map(lambda leaf: leaf[i], parameters)
-        return _Centred(initial, eqx.tree_at(lambda net: net.parameters, initial, chosen))
+        return Centred(initial, eqx.tree_at(lambda net: net.parameters, initial, chosen))
 
     return [at(i) for i in range(len(problem.gaps))]
 

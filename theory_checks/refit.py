@@ -160,10 +160,7 @@ class Refitter:
         total = len(self.X) + int(counts.sum())
         none = np.zeros_like(counts)
         labels = np.broadcast_to(np.asarray(labels, float), counts.shape)
-        return (
-            self.fit(ridge, total, locations, labels, none),
-            self.fit(ridge, total, locations, labels, counts),
-        )
+        return (self.fit(ridge, total, locations, labels, none), self.fit(ridge, total, locations, labels, counts))
 
     def change(self, ridge: float, locations: Array, labels, counts, probes: Array) -> Change:
         """Δf and ∇Δf at the probes."""

@@ -5,12 +5,7 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import (
-    FiniteWidth,
-    compare_with_networks,
-    rmse_slope,
-    without_next_order,
-)
+from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
 from theory_checks.penalised import few_points, penalised_pair
 from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting

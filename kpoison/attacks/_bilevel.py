@@ -11,14 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_flag,
-    check_integers,
-    check_name,
-    check_points,
-    is_concrete,
-)
+from kpoison._validation import boundary, check_flag, check_integers, check_name, check_points, is_concrete
 from kpoison.attacks._bilevel_objective import (
     BilevelObjective,
     Objective,

@@ -16,13 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._failures import program
 from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_name,
-    check_points,
-    check_positive,
-    is_concrete,
-)
+from kpoison._validation import boundary, check_name, check_points, check_positive, is_concrete
 from kpoison.attacks.classes import checked_targets
 from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system

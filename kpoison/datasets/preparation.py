@@ -100,9 +100,7 @@ def one_hot(
 
 
 def standardise(
-    inputs: Float[np.ndarray, "n d"],
-    reference: Float[np.ndarray, "m d"] | None = None,
-    per_feature: bool = False,
+    inputs: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"] | None = None, per_feature: bool = False
 ) -> Float[np.ndarray, "n d"]:
     """Shift each feature to mean 0 and scale to variance 1, by the statistics of `reference`.
 

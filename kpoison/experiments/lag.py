@@ -244,10 +244,7 @@ def _figure(found: dict[str, Any], fractions: tuple[float, ...], options: Option
             label = f"{MATRIX_NAMES['logits']}, kernel"
             mean_and_range(ax, fractions, kernel["over_edge"], label, colours[2], dashed=True)
         against_edge(ax, "poisoned fraction")
-    shown(
-        figure,
-        f"Success and spectral visibility, {options.data}: mean and range over {options.seeds} seeds",
-    )
+    shown(figure, f"Success and spectral visibility, {options.data}: mean and range over {options.seeds} seeds")
     for row in axes:
         legend_beside(row)
     for ax in axes[2:].ravel():
