@@ -43,7 +43,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def pen(index: int) -> dict[str, str]:
+def pen(index: int) -> dict[str, Any]:
     """Dashes and colour of one of several curves."""
     return {"linestyle": ("-", "--", "-.", ":")[index % 4], "color": COLOURS[index % len(COLOURS)]}
 
