@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from theory_checks.catalogue import Statement
 
-__all__ = ["FALSE_ALARM", "Comparison", "Panel", "Record", "Series", "Verdict", "compare", "curve"]
+__all__ = ["FALSE_ALARM", "Comparison", "Panel", "Record", "Series", "Verdict", "compare", "curve", "of_square"]
 
 FALSE_ALARM = 1e-3
 """Probability that sampling alone fails one comparison."""
@@ -77,6 +77,11 @@ def compare(quantity: str, against: Against, law: Any, reference: Any, tolerance
     return Comparison(
         quantity, against, law.ravel().tolist(), reference.ravel().tolist(), tolerance.ravel().tolist(), reason
     )
+
+
+def of_square(square: ArrayLike, error: ArrayLike) -> np.ndarray:
+    """How far a square can be off, by an error of its root g: (g + δ)² − g²."""
+    return np.asarray(error) * (2 * np.sqrt(square) + error)
 
 
 @dataclasses.dataclass(frozen=True)

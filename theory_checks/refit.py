@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 import kpoison as kp
 from kpoison.ridge import KernelExpansion
 from kpoison.statistics import t_half_width
-from theory_checks.record import FALSE_ALARM, Comparison, compare
+from theory_checks.record import FALSE_ALARM, Comparison, compare, of_square
 
 __all__ = ["Change", "Predictor", "Refitter", "compare_log_ratios", "compare_with_refit", "weighted_refit"]
 
@@ -83,8 +83,8 @@ class Change:
 
     @property
     def spike_rounding(self) -> np.ndarray:
-        """Of the spike: (g + δ)² − g²."""
-        return self.gradient_rounding * (2 * np.sqrt(self.spike) + self.gradient_rounding)
+        """Of the spike."""
+        return of_square(self.spike, self.gradient_rounding)
 
     @property
     def ratio(self) -> np.ndarray:

@@ -7,7 +7,7 @@ import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
 from theory_checks.penalised import few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -38,11 +38,10 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         spike, error = np.sum(gradient**2, axis=1), before.rounding + after.rounding
         found = (laws.efficacy(clean, poison, probes, small.ridge), laws.spike(clean, poison, probes, small.ridge))
         name, predicted = f"γ = {penalty:g} ℓ²", kp.predict(clean, probes, small.ridge, poison)
-        on_spike = error * (2 * np.sqrt(spike) + error)
         comparisons += [
             compare(f"poisoned prediction, {name}", "refit", predicted, after.values, after.rounding, _REASON),
             compare(f"Δf, {name}", "refit", found[0], efficacy, error, _REASON),
-            compare(f"Λ, {name}", "refit", found[1], spike, on_spike, _REASON),
+            compare(f"Λ, {name}", "refit", found[1], spike, of_square(spike, error), _REASON),
         ]
         shown.append([abs(float(values[_SHOWN])) for values in (*found, efficacy, spike)])
     comparisons.append(_linear_identity(small, poison, probes))

@@ -7,7 +7,7 @@ import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
 from theory_checks.penalised import ODE_TOLERANCE, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -31,50 +31,33 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     probes, poison = small.probes(_R_OVER_L), small.poison(_COUNT)
     unit = small.length_scale**2
     problems = penalised_pair(small, _COUNT, probes)
-    comparisons: list[Comparison] = []
-    efficacy, spike = [], []
+    comparisons, efficacies, spikes = [], [], []
     for penalty in _PENALTIES:
         clean = kp.fit(small.kernel, small.X, small.y, gradient_penalty=penalty * unit)
-        before, after = (problem.flow(penalty * unit, _TIMES) for problem in problems)
         stopped = [laws.early_stopped(clean, time) for time in _TIMES]
-        found = {
-            "poisoned prediction": (
-                [kp.predict(posterior, probes, small.ridge, poison) for posterior in stopped],
-                [solved.values for solved in after],
-            ),
-            "Δf": (
-                [laws.efficacy(posterior, poison, probes, small.ridge) for posterior in stopped],
-                [b.values - a.values for a, b in zip(before, after, strict=True)],
-            ),
-            "Λ": (
-                [laws.spike(posterior, poison, probes, small.ridge) for posterior in stopped],
-                [np.sum((b.gradients - a.gradients) ** 2, axis=1) for a, b in zip(before, after, strict=True)],
-            ),
-        }
-        for quantity, (law, reference) in found.items():
-            # Of the values and gradients that are subtracted; relative to twice the root for a square.
-            size = max(np.abs(s.values).max() for s in after)
-            if quantity == "Λ":
-                steep = max(np.linalg.norm(s.gradients, axis=1).max() for s in after)
-                tolerance = 4 * ODE_TOLERANCE * steep * (np.sqrt(np.array(reference)) + ODE_TOLERANCE * steep)
-            else:
-                tolerance = 2 * ODE_TOLERANCE * size
-            comparisons.append(
-                compare(
-                    f"{quantity} along t, γ = {penalty:g} ℓ²",
-                    "simulation",
-                    np.array(law),
-                    reference,
-                    tolerance,
-                    _REASON,
-                )
+        before, after = (problem.flow(penalty * unit, _TIMES) for problem in problems)
+        values, gradients = (np.array([getattr(s, name) for s in after]) for name in ("values", "gradients"))
+        efficacy = values - np.array([solved.values for solved in before])
+        spike = np.sum((gradients - np.array([solved.gradients for solved in before])) ** 2, axis=2)
+        predicted = np.array([kp.predict(posterior, probes, small.ridge, poison) for posterior in stopped])
+        efficacy_by_law, spike_by_law = (
+            np.array([law(posterior, poison, probes, small.ridge) for posterior in stopped])
+            for law in (laws.efficacy, laws.spike)
+        )
+        # Of the values and gradients that are subtracted.
+        error = 2 * ODE_TOLERANCE * np.abs(values).max()
+        steepest = np.linalg.norm(gradients, axis=2).max()
+        comparisons += [
+            compare(f"{quantity} along t, γ = {penalty:g} ℓ²", "simulation", law, reference, tolerance, _REASON)
+            for quantity, law, reference, tolerance in (
+                ("poisoned prediction", predicted, values, error),
+                ("Δf", efficacy_by_law, efficacy, error),
+                ("Λ", spike_by_law, spike, of_square(spike, 2 * ODE_TOLERANCE * steepest)),
             )
-        efficacy.append((np.array(found["Δf"][0])[:, _SHOWN], np.array(found["Δf"][1])[:, _SHOWN]))
-        spike.append((np.array(found["Λ"][0])[:, _SHOWN], np.array(found["Λ"][1])[:, _SHOWN]))
-    panels = [
-        _along_time("|Δf|", [(np.abs(a), np.abs(b)) for a, b in efficacy]),
-        _along_time("spike Λ ℓ²", [(a * unit, b * unit) for a, b in spike]),
-    ]
+        ]
+        efficacies.append(np.abs([efficacy_by_law, efficacy])[:, :, _SHOWN])
+        spikes.append(unit * np.array([spike_by_law, spike])[:, :, _SHOWN])
+    panels = [_along_time("|Δf|", efficacies), _along_time("spike Λ ℓ²", spikes)]
     finding, panel = _loss_gradient(small, unit * _PENALTIES[-1])
     panels.append(panel)
     findings = [finding]
@@ -88,7 +71,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     )
 
 
-def _along_time(quantity: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> Panel:
+def _along_time(quantity: str, curves: list[np.ndarray]) -> Panel:
+    """Of each penalty but the middle one, by law and integrated."""
     series = []
     for penalty, (law, reference) in zip(_PENALTIES[::2], curves[::2], strict=True):
         series += [

@@ -5,7 +5,7 @@ import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import ODE_TOLERANCE, Solved, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -126,9 +126,7 @@ def _compared(cells, solved: list[Solved], u, error: float, where: str, against,
                              ("penalty_energy", "B")):  # fmt: skip
         reference = np.stack([_measured(s, u)[quantity] for s in solved])
         law = np.asarray(cells[quantity].values).reshape(reference.shape)
-        found.append(
-            compare(f"{symbol}, {where}", against, law, reference, error * (2 * np.sqrt(reference) + error), reason)
-        )
+        found.append(compare(f"{symbol}, {where}", against, law, reference, of_square(reference, error), reason))
     return found
 
 
