@@ -76,16 +76,16 @@ def _panel(found: Experiment) -> Panel:
     """Each claim's measured mean with its interval, and the bound it is held against."""
     measured = [(claim, claim.measured) for claim in found.claims if claim.measured is not None]
     places = np.arange(1.0, len(measured) + 1).tolist()
+    means, half_widths = [m.mean for _, m in measured], [m.half_width for _, m in measured]
     bounds = [claim.low if np.isfinite(claim.low) else claim.high for claim, _ in measured]
     return Panel(
         f"{found.title}: claims in the order of the report",
         "claim",
         "measured",
         [
-            curve("measured, 95 % t-interval", "errorbar", places, [m.mean for _, m in measured],
-                   [m.half_width for _, m in measured]),
+            curve("measured, 95 % t-interval", "errorbar", places, means, half_widths),
             curve("bound of the claim", "dots", places, bounds),
         ],
         xscale="linear",
-        yscale="linear"
-    )  # fmt: skip
+        yscale="linear",
+    )

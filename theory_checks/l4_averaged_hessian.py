@@ -198,12 +198,11 @@ def _findings(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], direct
 
 
 def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directions: list[np.ndarray]) -> list[Panel]:
-    counts = [float(count) for count in setting.counts]
     x = np.array([refit.efficacy for _, refit in spectra])
     law, refit = ([pair[i].lift(_ATTACKED) for pair in spectra] for i in (0, 1))
     alone = np.array([refit.lift(_POISON) for _, refit in spectra])
     last, first = spectra[-1][1].values, spectra[0][1].values
-    ranks = np.arange(1, len(last[_ATTACKED]) + 1).astype(float).tolist()
+    ranks = np.arange(1, len(last[_ATTACKED]) + 1)
 
     def aligned(which: int, name: str) -> list[float]:
         return [pair[which].alignment(name, d) for pair, d in zip(spectra, directions, strict=True)]
@@ -225,10 +224,10 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "multiplicity m",
             "|⟨v₁, ∇Δf⟩|/‖∇Δf‖",
             [
-                curve(f"{_ATTACKED}, law", "line", counts, aligned(0, _ATTACKED)),
-                curve(f"{_ATTACKED}, refit", "dots", counts, aligned(1, _ATTACKED)),
-                curve(f"{_ALL}, law", "line", counts, aligned(0, _ALL)),
-                curve(f"{_ALL}, refit", "dots", counts, aligned(1, _ALL)),
+                curve(f"{_ATTACKED}, law", "line", setting.counts, aligned(0, _ATTACKED)),
+                curve(f"{_ATTACKED}, refit", "dots", setting.counts, aligned(1, _ATTACKED)),
+                curve(f"{_ALL}, law", "line", setting.counts, aligned(0, _ALL)),
+                curve(f"{_ALL}, refit", "dots", setting.counts, aligned(1, _ALL)),
             ],
             yscale="linear",
         ),

@@ -212,10 +212,16 @@ def _lag_panel(lags: list[tuple[float, np.ndarray, np.ndarray]]) -> Panel:
 
 def _panels(name: str, draw: _Draw) -> list[Panel]:
     """Success, alignment and visibility against m on one axis; spectra of clean, hidden and visible attacks."""
-    counts, (law, refit), clean = _COUNTS.tolist(), draw.outcomes, draw.clean
-    ranks = np.arange(1, len(clean.spectrum.values) + 1).astype(float).tolist()
+    counts, (law, refit), clean = _COUNTS, draw.outcomes, draw.clean
+    ranks = np.arange(1, len(clean.spectrum.values) + 1)
     visible = [bool(outcome.visibility.visible) for outcome in law]
     hidden, shown = max(0, visible.index(True) - 1 if True in visible else -1), len(law) - 1
+    over_edge = [math.log10(float(o.visibility.eigenvalue / o.visibility.edge)) for o in law]
+    alignment = [float(o.visibility.alignment) for o in refit]
+
+    def at(place: int) -> str:
+        return f"m = {counts[place]:.3g}, success {law[place].success:.0%}"
+
     return [
         Panel(
             name,
@@ -224,18 +230,10 @@ def _panels(name: str, draw: _Draw) -> list[Panel]:
             [
                 curve("attack success, law", "line", counts, [o.success for o in law]),
                 curve("attack success, refit on other images", "dots", counts, [o.success for o in refit]),
-                curve(
-                    "log₁₀(λ₁/edge), law: visible above 0",
-                    "dashed",
-                    counts,
-                    [math.log10(float(o.visibility.eigenvalue / o.visibility.edge)) for o in law]
-                ),
-                curve(
-                    "alignment |⟨v₁, u⟩|, refit", "errorbar", counts, [float(o.visibility.alignment) for o in refit],
-                    [0.0] * len(counts)
-                ),
+                curve("log₁₀(λ₁/edge), law: visible above 0", "dashed", counts, over_edge),
+                curve("alignment |⟨v₁, u⟩|, refit", "errorbar", counts, alignment, np.zeros(len(counts))),
             ],
-            yscale="linear"
+            yscale="linear",
         ),
         Panel(
             "Leading eigenvalues of the input Fisher matrix",
@@ -243,12 +241,10 @@ def _panels(name: str, draw: _Draw) -> list[Panel]:
             "eigenvalue",
             [
                 curve("clean", "line", ranks, clean.spectrum.values),
-                curve(f"m = {counts[hidden]:.3g}, success {law[hidden].success:.0%}", "dots", ranks,
-                       law[hidden].spectrum.values),
-                curve(f"m = {counts[shown]:.3g}, success {law[shown].success:.0%}", "errorbar", ranks,
-                       law[shown].spectrum.values, [0.0] * len(ranks)),
-                curve("edge of the clean bulk", "dashed", [ranks[0], ranks[-1]], [float(clean.visibility.edge)] * 2),
+                curve(at(hidden), "dots", ranks, law[hidden].spectrum.values),
+                curve(at(shown), "errorbar", ranks, law[shown].spectrum.values, np.zeros(len(ranks))),
+                curve("edge of the clean bulk", "dashed", ranks[[0, -1]], [float(clean.visibility.edge)] * 2),
             ],
-            xscale="linear"
+            xscale="linear",
         ),
-    ]  # fmt: skip
+    ]

@@ -232,7 +232,7 @@ def _first(steps: np.ndarray, true: np.ndarray) -> str:
 
 def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course], samples) -> list[Panel]:
     """Success and visibility, and the alignment, against the step; both at the end against m."""
-    x, name = steps.astype(float).tolist(), f"networks of width {widths[-1]}"
+    name = f"networks of width {widths[-1]}"
     count = _COUNTS[-1]
     law = by_kernel[count]
     counts = np.array(_COUNTS, float)
@@ -252,12 +252,12 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
             "step of gradient descent",
             "share, or log₁₀(λ₁/edge)",
             [
-                curve("success, kernel", "line", x, law.success),
+                curve("success, kernel", "line", steps, law.success),
                 error_bars(f"success, {name}", steps, samples(count, "success")[-1]),
-                curve("log₁₀(λ₁/edge), kernel", "dashed", x, logarithm(law.over_edge)),
+                curve("log₁₀(λ₁/edge), kernel", "dashed", steps, logarithm(law.over_edge)),
                 error_bars(f"log₁₀(λ₁/edge), {name}", steps, logarithm(samples(count, "over_edge")[-1])),
             ],
-            yscale="linear"
+            yscale="linear",
         ),
         Panel(
             "Alignment of the first eigenvector with the trigger",
@@ -267,11 +267,11 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
                 series
                 for c in (_COUNTS[0], count)
                 for series in (
-                    curve(f"m = {c}, kernel", "line", x, by_kernel[c].alignment),
+                    curve(f"m = {c}, kernel", "line", steps, by_kernel[c].alignment),
                     error_bars(f"m = {c}, networks", steps, samples(c, "alignment")[-1]),
                 )
             ],
-            yscale="linear"
+            yscale="linear",
         ),
         Panel(
             f"After {steps[-1]} steps",
@@ -280,12 +280,9 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
             [
                 curve("success, kernel", "line", counts, at_end("success")),
                 error_bars("success, networks", counts, networks_at_end("success")),
-                curve(
-                    "log₁₀(λ₁/edge), kernel", "dashed", counts,
-                    logarithm(np.array(at_end("over_edge")))
-                ),
+                curve("log₁₀(λ₁/edge), kernel", "dashed", counts, logarithm(np.array(at_end("over_edge")))),
                 error_bars("log₁₀(λ₁/edge), networks", counts, logarithm(networks_at_end("over_edge"))),
             ],
-            yscale="linear"
+            yscale="linear",
         ),
-    ]  # fmt: skip
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
-from theory_checks.penalised import few_points, penalised_pair
+from theory_checks.penalised import ROUNDING, few_points, penalised_pair
 from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
@@ -19,7 +19,6 @@ _SHOWN = -2
 _PENALTIES = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])  # in units of ℓ²
 _NETWORK_PENALTY = 0.03
 _EPS = float(np.finfo(float).eps)
-_REASON = "10 · eps · condition number, times the size of the sums"
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
@@ -39,13 +38,13 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         found = (laws.efficacy(clean, poison, probes, small.ridge), laws.spike(clean, poison, probes, small.ridge))
         name, predicted = f"γ = {penalty:g} ℓ²", kp.predict(clean, probes, small.ridge, poison)
         comparisons += [
-            compare(f"poisoned prediction, {name}", "refit", predicted, after.values, after.rounding, _REASON),
-            compare(f"Δf, {name}", "refit", found[0], efficacy, error, _REASON),
-            compare(f"Λ, {name}", "refit", found[1], spike, of_square(spike, error), _REASON),
+            compare(f"poisoned prediction, {name}", "refit", predicted, after.values, after.rounding, ROUNDING),
+            compare(f"Δf, {name}", "refit", found[0], efficacy, error, ROUNDING),
+            compare(f"Λ, {name}", "refit", found[1], spike, of_square(spike, error), ROUNDING),
         ]
         shown.append([abs(float(values[_SHOWN])) for values in (*found, efficacy, spike)])
     comparisons.append(_linear_identity(small, poison, probes))
-    x, table = _PENALTIES.tolist(), np.array(shown).T
+    x, table = _PENALTIES, np.array(shown).T
     panels = [
         Panel(
             f"Poison against penalty, m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}",

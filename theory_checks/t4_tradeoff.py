@@ -5,7 +5,7 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.penalised import Penalised, few_points, penalised_pair
+from theory_checks.penalised import ROUNDING, Penalised, few_points, penalised_pair
 from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
@@ -32,14 +32,11 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     probes = small.location[None] + _R_OVER_L * small.length_scale * around
     classes = jnp.where(small.y > 0, 1.0, -1.0)
     labels = jnp.full(_PROBES, -np.sign(small.label))
-    found = laws.tradeoff(
-        small.clean, poison, probes, small.ridge, gradient_penalty=_PENALTIES * unit, time=list(_TIMES),
-        labels=labels, held_out=(small.X, classes),
-    )  # fmt: skip
+    options = {"gradient_penalty": _PENALTIES * unit, "time": list(_TIMES), "labels": labels}
+    found = laws.tradeoff(small.clean, poison, probes, small.ridge, held_out=(small.X, classes), **options)
     problems = penalised_pair(small, _COUNT, probes[:1])
     problem = problems[1]
     comparisons: list[Comparison] = []
-    reason = "10 · eps · condition number, times the size of the sums"
     for i in (0, 3, 6, 9):
         solved, cells = problem.trained(_PENALTIES[i] * unit), found.isel(gradient_penalty=i).sel(time=np.inf)
         targets = float(np.linalg.norm(problem.targets))
@@ -51,7 +48,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             # Each is a quadratic form of the targets, of no more than ‖y‖² over ρ or its square.
             tolerance = solved.rounding * (targets + np.sqrt(reference))
             comparisons.append(
-                compare(f"{name}, γ = {_PENALTIES[i]:.3g} ℓ²", "refit", float(law), reference, tolerance, reason)
+                compare(f"{name}, γ = {_PENALTIES[i]:.3g} ℓ²", "refit", float(law), reference, tolerance, ROUNDING)
             )
     ended = found.sel(time=np.inf)
     monotone = [np.diff(ended.objective.values), -np.diff(ended.penalty_energy.values)]
@@ -129,20 +126,19 @@ def _reported(found) -> list[str]:
 
 
 def _panels(found, unit: float) -> list[Panel]:
-    ended, penalties = found.sel(time=np.inf), _PENALTIES[1:].tolist()
+    ended, penalties = found.sel(time=np.inf), _PENALTIES[1:]
+    fits, efficacies = found.training_fit, np.abs(found.efficacy).mean("probe")
     frontier = Panel(
         f"Frontier, m = {_COUNT}, γ = 0 to {_PENALTIES[-1]:g} ℓ²",
         "mean squared residual on the training set",
         "mean |Δf| at the triggered inputs",
         [
-            curve("trained" if np.isinf(t) else f"stopped at t = {t:g}", kind,
-                   found.training_fit.sel(time=t).values,
-                   np.abs(found.efficacy.sel(time=t)).mean("probe").values)
+            curve("trained" if np.isinf(t) else f"stopped at t = {t:g}", kind, fits.sel(time=t), efficacies.sel(time=t))
             for t, kind in zip(_TIMES, ("dots", "dashed", "line"), strict=True)
         ],
         xscale="linear",
-        yscale="linear"
-    )  # fmt: skip
+        yscale="linear",
+    )
     energies = Panel(
         "Trained: fit against slopes",
         "γ/ℓ²",
