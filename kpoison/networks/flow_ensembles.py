@@ -112,7 +112,7 @@ def _flow_ensemble(
         (values, gradients), steps, completed = integrate(
             network, problem.X, problem.y, weights, total, problem.ridge, penalty, times, limits, probed
         )
-        return values - jax.vmap(network)(x), gradients, steps, completed
+        return values - jax.vmap(network)(x)[None], gradients, steps, completed
 
     clean, efficacy, gradient, spike, *status = over_seeds(architecture, keys, problem, batch_size, run)
     return FlowEnsemble(clean, efficacy, gradient, spike, times, *status)
