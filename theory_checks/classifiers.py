@@ -11,7 +11,7 @@ from kpoison.experiments.options import ArchitectureName, Options
 from kpoison.experiments.result import Claim, Experiment
 from kpoison.problems.backdoor import Images
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check_collapse", "check_joint_defence", "check_lag"]
@@ -76,16 +76,16 @@ def _panel(found: Experiment) -> Panel:
     """Each claim's measured mean with its interval, and the bound it is held against."""
     measured = [(claim, claim.measured) for claim in found.claims if claim.measured is not None]
     places = np.arange(1.0, len(measured) + 1).tolist()
+    means, half_widths = [m.mean for _, m in measured], [m.half_width for _, m in measured]
     bounds = [claim.low if np.isfinite(claim.low) else claim.high for claim, _ in measured]
     return Panel(
         f"{found.title}: claims in the order of the report",
         "claim",
         "measured",
         [
-            Series("measured, 95 % t-interval", "errorbar", places, [m.mean for _, m in measured],
-                   [m.half_width for _, m in measured]),
-            Series("bound of the claim", "dots", places, bounds),
+            curve("measured, 95 % t-interval", "errorbar", places, means, half_widths),
+            curve("bound of the claim", "dots", places, bounds),
         ],
         xscale="linear",
         yscale="linear",
-    )  # fmt: skip
+    )

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 import kpoison as kp
 from kpoison.defences import isotropic_visibility, kernel_features, spectral_signatures
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -51,14 +51,14 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         more = _isotropic(setting.seed)
         comparisons += more[0]
         panels += more[1]
-    return Record(
+    return setting.record(
         STATEMENTS["D1"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         findings,
         panels,
-        setting.arguments() | {"n_class": len(kind), "counts": list(_COUNTS), "r_over_l": list(_R_OVER_L)},
+        n_class=len(kind),
+        counts=list(_COUNTS),
+        r_over_l=list(_R_OVER_L),
     )
 
 
@@ -158,9 +158,9 @@ def _panels(names: list[str], cases: list[_Case]) -> list[Panel]:
         for index, name in enumerate(names):
             of_place = cases[index * len(_COUNTS) : (index + 1) * len(_COUNTS)]
             measured = [float(case.measured[quantity][0]) for case in of_place]
-            series.append(Series(name, "line", list(_COUNTS), [case.law(quantity) for case in of_place]))
+            series.append(curve(name, "line", list(_COUNTS), [case.law(quantity) for case in of_place]))
             label = "measured" if index == 0 else "_"  # one entry of the legend for all, in the colours of their lines
-            series.append(Series(label, "dots", list(_COUNTS), measured))
+            series.append(curve(label, "dots", list(_COUNTS), measured))
         panels.append(Panel(f"Spectral signatures: {title}", "m", title, series, yscale="linear"))
     return panels
 
@@ -210,14 +210,8 @@ def _isotropic(seed: int) -> tuple[list[Comparison], list[Panel]]:
                         "spike over threshold",
                         "overlap",
                         [
-                            Series("closed form", "line", _SPIKES.tolist(), law.tolist()),
-                            Series(
-                                "samples",
-                                "errorbar",
-                                _SPIKES.tolist(),
-                                drawn.mean(axis=0)[:, place].tolist(),
-                                error[:, place].tolist(),
-                            ),
+                            curve("closed form", "line", _SPIKES, law),
+                            curve("samples", "errorbar", _SPIKES, drawn.mean(axis=0)[:, place], error[:, place]),
                         ],
                         yscale="linear",
                     )

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 import kpoison as kp
 from kpoison import networks
 from kpoison.networks.scaling import errors_about
 from kpoison.statistics import t_half_width
-from theory_checks.record import Comparison, Series, compare
+from theory_checks.record import FALSE_ALARM, Comparison, Panel, Series, compare, curve
 
 if TYPE_CHECKING:
     from theory_checks.setting import Setting
@@ -32,8 +33,6 @@ __all__ = [
 
 CLUSTER = 4
 """Number of locations of a cluster of poisons."""
-
-_FALSE_ALARM = 1e-3  # probability that sampling alone fails one comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +55,13 @@ class Networks:
     def spike(self) -> np.ndarray:
         """‖∇Δf‖², shape (W, S, q)."""
         return np.sum(self.gradient**2, axis=-1)
+
+    def panel(
+        self, title: str, xlabel: str, ylabel: str, x: ArrayLike, law: ArrayLike, samples: np.ndarray, **scales: Any
+    ) -> Panel:
+        """The law as a line, and samples (W, S, x) of the widest networks with error bars."""
+        series = [curve("law", "line", x, law), error_bars("networks", x, samples[-1])]
+        return Panel(f"Networks of width {self.widths[-1]}{title}", xlabel, ylabel, series, **scales)
 
 
 class FiniteWidth:
@@ -109,16 +115,6 @@ class FiniteWidth:
             "network_tolerance": self.training.tolerance,
         }
 
-    def penalised_arguments(self) -> dict:
-        """What identifies the penalised networks in a report."""
-        own = {"network_widths": self.penalised_widths.tolist(), "network_seeds": self.penalised_seeds}
-        return self.arguments() | own
-
-    def flow_arguments(self) -> dict:
-        """What identifies the flowing networks in a report."""
-        arguments = self.arguments() | {"network_widths": self.flow_widths.tolist()}
-        return arguments | {"network_tolerance": self.integration.tolerance}
-
     @property
     def kinks(self) -> bool:
         """Whether the activation has one, see `compare_with_networks`."""
@@ -130,18 +126,21 @@ class FiniteWidth:
         # As a cluster of CLUSTER locations of which one counts: then clones and clusters are one compiled program.
         setting = self.setting
         counts = jnp.zeros(CLUSTER).at[0].set(count)
-        return self.train(kp.Poison(jnp.tile(setting.location, (CLUSTER, 1)), setting.label, counts), self.probes)
+        return self.train(kp.Poison(jnp.tile(setting.location, (CLUSTER, 1)), setting.label, counts))
 
-    def train(self, poison: kp.Poison, probes: Array) -> Networks:
-        """Trained without and with any poison; one compiled program per width."""
+    @property
+    def middle(self) -> Networks:
+        """Trained without and with the middle one of the counts."""
+        return self.clones(self.setting.middle_count)
+
+    def by_law(self, law: Callable[..., Array]) -> np.ndarray:
+        """What a law says of them at every probe."""
         setting = self.setting
+        return np.asarray(law(setting.clean, setting.poison(setting.middle_count), self.probes, setting.ridge))
 
-        def run(architecture, keys):
-            return networks.ensemble(
-                architecture, keys, setting.X, setting.y, poison, setting.ridge, probes, training=self.training
-            )
-
-        return Networks(self.widths, *self._each_width(self.widths, self.seeds, run))
+    def train(self, poison: kp.Poison) -> Networks:
+        """Trained without and with any poison; one compiled program per width."""
+        return self._ensembles(self.widths, self.seeds, poison)
 
     @functools.cache  # noqa: B019 - the object lives as long as the run
     def penalised(self, count: int, penalty: float) -> Networks:
@@ -154,23 +153,17 @@ class FiniteWidth:
         Raises:
             ValueError: for an activation with a kink.
         """
+        poison = self.setting.poison(count)
+        return self._ensembles(self.penalised_widths, self.penalised_seeds, poison, gradient_penalty=penalty)
+
+    def _ensembles(self, widths: np.ndarray, seeds: int, poison: kp.Poison, **options: Any) -> Networks:
         setting = self.setting
 
         def run(architecture, keys):
-            return networks.ensemble(
-                architecture,
-                keys,
-                setting.X,
-                setting.y,
-                setting.poison(count),
-                setting.ridge,
-                self.probes,
-                gradient_penalty=penalty,
-                training=self.training,
-            )
+            problem = setting.X, setting.y, poison, setting.ridge, self.probes
+            return networks.ensemble(architecture, keys, *problem, training=self.training, **options)
 
-        widths = self.penalised_widths
-        return Networks(widths, *self._each_width(widths, self.penalised_seeds, run))
+        return Networks(widths, *self._each_width(widths, seeds, run))
 
     @functools.cache  # noqa: B019 - the object lives as long as the run
     def flow(self, count: int, times: tuple[float, ...], penalty: float = 0.0) -> tuple[Networks, ...]:
@@ -178,18 +171,9 @@ class FiniteWidth:
         setting = self.setting
 
         def run(architecture, keys):
-            return networks.flow_ensemble(
-                architecture,
-                keys,
-                setting.X,
-                setting.y,
-                setting.poison(count),
-                setting.ridge,
-                np.array(times),
-                self.probes,
-                gradient_penalty=penalty,
-                integration=self.integration,
-            )
+            problem = setting.X, setting.y, setting.poison(count), setting.ridge, np.array(times), self.probes
+            options = {"gradient_penalty": penalty, "integration": self.integration}
+            return networks.flow_ensemble(architecture, keys, *problem, **options)
 
         clean, efficacy, gradient = self._each_width(self.flow_widths, self.seeds, run)
         return tuple(
@@ -235,7 +219,7 @@ def compare_with_networks(
     """
     law = np.atleast_1d(law)
     seeds = samples.shape[1]
-    quantile = float(t_half_width(1.0, seeds, _FALSE_ALARM / law.size))
+    quantile = float(t_half_width(1.0, seeds, FALSE_ALARM / law.size))
     mean = samples.mean(axis=1)
     variance = samples.var(axis=1, ddof=1) / seeds
     if kinks:
@@ -258,7 +242,7 @@ def compare_with_networks(
         limit,
         quantile * error + bias,
         f"{reason} the standard error over {seeds} seeds times {quantile:.1f} "
-        f"(sampling alone fails this once in {1 / _FALSE_ALARM:.0f})",
+        f"(sampling alone fails this once in {1 / FALSE_ALARM:.0f})",
     )
 
 
@@ -279,12 +263,7 @@ def rmse_slope(law: np.ndarray, samples: np.ndarray, widths: np.ndarray, confide
     return errors_about(law, list(samples), widths).power_law(confidence)
 
 
-def error_bars(label: str, x: np.ndarray, samples: np.ndarray) -> Series:
+def error_bars(label: str, x: ArrayLike, samples: np.ndarray) -> Series:
     """Mean over seeds of samples (S, q) and one standard error either way, for a figure."""
-    return Series(
-        label,
-        "errorbar",
-        np.asarray(x).tolist(),
-        samples.mean(axis=0).tolist(),
-        (samples.std(axis=0, ddof=1) / np.sqrt(len(samples))).tolist(),
-    )
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    return curve(label, "errorbar", x, samples.mean(axis=0), error)

@@ -4,8 +4,8 @@ import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, error_bars
-from theory_checks.record import Comparison, Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING
+from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.refit import compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -29,14 +29,12 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     own = float(setting.kernel.evaluate(setting.location, setting.location))
     closed = [m / ((len(setting.X) + m) * ridge + m * own) for m in setting.counts]
     comparisons = [
-        compare("gain S(m; λ)", "refit", law, refit, tolerance, ROUNDING),
-        compare(
+        compare_with_refit("gain S(m; λ)", law, refit, tolerance),
+        compare_with_refit(
             "spread of the copies' dual coefficients (0: they collapse)",
-            "refit",
             np.zeros(len(spread)),
             spread,
             spread_tolerance,
-            ROUNDING,
         ),
         compare(
             "isolated gain m/(nλ + m k(ζ, ζ))",
@@ -52,16 +50,15 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         f"exact gain / isolated gain: {ratio[0]:.4g} at m = {setting.counts[0]}, {ratio[-1]:.4g} at "
         f"m = {setting.counts[-1]}; it is 1 where the clean data do not reach ζ"
     ]
-    counts = [float(m) for m in setting.counts]
     panels = [
         Panel(
             "Poison gain",
             "multiplicity m",
             "S(m; λ)",
             [
-                Series("law, exact", "line", counts, law),
-                Series("law, isolated", "dashed", counts, isolated),
-                Series("refit", "dots", counts, refit),
+                curve("law, exact", "line", setting.counts, law),
+                curve("law, isolated", "dashed", setting.counts, isolated),
+                curve("refit", "dots", setting.counts, refit),
             ],
         )
     ]
@@ -69,15 +66,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         comparison, panel = _finite_width(setting.networks, laws)
         comparisons.append(comparison)
         panels.append(panel)
-    return Record(
-        STATEMENTS["L1"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments(),
-    )
+    return setting.record(STATEMENTS["L1"], comparisons, findings, panels)
 
 
 def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[Comparison, Panel]:
@@ -92,11 +81,10 @@ def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[Comparison, Panel]
         gains.append(count * (setting.label - after) / (rho * (setting.label - before)))
         law.append(float(laws.gain(setting.clean, setting.poison(count), setting.ridge)))
     samples = np.stack(gains, axis=-1)
-    counts = np.array(setting.counts, float)
     panel = Panel(
         f"Gain in networks of width {networks.widths[-1]}",
         "multiplicity m",
         "S(m; λ)",
-        [Series("law", "line", counts.tolist(), law), error_bars("networks", counts, samples[-1])],
+        [curve("law", "line", setting.counts, law), error_bars("networks", setting.counts, samples[-1])],
     )
     return compare_with_networks("gain S(m; λ)", np.array(law), samples, networks.widths), panel

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import compare_with_networks, error_bars
-from theory_checks.record import Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING
+from theory_checks.finite_width import compare_with_networks
+from theory_checks.record import Panel, Record, compare, curve
+from theory_checks.refit import compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -26,13 +26,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         law = np.asarray(laws.efficacy(clean, poison, probes, ridge))
         by_count.append((law, refit.efficacy))
         comparisons.append(
-            compare(
-                f"efficacy Δf(x0) for r/ℓ from 0 to 3, m = {count}",
-                "refit",
-                law,
-                refit.efficacy,
-                refit.efficacy_rounding,
-                ROUNDING,
+            compare_with_refit(
+                f"efficacy Δf(x0) for r/ℓ from 0 to 3, m = {count}", law, refit.efficacy, refit.efficacy_rounding
             )
         )
     # The same number of points, so that no further program is compiled.
@@ -45,25 +40,21 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         predictions["predict"] = laws.predict(clean, elsewhere, ridge, setting.poison(count))
         predictions["predictor"] = jax.vmap(laws.predictor(clean, ridge, setting.poison(count)))(elsewhere)
     comparisons += [
-        compare(f"f at clean points, poisoned, by `{name}`", "refit", found, poisoned[0], poisoned[2], ROUNDING)
+        compare_with_refit(f"f at clean points, poisoned, by `{name}`", found, poisoned[0], poisoned[2])
         for name, found in predictions.items()
     ]
     law = laws.efficacy(clean, setting.poison(count), elsewhere, ridge)
-    comparisons.append(
-        compare("efficacy Δf at clean points", "refit", law, refit.efficacy, refit.efficacy_rounding, ROUNDING)
-    )
+    comparisons.append(compare_with_refit("efficacy Δf at clean points", law, refit.efficacy, refit.efficacy_rounding))
     comparisons.append(_saturation(setting, laws, probes))
-    counts = [float(m) for m in setting.counts]
-    at = len(_R_OVER_L) // 2
-    r_over_l = _R_OVER_L[1:].tolist()
+    at, size = len(_R_OVER_L) // 2, np.abs(by_count)  # (counts, law and refit, probes)
     panels = [
         Panel(
             f"Efficacy against m, r/ℓ = {_R_OVER_L[at]:.1e}",
             "multiplicity m",
             "|Δf(x0)|",
             [
-                Series("law", "line", counts, [abs(float(law[at])) for law, _ in by_count]),
-                Series("refit", "dots", counts, [abs(float(refit[at])) for _, refit in by_count]),
+                curve("law", "line", setting.counts, size[:, 0, at]),
+                curve("refit", "dots", setting.counts, size[:, 1, at]),
             ],
         ),
         Panel(
@@ -71,39 +62,33 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             "r/ℓ",
             "|Δf(x0)|",
             [
-                Series("law", "line", r_over_l, np.abs(by_count[len(counts) // 2][0][1:]).tolist()),
-                Series("refit", "dots", r_over_l, np.abs(by_count[len(counts) // 2][1][1:]).tolist()),
+                curve("law", "line", _R_OVER_L[1:], size[len(size) // 2, 0, 1:]),
+                curve("refit", "dots", _R_OVER_L[1:], size[len(size) // 2, 1, 1:]),
             ],
         ),
     ]
     if setting.networks is not None:
-        networks, small = setting.networks, setting.networks.setting
-        count = small.middle_count
-        trained = networks.clones(count)
-        law = np.asarray(laws.efficacy(small.clean, small.poison(count), networks.probes, small.ridge))
+        networks = setting.networks
+        trained, law = networks.middle, networks.by_law(laws.efficacy)
         comparisons.append(compare_with_networks("efficacy Δf(x0)", law, trained.efficacy, networks.widths))
         panels.append(
-            Panel(
-                f"Networks of width {networks.widths[-1]}, m = {count}",
+            trained.panel(
+                f", m = {networks.setting.middle_count}",
                 "r/ℓ",
                 "|Δf(x0)|",
-                [
-                    Series("law", "line", networks.r_over_l.tolist(), np.abs(law[1:]).tolist()),
-                    error_bars("networks", networks.r_over_l, np.abs(trained.efficacy[-1, :, 1:])),
-                ],
+                networks.r_over_l,
+                np.abs(law[1:]),
+                np.abs(trained.efficacy[..., 1:]),
             )
         )
-    return Record(
+    return setting.record(
         STATEMENTS["L2"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         [
             "with ρ = (n_c + m)λ the limit m → ∞ is y_t k(x, ζ)/(k(ζ, ζ) + λ): the ridge grows with m, the clean data "
             "are forgotten, and the saturation at fixed ρ, k̃(x, ζ)(y_t − f_c(ζ))/k̃(ζ, ζ), is passed on the way"
         ],
         panels,
-        setting.arguments(),
     )
 
 

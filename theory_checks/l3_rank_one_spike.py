@@ -7,9 +7,9 @@ import numpy as np
 import kpoison as kp
 from kpoison.curvature import losses
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import compare_with_networks, error_bars
-from theory_checks.record import Comparison, Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING, Change
+from theory_checks.finite_width import compare_with_networks
+from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.refit import Change, compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -26,15 +26,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     spike = np.asarray(laws.spike(clean, poison, probes, ridge))
     gradient = np.asarray(laws.efficacy_gradient(clean, poison, probes, ridge))
     comparisons = [
-        compare("spike Λ(x0) for r/ℓ from 0 to 3", "refit", spike, refit.spike, refit.spike_rounding, ROUNDING),
-        compare(
-            "∇Δf(x0), all components",
-            "refit",
-            gradient,
-            refit.gradient,
-            refit.gradient_rounding[:, None],
-            ROUNDING,
-        ),
+        compare_with_refit("spike Λ(x0) for r/ℓ from 0 to 3", spike, refit.spike, refit.spike_rounding),
+        compare_with_refit("∇Δf(x0), all components", gradient, refit.gradient, refit.gradient_rounding[:, None]),
         _spectrum(spike, refit),
         *(_components(setting, laws, refit) if setting.thorough else []),
         _many_outputs(setting, laws, probes[-4:]),
@@ -46,43 +39,31 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         f"r/ℓ = {_R_OVER_L[-4]:.2g}, {along[1]:.3f} at r/ℓ = {_R_OVER_L[1]:.0e}; the isolated law of a stationary "
         "kernel has 1 everywhere, coupling to the clean data turns it"
     ]
-    r_over_l = _R_OVER_L[1:].tolist()
     isolated = np.asarray(laws.spike(clean, poison, probes, ridge, law="isolated"))[1:]
     series = [
-        Series("law, exact", "line", r_over_l, spike[1:].tolist()),
-        Series("refit", "dots", r_over_l, refit.spike[1:].tolist()),
+        curve("law, exact", "line", _R_OVER_L[1:], spike[1:]),
+        curve("refit", "dots", _R_OVER_L[1:], refit.spike[1:]),
     ]
     if np.all(isolated > 0):
-        series.insert(1, Series("law, isolated", "dashed", r_over_l, isolated.tolist()))
+        series.insert(1, curve("law, isolated", "dashed", _R_OVER_L[1:], isolated))
     panels = [Panel(f"Spike against distance, m = {count}", "r/ℓ", "Λ(x0)", series)]
     if setting.networks is not None:
-        networks, small = setting.networks, setting.networks.setting
-        count = small.middle_count
-        trained = networks.clones(count)
-        law = np.asarray(laws.spike(small.clean, small.poison(count), networks.probes, small.ridge))
+        networks = setting.networks
+        trained, law = networks.middle, networks.by_law(laws.spike)
         comparisons.append(
             compare_with_networks("spike Λ(x0)", law, trained.spike, networks.widths, kinks=networks.kinks)
         )
         panels.append(
-            Panel(
-                f"Networks of width {networks.widths[-1]}, m = {count}",
+            trained.panel(
+                f", m = {networks.setting.middle_count}",
                 "r/ℓ",
                 "Λ(x0)",
-                [
-                    Series("law", "line", networks.r_over_l.tolist(), law[1:].tolist()),
-                    error_bars("networks", networks.r_over_l, trained.spike[-1, :, 1:]),
-                ],
+                networks.r_over_l,
+                law[1:],
+                trained.spike[..., 1:],
             )
         )
-    return Record(
-        STATEMENTS["L3"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments(),
-    )
+    return setting.record(STATEMENTS["L3"], comparisons, findings, panels)
 
 
 def _spectrum(spike: np.ndarray, refit: Change) -> Comparison:
@@ -91,13 +72,11 @@ def _spectrum(spike: np.ndarray, refit: Change) -> Comparison:
     eigenvalues = np.linalg.eigvalsh(np.outer(gradient, gradient))
     law = np.zeros_like(eigenvalues)
     law[-1] = spike[-1]
-    return compare(
+    return compare_with_refit(
         "spectrum of the poison's Gauss–Newton part: one Λ, then zeros",
-        "refit",
         law,
         eigenvalues,
         refit.spike_rounding[-1] + 10 * np.finfo(float).eps * refit.spike[-1],
-        ROUNDING,
     )
 
 
@@ -111,7 +90,7 @@ def _components(setting: Setting, laws: Laws, refit: Change) -> list[Comparison]
     along = np.sum(refit.gradient * rays, axis=1)
     across = np.sum((refit.gradient - along[:, None] * rays) ** 2, axis=1)
     return [
-        compare(f"part of the spike {name} of x0", "refit", law, reference, refit.spike_rounding, ROUNDING)
+        compare_with_refit(f"part of the spike {name} of x0", law, reference, refit.spike_rounding)
         for name, law, reference in zip(("along the ray", "across the ray"), found, (along**2, across), strict=True)
     ]
 
@@ -167,7 +146,7 @@ def _fisher() -> list[Comparison]:
             found,
             expected,
             100 * np.finfo(float).eps * float(jnp.max(jnp.abs(definition))),
-            "100 roundings",
+            "100 roundings"
         )
         for name, found, against, expected in (
             ("Gauss–Newton matrix", kp.curvature.gauss_newton(f, x, loss="softmax").dense(),

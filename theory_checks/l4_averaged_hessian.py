@@ -15,7 +15,7 @@ from kpoison.curvature import Operator
 from kpoison.laws import Predictor
 from kpoison.ridge import KernelExpansion, Representers
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.refit import Predictor as Refit
 from theory_checks.setting import Laws, Setting
 
@@ -23,7 +23,6 @@ __all__ = ["check"]
 
 _R_OVER_L = np.linspace(0.3, 1.0, 12)  # of the attacked probes
 _CLEAN_PROBES = 28
-_WEAK = 0.1  # of the clean targets
 _LEADING = 5
 _TOLERANCE = 1e-8  # of the largest eigenvalue: rounding, times a condition number of at most 1e6
 
@@ -117,9 +116,7 @@ def _at(f: Callable[[Array], Array], probes: Array) -> Array:
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     """Leading eigenpairs by law and by refit as m grows; the exponent in the efficacy."""
-    if setting.data == "synthetic":
-        # Else the gradients of the signal drown any poison.
-        setting = dataclasses.replace(setting, y=_WEAK * setting.y)
+    setting = setting.weak()
     ridge = 100 * setting.ridge  # as in L4: counts span linear response and saturation
     probes = jnp.concatenate([setting.probes(_R_OVER_L), setting.held_out[:_CLEAN_PROBES]])
     comparisons: list[Comparison] = []
@@ -146,14 +143,14 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             f"{_TOLERANCE:g} in each eigenvalue, over the spread of log|Δf|",
         )
     )
-    return Record(
+    return setting.record(
         STATEMENTS["L4-Hessian"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         _findings(setting, spectra, directions),
         _panels(setting, spectra, directions),
-        setting.arguments() | {"ridge": ridge, "attacked": len(_R_OVER_L), "clean_probes": _CLEAN_PROBES},
+        ridge=ridge,
+        attacked=len(_R_OVER_L),
+        clean_probes=_CLEAN_PROBES,
     )
 
 
@@ -201,12 +198,11 @@ def _findings(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], direct
 
 
 def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directions: list[np.ndarray]) -> list[Panel]:
-    counts = [float(count) for count in setting.counts]
     x = np.array([refit.efficacy for _, refit in spectra])
     law, refit = ([pair[i].lift(_ATTACKED) for pair in spectra] for i in (0, 1))
     alone = np.array([refit.lift(_POISON) for _, refit in spectra])
     last, first = spectra[-1][1].values, spectra[0][1].values
-    ranks = np.arange(1, len(last[_ATTACKED]) + 1).astype(float).tolist()
+    ranks = np.arange(1, len(last[_ATTACKED]) + 1)
 
     def aligned(which: int, name: str) -> list[float]:
         return [pair[which].alignment(name, d) for pair, d in zip(spectra, directions, strict=True)]
@@ -217,10 +213,10 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "|Δf|, root mean square",
             "λ₁ − λ₂",
             [
-                Series("law", "line", x.tolist(), law),
-                Series("refit", "dots", x.tolist(), refit),
-                Series("poison alone, refit", "dots", x.tolist(), alone.tolist()),
-                Series("slope 2", "dashed", x.tolist(), (alone[-1] * (x / x[-1]) ** 2).tolist()),
+                curve("law", "line", x, law),
+                curve("refit", "dots", x, refit),
+                curve("poison alone, refit", "dots", x, alone),
+                curve("slope 2", "dashed", x, alone[-1] * (x / x[-1]) ** 2),
             ],
         ),
         Panel(
@@ -228,10 +224,10 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "multiplicity m",
             "|⟨v₁, ∇Δf⟩|/‖∇Δf‖",
             [
-                Series(f"{_ATTACKED}, law", "line", counts, aligned(0, _ATTACKED)),
-                Series(f"{_ATTACKED}, refit", "dots", counts, aligned(1, _ATTACKED)),
-                Series(f"{_ALL}, law", "line", counts, aligned(0, _ALL)),
-                Series(f"{_ALL}, refit", "dots", counts, aligned(1, _ALL)),
+                curve(f"{_ATTACKED}, law", "line", setting.counts, aligned(0, _ATTACKED)),
+                curve(f"{_ATTACKED}, refit", "dots", setting.counts, aligned(1, _ATTACKED)),
+                curve(f"{_ALL}, law", "line", setting.counts, aligned(0, _ALL)),
+                curve(f"{_ALL}, refit", "dots", setting.counts, aligned(1, _ALL)),
             ],
             yscale="linear",
         ),
@@ -240,8 +236,8 @@ def _panels(setting: Setting, spectra: list[tuple[_Spectra, _Spectra]], directio
             "rank",
             "eigenvalue",
             [
-                Series(f"m = {setting.counts[0]}", "line", ranks, first[_ATTACKED].tolist()),
-                Series(f"m = {setting.counts[-1]}", "dots", ranks, last[_ATTACKED].tolist()),
+                curve(f"m = {setting.counts[0]}", "line", ranks, first[_ATTACKED]),
+                curve(f"m = {setting.counts[-1]}", "dots", ranks, last[_ATTACKED]),
             ],
             xscale="linear",
             yscale="linear",

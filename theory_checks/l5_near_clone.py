@@ -4,9 +4,9 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import compare_with_networks, error_bars
-from theory_checks.record import Comparison, Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING
+from theory_checks.finite_width import compare_with_networks
+from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.refit import compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -60,9 +60,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     isolated = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge, law="isolated"))
     exact = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge))
     refit = setting.refitter.change(ridge, setting.location, setting.label, count, probes)
-    refit_ratio = refit.spike / refit.efficacy**2
-    rounding = refit_ratio * (refit.spike_rounding / refit.spike + 2 * refit.efficacy_rounding / np.abs(refit.efficacy))
-    comparisons = [compare("exact q(x0, ζ) for r/ℓ from 1e-9 to 3", "refit", exact, refit_ratio, rounding, ROUNDING)]
+    comparisons = [
+        compare_with_refit("exact q(x0, ζ) for r/ℓ from 1e-9 to 3", exact, refit.ratio, refit.ratio_rounding)
+    ]
     closed = _closed_form(setting, r, np.asarray(probes))
     if closed is not None:
         comparisons.append(
@@ -82,42 +82,24 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         comparisons.append(_peak(setting, laws))
     findings = [_finding(name)]
     series = [
-        Series("law, isolated", "dashed", _R_OVER_L.tolist(), isolated.tolist()),
-        Series("law, exact", "line", _R_OVER_L.tolist(), exact.tolist()),
-        Series("refit", "dots", _R_OVER_L.tolist(), refit_ratio.tolist()),
+        curve("law, isolated", "dashed", _R_OVER_L, isolated),
+        curve("law, exact", "line", _R_OVER_L, exact),
+        curve("refit", "dots", _R_OVER_L, refit.ratio),
     ]
     if name in _ON_SPHERE:
         tangential = _tangential_ratio(setting, laws, _R_OVER_L)
-        series.insert(1, Series("law, isolated, tangential part", "dashed", _R_OVER_L.tolist(), tangential.tolist()))
+        series.insert(1, curve("law, isolated, tangential part", "dashed", _R_OVER_L, tangential))
         findings.append(f"tangential part of the isolated q at r/ℓ = 1e-9: {tangential[0]:.3g}")
     panels = [Panel("Near-clone regime", "r/ℓ", "q = Λ/Δf²", series)]
     if setting.networks is not None:
-        networks, small = setting.networks, setting.networks.setting
-        count = small.middle_count
-        trained = networks.clones(count)
-        law = np.asarray(laws.spike_efficacy_ratio(small.clean, small.poison(count), networks.probes[1:], small.ridge))
+        networks = setting.networks
+        trained, law = networks.middle, networks.by_law(laws.spike_efficacy_ratio)[1:]
         samples = trained.spike[:, :, 1:] / trained.efficacy[:, :, 1:] ** 2
         comparisons.append(compare_with_networks("q = Λ/Δf²", law, samples, networks.widths, kinks=networks.kinks))
         panels.append(
-            Panel(
-                f"Networks of width {networks.widths[-1]}, m = {count}",
-                "r/ℓ",
-                "q = Λ/Δf²",
-                [
-                    Series("law", "line", networks.r_over_l.tolist(), law.tolist()),
-                    error_bars("networks", networks.r_over_l, samples[-1]),
-                ],
-            )
+            trained.panel(f", m = {networks.setting.middle_count}", "r/ℓ", "q = Λ/Δf²", networks.r_over_l, law, samples)
         )
-    return Record(
-        STATEMENTS["L5"],
-        name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments(),
-    )
+    return setting.record(STATEMENTS["L5"], comparisons, findings, panels)
 
 
 def _tangential_ratio(setting: Setting, laws: Laws, r_over_l: np.ndarray) -> np.ndarray:
@@ -157,13 +139,8 @@ def _far_from_clean_data(setting: Setting, laws: Laws) -> Comparison:
     refit = setting.refitter.change(setting.ridge, location, setting.label, count, probes)
     poison = kp.Poison(location, setting.label, count)
     spike = np.asarray(laws.spike(setting.clean, poison, probes, setting.ridge, law="isolated"))
-    return compare(
-        "isolated spike, poison 60 ℓ from the clean data",
-        "refit",
-        spike,
-        refit.spike,
-        refit.spike_rounding,
-        ROUNDING,
+    return compare_with_refit(
+        "isolated spike, poison 60 ℓ from the clean data", spike, refit.spike, refit.spike_rounding
     )
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks
-from theory_checks.record import Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING
+from theory_checks.record import Panel, Record, compare, curve
+from theory_checks.refit import compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -25,9 +25,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     poison, probes = setting.poison(count), setting.probes(_R_OVER_L)
     floor = float(laws.coupling_floor(clean, poison, ridge))
     refit = setting.refitter.change(ridge, setting.location, setting.label, count, probes)
-    ratio = refit.spike / refit.efficacy**2
-    rounding = ratio * (refit.spike_rounding / refit.spike + 2 * refit.efficacy_rounding / np.abs(refit.efficacy))
-    comparisons = [compare("floor q(ζ, ζ)", "refit", [floor], ratio[:1], rounding[:1], ROUNDING)]
+    ratio, rounding = refit.ratio, refit.ratio_rounding
+    comparisons = [compare_with_refit("floor q(ζ, ζ)", [floor], ratio[:1], rounding[:1])]
     exact = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge))
     isolated = np.asarray(laws.spike_efficacy_ratio(clean, poison, probes, ridge, law="isolated"))
     smooth = setting.kernel.smoothness >= _TWICE_DIFFERENTIABLE
@@ -47,9 +46,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     if setting.thorough and np.all(isolated[1:] > 0):
         alone = np.asarray(kp.spike_efficacy_ratio(clean, poison, probes, ridge, law="isolated"))[1:]
         found = laws.coupling_ratio(clean, poison, probes[1:], ridge)
-        comparisons.append(
-            compare("exact over isolated q", "refit", found, ratio[1:] / alone, rounding[1:] / alone, ROUNDING)
-        )
+        comparisons.append(compare_with_refit("exact over isolated q", found, ratio[1:] / alone, rounding[1:] / alone))
     findings = [
         f"exact q(ζ, ζ) = {floor:.4g}; at r/ℓ = 1e-9 the isolated law says {isolated[1]:.3g} and the exact one "
         f"{exact[1]:.3g}; at r = ℓ or so ({_R_OVER_L[-2]:.2g}) {isolated[-2]:.3g} and {exact[-2]:.3g}",
@@ -59,16 +56,17 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         findings.append(
             "the kernel has a cusp at ζ: q(ζ, ζ) holds the symmetric part of the gradient, q(r → 0) the one-sided one"
         )
-    x = _R_OVER_L[1:].tolist()
-    series = [Series("law, exact", "line", x, exact[1:].tolist()), Series("refit", "dots", x, ratio[1:].tolist())]
-    series.append(Series("law, isolated", "dashed", x, isolated[1:].tolist()))
-    series.append(Series("floor q(ζ, ζ)", "dashed", [x[0], x[-1]], [floor, floor]))
+    x = _R_OVER_L[1:]
+    series = [
+        curve("law, exact", "line", x, exact[1:]),
+        curve("refit", "dots", x, ratio[1:]),
+        curve("law, isolated", "dashed", x, isolated[1:]),
+        curve("floor q(ζ, ζ)", "dashed", x[[0, -1]], [floor, floor]),
+    ]
     if setting.networks is not None:
         networks, small = setting.networks, setting.networks.setting
-        count = small.middle_count
-        trained = networks.clones(count)
-        samples = (trained.spike / trained.efficacy**2)[:, :, :1]
-        law = np.array([float(laws.coupling_floor(small.clean, small.poison(count), small.ridge))])
+        samples = (networks.middle.spike / networks.middle.efficacy**2)[:, :, :1]
+        law = np.asarray(laws.coupling_floor(small.clean, small.poison(small.middle_count), small.ridge))
         if smooth:
             comparisons.append(compare_with_networks("floor q(ζ, ζ)", law, samples, networks.widths))
         else:
@@ -76,12 +74,6 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
                 "not compared with finite networks: the gradient of a trained ReLU network at a training point is one "
                 "of the one-sided ones"
             )
-    return Record(
-        STATEMENTS["L6"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        [Panel("Coupling floor", "r/ℓ", "q = Λ/Δf²", series)],
-        setting.arguments(),
+    return setting.record(
+        STATEMENTS["L6"], comparisons, findings, [Panel("Coupling floor", "r/ℓ", "q = Λ/Δf²", series)]
     )

@@ -5,9 +5,9 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import CLUSTER, compare_with_networks, error_bars
-from theory_checks.record import Panel, Record, Series, compare
-from theory_checks.refit import ROUNDING
+from theory_checks.finite_width import CLUSTER, compare_with_networks
+from theory_checks.record import Panel, Record, compare, curve
+from theory_checks.refit import compare_with_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -37,8 +37,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     law = np.asarray(laws.efficacy(clean, poison, probes, ridge))
     spike = np.asarray(laws.spike(clean, poison, probes, ridge))
     comparisons = [
-        compare("efficacy of a cluster", "refit", law, refit.efficacy, refit.efficacy_rounding, ROUNDING),
-        compare("spike of a cluster", "refit", spike, refit.spike, refit.spike_rounding, ROUNDING),
+        compare_with_refit("efficacy of a cluster", law, refit.efficacy, refit.efficacy_rounding),
+        compare_with_refit("spike of a cluster", spike, refit.spike, refit.spike_rounding),
     ]
     smooth = setting.kernel.smoothness >= _TWICE_DIFFERENTIABLE
     curves, findings = [], []
@@ -53,7 +53,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             errors.append(float(np.linalg.norm(pair[0] - pair[1])))
         kind = "centred" if centred else "not centred"
         slope = float(np.polyfit(np.log(_RADII), np.log(errors), 1)[0])
-        curves.append(Series(f"clone law, cluster {kind}", "dots", _RADII.tolist(), errors))
+        curves.append(curve(f"clone law, cluster {kind}", "dots", _RADII, errors))
         expected = 2.0 if centred else 1.0
         if smooth or not centred:
             comparisons.append(
@@ -76,35 +76,20 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             "r/ℓ",
             "|Δf(x0)|",
             [
-                Series("law", "line", _R_OVER_L[1:].tolist(), np.abs(law[1:]).tolist()),
-                Series("refit", "dots", _R_OVER_L[1:].tolist(), np.abs(refit.efficacy[1:]).tolist()),
+                curve("law", "line", _R_OVER_L[1:], np.abs(law[1:])),
+                curve("refit", "dots", _R_OVER_L[1:], np.abs(refit.efficacy[1:])),
             ],
         ),
         Panel("Clone law for a cluster of radius ε", "ε/ℓ", "error of Δf over the probes", curves),
     ]
-    if setting.networks is not None:
+    # What a cluster tells of networks, the smooth ones tell; with kinks training takes twice as long.
+    if setting.networks is not None and (setting.scale == "full" or not setting.networks.kinks):
         networks, small = setting.networks, setting.networks.setting
         poison = kp.Poison(_cluster(small, 0.3, centred=False), labels, counts)
         law = np.asarray(laws.efficacy(small.clean, poison, networks.probes, small.ridge))
-        trained = networks.train(poison, networks.probes)
+        trained = networks.train(poison)
         comparisons.append(compare_with_networks("efficacy of a cluster", law, trained.efficacy, networks.widths))
         panels.append(
-            Panel(
-                f"Networks of width {networks.widths[-1]}",
-                "r/ℓ",
-                "|Δf(x0)|",
-                [
-                    Series("law", "line", networks.r_over_l.tolist(), np.abs(law[1:]).tolist()),
-                    error_bars("networks", networks.r_over_l, np.abs(trained.efficacy[-1, :, 1:])),
-                ],
-            )
+            trained.panel("", "r/ℓ", "|Δf(x0)|", networks.r_over_l, np.abs(law[1:]), np.abs(trained.efficacy[..., 1:]))
         )
-    return Record(
-        STATEMENTS["L7"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments(),
-    )
+    return setting.record(STATEMENTS["L7"], comparisons, findings, panels)

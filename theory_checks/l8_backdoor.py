@@ -5,16 +5,15 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy.stats
 from jax import Array
 
 import kpoison as kp
 from kpoison.laws import Predictor
 from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor
-from kpoison.ridge import KernelExpansion, Representers
-from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.refit import compare_log_ratios, weighted_refit
 from theory_checks.setting import KERNELS, Laws, Setting
 
 __all__ = ["check"]
@@ -23,7 +22,6 @@ _POISONS = 20  # triggered images that share the multiplicity
 _SEEDS = 5
 _RIDGE = 1e-3
 _COUNTS = np.geomspace(0.01, 100, 13)
-_FALSE_ALARM = 1e-3
 _LEADING = 8
 
 
@@ -84,14 +82,12 @@ class _Draw:
 
 
 def _refit(clean: kp.Posterior, backdoor: Backdoor, count: float) -> Predictor:
-    """Trained on the clean images and the poisons at once: (K + ρ diag(1/w)) α = y."""
+    """Trained on the clean images and the poisons at once."""
     points = jnp.concatenate([backdoor.X, backdoor.locations])
     weights = np.append(np.ones(len(backdoor.X)), np.full(_POISONS, count / _POISONS))
     label = np.broadcast_to(np.asarray(backdoor.target_vector()), (_POISONS, *backdoor.y.shape[1:]))
-    targets = np.concatenate([np.asarray(backdoor.y), label])
-    system = np.asarray(clean.kernel(points)) + np.diag((len(backdoor.X) + count) * _RIDGE / weights)
-    alpha = scipy.linalg.solve(system, targets, assume_a="pos").reshape(len(points), -1)
-    return Predictor(KernelExpansion(Representers(clean.kernel, points), jnp.asarray(alpha)), backdoor.classes == 2)
+    targets, rho = np.concatenate([np.asarray(backdoor.y), label]), (len(backdoor.X) + count) * _RIDGE
+    return weighted_refit(clean.kernel, points, np.asarray(clean.kernel(points)), targets, weights, rho)
 
 
 def _law(clean: kp.Posterior, backdoor: Backdoor, count: float) -> Predictor:
@@ -180,35 +176,21 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
                 continue
             log_predicted, log_measured = np.log(table[:, 1] / table[:, 0]), np.log(table[:, 3] / table[:, 2])
             log_ratio = log_measured - log_predicted
-            error = float(np.std(log_ratio, ddof=1) / np.sqrt(_SEEDS))
-            comparisons.append(
-                compare(
-                    f"log(measured lag/predicted lag): {name}",
-                    "refit",
-                    0.0,
-                    float(np.mean(log_ratio)),
-                    float(t_half_width(error, _SEEDS, _FALSE_ALARM)),
-                    f"t-interval over {_SEEDS} draws of training, poison and test images at {_FALSE_ALARM:g}",
-                )
-            )
+            quantity = f"log(measured lag/predicted lag): {name}"
+            comparisons.append(compare_log_ratios(quantity, log_ratio, "training, poison and test images"))
             lags.append((fraction, np.exp(log_predicted), np.exp(log_measured)))
             success = np.exp(np.mean(np.log(table[:, 0])))
             findings.append(
                 f"{name}: m_success {success:.3g} beside {case.sizes(setting)[0]} clean images, lag "
                 f"predicted {np.exp(np.mean(log_predicted)):.3g}, measured "
-                f"{np.exp(np.mean(log_measured)):.3g}, log ratio {np.mean(log_ratio):+.3f} ± {error:.3f}"
+                f"{np.exp(np.mean(log_measured)):.3g}, log ratio {np.mean(log_ratio):+.3f} ± "
+                f"{scipy.stats.sem(log_ratio):.3f}"
             )
         panels += _panels(str(case), runs[0][0][case.fractions[0]])
         if len(lags) > 1:
             panels.append(_lag_panel(lags))
-    return Record(
-        STATEMENTS["L8-images"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments() | {"ridge": _RIDGE, "seeds": _SEEDS, "poisons": _POISONS},
+    return setting.record(
+        STATEMENTS["L8-images"], comparisons, findings, panels, ridge=_RIDGE, seeds=_SEEDS, poisons=_POISONS
     )
 
 
@@ -222,36 +204,34 @@ def _lag_panel(lags: list[tuple[float, np.ndarray, np.ndarray]]) -> Panel:
         "fraction of the probes",
         "m_visible/m_success",
         [
-            Series("predicted", "line", x, [float(np.mean(predicted)) for _, predicted, _ in lags]),
-            Series(f"refits, {_SEEDS} draws", "errorbar", x, [float(np.mean(m)) for _, _, m in lags], spread),
+            curve("predicted", "line", x, [float(np.mean(predicted)) for _, predicted, _ in lags]),
+            curve(f"refits, {_SEEDS} draws", "errorbar", x, [float(np.mean(m)) for _, _, m in lags], spread),
         ],
     )
 
 
 def _panels(name: str, draw: _Draw) -> list[Panel]:
     """Success, alignment and visibility against m on one axis; spectra of clean, hidden and visible attacks."""
-    counts, (law, refit), clean = _COUNTS.tolist(), draw.outcomes, draw.clean
-    ranks = np.arange(1, len(clean.spectrum.values) + 1).astype(float).tolist()
+    counts, (law, refit), clean = _COUNTS, draw.outcomes, draw.clean
+    ranks = np.arange(1, len(clean.spectrum.values) + 1)
     visible = [bool(outcome.visibility.visible) for outcome in law]
     hidden, shown = max(0, visible.index(True) - 1 if True in visible else -1), len(law) - 1
+    over_edge = [math.log10(float(o.visibility.eigenvalue / o.visibility.edge)) for o in law]
+    alignment = [float(o.visibility.alignment) for o in refit]
+
+    def at(place: int) -> str:
+        return f"m = {counts[place]:.3g}, success {law[place].success:.0%}"
+
     return [
         Panel(
             name,
             "multiplicity m",
             "share, or log₁₀(λ₁/edge)",
             [
-                Series("attack success, law", "line", counts, [o.success for o in law]),
-                Series("attack success, refit on other images", "dots", counts, [o.success for o in refit]),
-                Series(
-                    "log₁₀(λ₁/edge), law: visible above 0",
-                    "dashed",
-                    counts,
-                    [math.log10(float(o.visibility.eigenvalue / o.visibility.edge)) for o in law],
-                ),
-                Series(
-                    "alignment |⟨v₁, u⟩|, refit", "errorbar", counts, [float(o.visibility.alignment) for o in refit],
-                    [0.0] * len(counts),
-                ),
+                curve("attack success, law", "line", counts, [o.success for o in law]),
+                curve("attack success, refit on other images", "dots", counts, [o.success for o in refit]),
+                curve("log₁₀(λ₁/edge), law: visible above 0", "dashed", counts, over_edge),
+                curve("alignment |⟨v₁, u⟩|, refit", "errorbar", counts, alignment, np.zeros(len(counts))),
             ],
             yscale="linear",
         ),
@@ -260,13 +240,11 @@ def _panels(name: str, draw: _Draw) -> list[Panel]:
             "rank",
             "eigenvalue",
             [
-                Series("clean", "line", ranks, clean.spectrum.values.tolist()),
-                Series(f"m = {counts[hidden]:.3g}, success {law[hidden].success:.0%}", "dots", ranks,
-                       law[hidden].spectrum.values.tolist()),
-                Series(f"m = {counts[shown]:.3g}, success {law[shown].success:.0%}", "errorbar", ranks,
-                       law[shown].spectrum.values.tolist(), [0.0] * len(ranks)),
-                Series("edge of the clean bulk", "dashed", [ranks[0], ranks[-1]], [float(clean.visibility.edge)] * 2),
+                curve("clean", "line", ranks, clean.spectrum.values),
+                curve(at(hidden), "dots", ranks, law[hidden].spectrum.values),
+                curve(at(shown), "errorbar", ranks, law[shown].spectrum.values, np.zeros(len(ranks))),
+                curve("edge of the clean bulk", "dashed", ranks[[0, -1]], [float(clean.visibility.edge)] * 2),
             ],
             xscale="linear",
         ),
-    ]  # fmt: skip
+    ]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ import kpoison as kp
 from kpoison import curvature
 from kpoison.curvature.operators import GaussNewtonRows
 from kpoison.laws import Predictor
-from kpoison.ridge import KernelExpansion, Representers
 from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import FALSE_ALARM, Comparison, Panel, Record, compare, curve
+from theory_checks.refit import compare_log_ratios, weighted_refit
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -28,10 +29,8 @@ _R_OVER_L = {"quick": (0.1,), "full": (0.01, 0.03, 0.1, 0.3, 1.0)}
 _FRACTION = 0.3
 _SEEDS = 8
 _ENOUGH = 5  # draws with a finite lag, for an error bar
-_WEAK = 0.1  # of the clean targets
 _SOME = 3.0
 _MOST = 1e5  # of the multiplicities tried
-_FALSE_ALARM = 1e-3  # probability that sampling alone fails one comparison
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,26 +48,28 @@ class _Attack:
     ridge: float
 
     def refit(self, count: float, total: float | None = None) -> Predictor:
-        """Trained on the clean data and a poison of this weight: (K + ρ diag(1/w)) α = y, ρ = total·λ."""
+        """Trained on the clean data and a poison of this weight, at ρ = total·λ, by default of all that is there."""
         setting, refitter = self.setting, self.setting.refitter
-        cross, own = (np.asarray(part) for part in self._cross)
-        gram = np.block([[refitter.gram, cross.T], [cross, own]])
-        weights = np.append(np.ones(len(setting.X)), count)
-        if count == 0:
-            gram, weights = refitter.gram, weights[:-1]
-        rho = (len(setting.X) + count if total is None else total) * self.ridge
-        targets = np.append(refitter.y, setting.label)[: len(weights)]
-        alpha = scipy.linalg.solve(gram + np.diag(rho / weights), targets, assume_a="pos")
-        # Of all counts one shape, so that everything compiles once.
-        alpha = np.append(alpha, np.zeros(len(setting.X) + 1 - len(alpha)))
-        centres = jnp.concatenate([setting.X, setting.location[None]])
-        return Predictor(KernelExpansion(Representers(setting.kernel, centres), jnp.asarray(alpha)[:, None]), True)
+        total = len(setting.X) + count if total is None else total
+        return weighted_refit(
+            setting.kernel,
+            self._points,
+            self._gram,
+            np.append(refitter.y, setting.label),
+            np.append(np.ones(len(setting.X)), count),
+            total * self.ridge,
+        )
 
     @functools.cached_property
-    def _cross(self) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """k(ζ, X) and k(ζ, ζ)."""
-        location = self.setting.location[None]
-        return self.setting.kernel.pairwise(location, self.setting.X), self.setting.kernel.pairwise(location, location)
+    def _points(self) -> jnp.ndarray:
+        return jnp.concatenate([self.setting.X, self.setting.location[None]])
+
+    @functools.cached_property
+    def _gram(self) -> np.ndarray:
+        """Of the clean data and ζ, whose covariances are taken from differences."""
+        refitter, location = self.setting.refitter, self.setting.location[None]
+        cross, own = (np.asarray(self.setting.kernel.pairwise(location, x)) for x in (self.setting.X, location))
+        return np.block([[refitter.gram, cross.T], [cross, own]])
 
     def probes(self, half: int) -> tuple[jnp.ndarray, np.ndarray]:
         """One half of the held-out points, a fraction of them replaced by x0, and which."""
@@ -126,6 +127,48 @@ class _Attack:
         """y_t f(x0) of the refit: the attack succeeds where it is positive."""
         return float(_value(self.refit(count), self.probe)) * self.setting.label
 
+    def thresholds(self, laws: Laws) -> "_Thresholds":
+        """Of this poison at this probe, by law and by refits."""
+        setting = self.setting
+        clean, poison = setting.clean, setting.poison(1.0)
+        success = float(laws.m_success(clean, poison, self.probe, self.ridge))
+        alone = self.alone(laws)
+        visible = _root(self.predicted_excess, alone, 1e-4)
+        variance = float(curvature.trace(self.clean_bulk(0))[0]) / setting.X.shape[1]
+        aspect = setting.X.shape[1] / (len(setting.held_out) // 2)
+        flat = np.float64(curvature.visibility_threshold(variance, aspect)) / _FRACTION
+        return _Thresholds(
+            success,
+            _root(self.prediction, success, 1e-10),
+            visible,
+            _root(self.measured_excess, visible, 1e-4),
+            alone,
+            float(laws.m_visible(clean, poison, self.probe, self.ridge, flat)),
+        )
+
+
+class _Thresholds(NamedTuple):
+    """Multiplicities: 0 where the attack succeeds, or shows, without the poison, ∞ where it never does.
+
+    Attributes:
+        success, flipped: m_success by law and by refit.
+        visible, shown: m_visible by law over one half of the probes, and by refit over the other.
+        alone: m_visible where the poison touches the attacked probes and no other (section 4).
+        isotropic: m_visible in an isotropic bulk of the same trace (Marchenko–Pastur, BBP).
+    """
+
+    success: float
+    flipped: float
+    visible: float
+    shown: float
+    alone: float
+    isotropic: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether the poison shows at a number of copies, by law and by refit."""
+        return all(0 < m < math.inf for m in (self.visible, self.shown))
+
 
 _value = eqx.filter_jit(lambda f, x: f(x))
 
@@ -162,7 +205,7 @@ def _planted_spikes(seed: int) -> list[Comparison]:
             squares.append(vectors[0, -1] ** 2)
         found.append(values)
         overlaps.append(squares)
-    quantile = float(t_half_width(1 / np.sqrt(repeats), repeats, _FALSE_ALARM))
+    quantile = float(t_half_width(1 / np.sqrt(repeats), repeats, FALSE_ALARM))
     position, overlap = (np.asarray(f(sizes, 1.0, aspect)) for f in (curvature.outlier_eigenvalue,
                                                                      curvature.outlier_overlap))  # fmt: skip
     root = np.sqrt(aspect)
@@ -170,7 +213,7 @@ def _planted_spikes(seed: int) -> list[Comparison]:
     # 1/N, times the factors that diverge at the threshold.
     edge_scale = (1 + root) * (1 + 1 / root) ** (1 / 3) * root * number ** (-2 / 3)
     next_order = 10 / number * position
-    reason = f"t-interval over {repeats} draws at {_FALSE_ALARM:g}, and the next order in 1/N"
+    reason = f"t-interval over {repeats} draws at {FALSE_ALARM:g}, and the next order in 1/N"
     return [
         compare(
             "position of a planted spike (BBP)",
@@ -191,191 +234,136 @@ def _planted_spikes(seed: int) -> list[Comparison]:
     ]
 
 
+def _compare(attack: _Attack, found: _Thresholds, laws: Laws, where: str) -> list[Comparison]:
+    """Each law against the roots of refits."""
+    of, spike = f"at {where}, for the spike of {_SOME:g} copies", attack.spike(_SOME)
+    arguments = attack.setting.clean, attack.setting.poison(1.0), attack.probe, attack.ridge, spike
+    success, flipped = min(found.success, _MOST), min(found.flipped, _MOST)
+    visible, reason = float(laws.m_visible(*arguments)), "1e-6 of it: the root finding"
+    compared = [
+        compare(f"m_success at {where}", "refit", success, flipped, 1e-6 * flipped, f"{reason} of both"),
+        compare(f"m_visible {of}", "refit", visible, _SOME, 1e-6 * _SOME, reason),
+    ]
+    if 0 < flipped < _MOST:
+        lag, expected = float(laws.lag(*arguments)), _SOME / flipped
+        reason = "1e-6 of both counts: the root finding"
+        compared.append(compare(f"lag {of}", "refit", lag, expected, 2e-6 * expected, reason))
+    return compared
+
+
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
     """m_success, m_visible and lag by law against refits; the lag against measured spectra over seeds.
 
     Of `efficacy_gradient` only the direction counts, and `efficacy` does not: L3 and L2 hold their scale.
     """
-    if setting.data == "synthetic":
-        # Else the gradients of the signal drown any poison: the attack succeeds and never shows.
-        setting = dataclasses.replace(setting, y=_WEAK * setting.y)
-    r_over_l = np.array(_R_OVER_L[setting.scale])
-    ridge = 100 * setting.ridge
+    setting = setting.weak()
+    r_over_l, ridge = np.array(_R_OVER_L[setting.scale]), 100 * setting.ridge
     comparisons, findings = [], []
-    lags: list[list[float]] = [[] for _ in r_over_l]
-    measured_lags: list[list[float]] = [[] for _ in r_over_l]
-    ratios: list[list[float]] = [[] for _ in r_over_l]
-    unlike: list[list[float]] = [[] for _ in r_over_l]
-    isotropic: list[float] = []
+    settled: list[list[_Thresholds]] = [[] for _ in r_over_l]
     for seed in range(_SEEDS):
-        drawn = setting if seed == 0 else setting.redrawn(setting.seed + 1000 * seed)
-        if seed and setting.data == "synthetic":
-            drawn = dataclasses.replace(drawn, y=_WEAK * drawn.y)
-        poison = drawn.poison(1.0)
-        for i, (r, probe) in enumerate(zip(r_over_l, drawn.probes(r_over_l), strict=True)):
-            attack = _Attack(drawn, probe, ridge)
-            success = float(laws.m_success(drawn.clean, poison, probe, ridge))
-            trained = _root(attack.prediction, success, 1e-10)
-            if math.isinf(success) or success == 0:
-                findings.append(f"r/ℓ = {r:g}, seed {seed}: m_success is {success:g} by law and {trained:g} by refit")
-            comparisons.append(
-                compare(
-                    f"m_success at r/ℓ = {r:g}, seed {seed}",
-                    "refit",
-                    min(success, _MOST),
-                    min(trained, _MOST),
-                    1e-6 * min(trained, _MOST),
-                    "1e-6 of it: the root finding of both",
-                )
-            )
-            comparisons.append(
-                compare(
-                    f"m_visible at r/ℓ = {r:g}, seed {seed}, for the spike of {_SOME:g} copies",
-                    "refit",
-                    float(laws.m_visible(drawn.clean, poison, probe, ridge, attack.spike(_SOME))),
-                    _SOME,
-                    1e-6 * _SOME,
-                    "1e-6 of it: the root finding",
-                )
-            )
-            if 0 < trained < _MOST:
-                comparisons.append(
-                    compare(
-                        f"lag at r/ℓ = {r:g}, seed {seed}, for the spike of {_SOME:g} copies",
-                        "refit",
-                        float(laws.lag(drawn.clean, poison, probe, ridge, attack.spike(_SOME))),
-                        _SOME / trained,
-                        2e-6 * _SOME / trained,
-                        "1e-6 of both counts: the root finding",
-                    )
-                )
-            alone = attack.alone(laws)
-            visible = _root(attack.predicted_excess, alone, 1e-4)
-            shown = _root(attack.measured_excess, visible, 1e-4)
-            if math.isinf(visible) or math.isinf(shown) or 0 in (visible, shown):
-                findings.append(f"r/ℓ = {r:g}, seed {seed}: m_visible predicted {visible:.3g}, measured {shown:.3g}")
-                continue
-            unlike[i].append(alone / visible)
-            variance = float(curvature.trace(attack.clean_bulk(0))[0]) / drawn.X.shape[1]
-            aspect = drawn.X.shape[1] / (len(drawn.held_out) // 2)
-            flat = np.float64(curvature.visibility_threshold(variance, aspect)) / _FRACTION
-            isotropic.append(float(laws.m_visible(drawn.clean, poison, probe, ridge, flat)) / visible)
-            ratios[i].append(shown / visible)
-            if 0 < success < math.inf:
-                lags[i].append(visible / success)
-                measured_lags[i].append(shown / success)
-    for i, found in enumerate(ratios):
-        if len(found) < _ENOUGH:
-            findings.append(f"r/ℓ = {r_over_l[i]:g}: m_visible is finite in {len(found)} of {_SEEDS} draws only")
+        drawn = setting if seed == 0 else setting.redrawn(setting.seed + 1000 * seed).weak()
+        for r, probe, kept in zip(r_over_l, drawn.probes(r_over_l), settled, strict=True):
+            attack, where = _Attack(drawn, probe, ridge), f"r/ℓ = {r:g}, seed {seed}"
+            found = attack.thresholds(laws)
+            comparisons += _compare(attack, found, laws, where)
+            if math.isinf(found.success) or found.success == 0:
+                findings.append(f"{where}: m_success is {found.success:g} by law and {found.flipped:g} by refit")
+            if found.settled:
+                kept.append(found)
+            else:
+                findings.append(f"{where}: m_visible predicted {found.visible:.3g}, measured {found.shown:.3g}")
+    for r, kept in zip(r_over_l, settled, strict=True):
+        if len(kept) < _ENOUGH:
+            findings.append(f"r/ℓ = {r:g}: m_visible is finite in {len(kept)} of {_SEEDS} draws only")
             continue
-        log_ratio = np.log(found)
-        error = float(np.std(log_ratio, ddof=1) / np.sqrt(len(found)))
-        comparisons.append(
-            compare(
-                f"log(measured lag/predicted lag) at r/ℓ = {r_over_l[i]:g}",
-                "refit",
-                0.0,
-                float(np.mean(log_ratio)),
-                float(t_half_width(error, len(found), _FALSE_ALARM)),
-                f"t-interval over {len(found)} draws of data, poison and probes at {_FALSE_ALARM:g}",
-            )
-        )
+        log_ratio = np.log([m.shown / m.visible for m in kept])
+        quantity = f"log(measured lag/predicted lag) at r/ℓ = {r:g}"
+        comparisons.append(compare_log_ratios(quantity, log_ratio, "data, poison and probes"))
         findings.append(
-            f"r/ℓ = {r_over_l[i]:g}: log(measured/predicted m_visible) {np.mean(log_ratio):+.3f} ± {error:.3f} over "
-            f"{len(found)} draws; section 4, where a poison touches the attacked probes only, would put m_visible at "
-            f"{np.exp(np.mean(np.log(unlike[i]))):.3g} times the prediction"
+            f"r/ℓ = {r:g}: log(measured/predicted m_visible) {np.mean(log_ratio):+.3f} ± "
+            f"{scipy.stats.sem(log_ratio):.3f} over {len(kept)} draws; section 4, where a poison touches the attacked "
+            f"probes only, would put m_visible at {scipy.stats.gmean([m.alone / m.visible for m in kept]):.3g} times "
+            "the prediction"
         )
-    settled = [i for i, found in enumerate(lags) if len(found) >= _ENOUGH]
+    isotropic = [m.isotropic / m.visible for kept in settled for m in kept]
     if isotropic:
         findings.append(
             "an isotropic bulk of the same trace (Marchenko–Pastur, BBP) would put m_visible at "
             f"{np.min(isotropic):.2g} to {np.max(isotropic):.2g} of what the bulk as it is does"
         )
-    comparisons += _planted_spikes(setting.seed)
-    return Record(
+    return setting.record(
         STATEMENTS["L8"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
+        comparisons + _planted_spikes(setting.seed),
         findings,
-        _panels(setting, laws, ridge, r_over_l, settled, lags, measured_lags),
-        setting.arguments() | {"ridge": ridge, "fraction": _FRACTION, "seeds": _SEEDS},
+        [*_lag_panel(r_over_l, settled), *_panels(setting, laws, ridge, r_over_l[0])],
+        ridge=ridge,
+        fraction=_FRACTION,
+        seeds=_SEEDS,
     )
 
 
-def _panels(
-    setting: Setting,
-    laws: Laws,
-    ridge: float,
-    r_over_l: np.ndarray,
-    settled: list[int],
-    lags: list[list[float]],
-    measured: list[list[float]],
-) -> list[Panel]:
-    """The lag against distance; success and visibility against m; three spectra."""
-    panels = []
-    if settled:
-        x = [float(r_over_l[i]) for i in settled]
+def _lag_panel(r_over_l: np.ndarray, settled: list[list[_Thresholds]]) -> list[Panel]:
+    """The lag against distance, where enough draws have one."""
+    x, predicted, measured, errors = [], [], [], []
+    for r, kept in zip(r_over_l, settled, strict=True):
+        table = np.array([m for m in kept if 0 < m.success < math.inf])
+        if len(table) < _ENOUGH:
+            continue
+        success, _, visible, shown, *_ = table.T
+        x.append(r)
+        predicted.append(scipy.stats.gmean(visible / success))
+        measured.append(scipy.stats.gmean(shown / success))
         # Lags of different draws differ by far more than by law and by refit of one draw.
-        means = [float(scipy.stats.gmean(measured[i])) for i in settled]
-        errors = [
-            mean * float(scipy.stats.sem(np.log(np.divide(measured[i], lags[i]))))
-            for i, mean in zip(settled, means, strict=True)
-        ]
-        panels.append(
-            Panel(
-                f"Lag, a fraction {_FRACTION:g} of the probes attacked",
-                "r/ℓ",
-                "m_visible/m_success",
-                [
-                    Series("predicted", "line", x, [float(scipy.stats.gmean(lags[i])) for i in settled]),
-                    Series("measured, error of measured/predicted", "errorbar", x, means, errors),
-                ],
-            )
-        )
-    far, near = (_Attack(setting, setting.probes(np.array([r]))[0], ridge) for r in (1.0, r_over_l[0]))
+        errors.append(measured[-1] * scipy.stats.sem(np.log(shown / visible)))
+    if not x:
+        return []
+    series = [
+        curve("predicted", "line", x, predicted),
+        curve("measured, error of measured/predicted", "errorbar", x, measured, errors),
+    ]
+    return [Panel(f"Lag, a fraction {_FRACTION:g} of the probes attacked", "r/ℓ", "m_visible/m_success", series)]
+
+
+def _panels(setting: Setting, laws: Laws, ridge: float, nearest: float) -> list[Panel]:
+    """Success and visibility against m; three spectra."""
+    far, near = (_Attack(setting, setting.probes(np.array([r]))[0], ridge) for r in (1.0, nearest))
     counts = np.geomspace(0.1, 1000, 13)
-    poison, grid = setting.poison(1.0), counts.tolist()
+    poison, ends = setting.poison(1.0), counts[[0, -1]]
     by_law = {
         "m_success by law": float(laws.m_success(setting.clean, poison, near.probe, ridge)),
         "m_visible by law": _root(near.predicted_excess, 1.0, 1e-4),
     }
-    success, visible = (
-        [Series(label, "threshold", [m], [])] if 0 < m < math.inf else [] for label, m in by_law.items()
-    )
-    where = f"as the poison grows, r = {r_over_l[0]:g} ℓ"
-    zero = Series("where the prediction turns", "dashed", [grid[0], grid[-1]], [0.0, 0.0])
-    edge = Series("edge of the clean bulk", "dashed", [grid[0], grid[-1]], [1.0, 1.0])
-    panels += [
+    success, visible = ([curve(label, "threshold", [m], [])] if 0 < m < math.inf else [] for label, m in by_law.items())
+    where = f"as the poison grows, r = {nearest:g} ℓ"
+    zero = curve("where the prediction turns", "dashed", ends, [0.0, 0.0])
+    edge = curve("edge of the clean bulk", "dashed", ends, [1.0, 1.0])
+    k = min(15, setting.X.shape[1])
+    ranks = np.arange(1, k + 1)
+    beside = near.leading(near.refit(1000.0), 1, k)
+    return [
         Panel(
             f"Success {where}",
             "multiplicity m",
             "y_t f(x0): the target class above 0",
-            [Series("refit", "dots", grid, [near.prediction(m) for m in counts]), zero, *success],
+            [curve("refit", "dots", counts, [near.prediction(m) for m in counts]), zero, *success],
             yscale="linear",
         ),
         Panel(
             f"Visibility {where}",
             "multiplicity m",
             "λ₁/edge",
-            [Series("refit", "dots", grid, [1 + near.measured_excess(m) for m in counts]), edge, *visible],
+            [curve("refit", "dots", counts, [1 + near.measured_excess(m) for m in counts]), edge, *visible],
         ),
-    ]
-    k = min(15, setting.X.shape[1])
-    ranks = np.arange(1, k + 1).astype(float).tolist()
-    beside = near.leading(near.refit(1000.0), 1, k)
-    panels.append(
         Panel(
             "Leading eigenvalues of the input Fisher matrix, m = 1000",
             "rank",
             "eigenvalue",
             [
-                Series("clean", "line", ranks, far.leading(far.refit(0.0), 1, k).tolist()),
-                Series("poison at r = ℓ", "dots", ranks, far.leading(far.refit(1000.0), 1, k).tolist()),
-                Series(f"poison at r = {r_over_l[0]:g} ℓ", "dots", ranks, beside.tolist()),
-                Series("edge of the clean bulk", "dashed", [1.0, float(k)], [far.edge(1)] * 2),
+                curve("clean", "line", ranks, far.leading(far.refit(0.0), 1, k)),
+                curve("poison at r = ℓ", "dots", ranks, far.leading(far.refit(1000.0), 1, k)),
+                curve(f"poison at r = {nearest:g} ℓ", "dots", ranks, beside),
+                curve("edge of the clean bulk", "dashed", [1, k], [far.edge(1)] * 2),
             ],
             xscale="linear",
-        )
-    )
-    return panels
+        ),
+    ]

@@ -10,12 +10,12 @@ from jax import Array
 
 import kpoison as kp
 from kpoison.laws import Predictor
-from kpoison.networks import Architecture, Network
+from kpoison.networks import Architecture, Centred, Network
 from kpoison.problems.backdoor import Backdoor, Outcome, make_backdoor, outputs
 from kpoison.ridge import KernelExpansion, Representers
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, error_bars
-from theory_checks.record import Panel, Record, Series
+from theory_checks.record import Panel, Record, curve
 from theory_checks.setting import KERNELS, Laws, Setting
 
 __all__ = ["check"]
@@ -24,16 +24,6 @@ _COUNTS = (1, 5, 30)
 _FRACTION = 0.1
 _RIDGE = 1e-3
 _COMPARED = 4  # of the last snapshots
-
-
-class _Centred(eqx.Module):
-    """g(θ) = f(θ) − f(θ0)."""
-
-    initial: Network
-    network: Network
-
-    def __call__(self, x: Array) -> Array:
-        return self.network(x) - self.initial(x)
 
 
 class _Problem(eqx.Module):
@@ -150,12 +140,12 @@ def _by_kernel(kernel: kp.kernels.Kernel, problem: _Problem) -> list[Predictor]:
     return [Predictor(KernelExpansion(Representers(kernel, problem.points), alpha[:, None]), True) for alpha in alphas]
 
 
-def _by_network(initial: Network, problem: _Problem) -> list[_Centred]:
+def _by_network(initial: Network, problem: _Problem) -> list[Centred]:
     parameters = _trained(problem, initial)
 
-    def at(i: int) -> _Centred:
+    def at(i: int) -> Centred:
         chosen = jax.tree.map(lambda leaf: leaf[i], parameters)
-        return _Centred(initial, eqx.tree_at(lambda net: net.parameters, initial, chosen))
+        return Centred(initial, eqx.tree_at(lambda net: net.parameters, initial, chosen))
 
     return [at(i) for i in range(len(problem.gaps))]
 
@@ -222,15 +212,16 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             f"alignment are {', '.join(f'{v:.2f}' for v in last)} by kernel, "
             f"{', '.join(f'{v:.2f}' for v in measured)} in networks"
         )
-    return Record(
+    return setting.record(
         STATEMENTS["L8-training"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         findings,
         _panels(steps, widths, by_kernel, samples),
-        setting.arguments()
-        | {"ridge": _RIDGE, "fraction": _FRACTION, "widths": widths.tolist(), "seeds": seeds, "counts": list(_COUNTS)},
+        ridge=_RIDGE,
+        fraction=_FRACTION,
+        widths=widths.tolist(),
+        seeds=seeds,
+        counts=list(_COUNTS),
     )
 
 
@@ -241,7 +232,7 @@ def _first(steps: np.ndarray, true: np.ndarray) -> str:
 
 def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course], samples) -> list[Panel]:
     """Success and visibility, and the alignment, against the step; both at the end against m."""
-    x, name = steps.astype(float).tolist(), f"networks of width {widths[-1]}"
+    name = f"networks of width {widths[-1]}"
     count = _COUNTS[-1]
     law = by_kernel[count]
     counts = np.array(_COUNTS, float)
@@ -261,9 +252,9 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
             "step of gradient descent",
             "share, or log₁₀(λ₁/edge)",
             [
-                Series("success, kernel", "line", x, law.success.tolist()),
+                curve("success, kernel", "line", steps, law.success),
                 error_bars(f"success, {name}", steps, samples(count, "success")[-1]),
-                Series("log₁₀(λ₁/edge), kernel", "dashed", x, logarithm(law.over_edge).tolist()),
+                curve("log₁₀(λ₁/edge), kernel", "dashed", steps, logarithm(law.over_edge)),
                 error_bars(f"log₁₀(λ₁/edge), {name}", steps, logarithm(samples(count, "over_edge")[-1])),
             ],
             yscale="linear",
@@ -276,7 +267,7 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
                 series
                 for c in (_COUNTS[0], count)
                 for series in (
-                    Series(f"m = {c}, kernel", "line", x, by_kernel[c].alignment.tolist()),
+                    curve(f"m = {c}, kernel", "line", steps, by_kernel[c].alignment),
                     error_bars(f"m = {c}, networks", steps, samples(c, "alignment")[-1]),
                 )
             ],
@@ -287,14 +278,11 @@ def _panels(steps: np.ndarray, widths: np.ndarray, by_kernel: dict[int, _Course]
             "multiplicity m",
             "share, or log₁₀(λ₁/edge)",
             [
-                Series("success, kernel", "line", counts.tolist(), at_end("success")),
+                curve("success, kernel", "line", counts, at_end("success")),
                 error_bars("success, networks", counts, networks_at_end("success")),
-                Series(
-                    "log₁₀(λ₁/edge), kernel", "dashed", counts.tolist(),
-                    logarithm(np.array(at_end("over_edge"))).tolist(),
-                ),
+                curve("log₁₀(λ₁/edge), kernel", "dashed", counts, logarithm(np.array(at_end("over_edge")))),
                 error_bars("log₁₀(λ₁/edge), networks", counts, logarithm(networks_at_end("over_edge"))),
             ],
             yscale="linear",
         ),
-    ]  # fmt: skip
+    ]

@@ -5,7 +5,7 @@ import numpy as np
 from kpoison.networks.scaling import errors_about
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.finite_width import compare_with_networks, rmse_slope, without_next_order
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -22,10 +22,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     networks = setting.networks
     if networks is None:
         return None
-    small = networks.setting
-    count = small.middle_count
-    trained, poison = networks.clones(count), small.poison(count)
-    probes = networks.probes[1:]
+    small, trained = networks.setting, networks.middle
     # Arrays (q, components) by law, (W, S, q, components) by networks, and the expected slope; None: only reported.
     gradient_slope, spike_slope = (-0.25, None) if networks.kinks else (-0.5, -0.5)
     quantities = {
@@ -36,7 +33,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     widths = networks.widths
     comparisons, findings, series = _limits(setting, laws), [], []
     for symbol, (quantity, found, expected) in quantities.items():
-        law = np.asarray(quantity(small.clean, poison, probes, small.ridge)).ravel()
+        law = networks.by_law(quantity)[1:].ravel()
         samples = found.reshape(*found.shape[:2], -1)
         plain = rmse_slope(law, samples, widths, _CONFIDENCE)
         # The next order of a ReLU network's gradient is no 1/width, see `compare_with_networks`.
@@ -61,26 +58,22 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         )
         errors = errors_about(law, list(samples), widths)
         rmse = errors.rmse
-        series.append(
-            Series(f"rmse of {symbol}", "errorbar", widths.tolist(), rmse.tolist(), errors.standard_error.tolist())
-        )
+        series.append(curve(f"rmse of {symbol}", "errorbar", widths, rmse, errors.standard_error))
         if expected is not None:
             guide = rmse[-1] * (widths / widths[-1]) ** expected
-            series.append(Series(f"{symbol}: slope {expected:g}", "dashed", widths.tolist(), guide.tolist()))
+            series.append(curve(f"{symbol}: slope {expected:g}", "dashed", widths, guide))
     if networks.kinks:
         findings.append(
             "ReLU: ∇Δf errs like width^(−1/4), since O(√width) neurons are trained across their kink at the probe "
             "and each adds O(1/√width) to the gradient; Λ = ‖∇Δf‖² crosses over between −1/4 and −1/2 and is only "
             "reported"
         )
-    return Record(
+    return small.record(
         STATEMENTS["N1"],
-        setting.kernel_name,
-        small.data,
         comparisons,
         findings,
         [Panel("Error of finite networks", "width", "rmse over seeds and probes", series)],
-        small.arguments() | networks.arguments(),
+        **networks.arguments(),
     )
 
 
@@ -88,10 +81,8 @@ def _limits(setting: Setting, laws: Laws) -> list[Comparison]:
     """What Δf, and the slope of Δf in the direction where it is steepest by law, tend to."""
     networks = setting.networks
     assert networks is not None
-    small = networks.setting
-    count = small.middle_count
-    trained, arguments = networks.clones(count), (small.clean, small.poison(count), networks.probes[1:], small.ridge)
-    efficacy, gradient = (np.asarray(law(*arguments)) for law in (laws.efficacy, laws.efficacy_gradient))
+    trained = networks.middle
+    efficacy, gradient = (networks.by_law(law)[1:] for law in (laws.efficacy, laws.efficacy_gradient))
     steepness = np.linalg.norm(gradient, axis=1)
     along = np.einsum("wsqd,qd->wsq", trained.gradient[:, :, 1:], gradient / steepness[:, None])
     return [

@@ -14,11 +14,14 @@ import kpoison as kp
 from theory_checks.finite_width import in_their_span
 from theory_checks.setting import Setting
 
-__all__ = ["ODE_TOLERANCE", "Penalised", "Solved", "few_points", "penalised_pair"]
+__all__ = ["ODE_TOLERANCE", "ROUNDING", "Penalised", "Solved", "few_points", "penalised_pair"]
 
 _EPS = float(np.finfo(float).eps)
 ODE_TOLERANCE = 1e-8
 """Of an integration with 1e-10 per step, relative to the largest value."""
+
+ROUNDING = "10 · eps · condition number, times the size of the sums"
+"""What `Solved.rounding` is."""
 
 
 def few_points(setting: Setting, number: int) -> Setting:

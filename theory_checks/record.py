@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from theory_checks.catalogue import Statement
 
-__all__ = ["Comparison", "Panel", "Record", "Series", "Verdict", "compare"]
+__all__ = ["FALSE_ALARM", "Comparison", "Panel", "Record", "Series", "Verdict", "compare", "curve", "of_square"]
+
+FALSE_ALARM = 1e-3
+"""Probability that sampling alone fails one comparison."""
 
 Against = Literal["refit", "finite width", "closed form", "exponent", "slope", "simulation"]
+Kind = Literal["line", "dots", "errorbar", "dashed", "threshold"]
 
 
 class Verdict(enum.StrEnum):
@@ -74,15 +79,29 @@ def compare(quantity: str, against: Against, law: Any, reference: Any, tolerance
     )
 
 
+def of_square(square: ArrayLike, error: ArrayLike) -> np.ndarray:
+    """How far a square can be off, by an error of its root g: (g + δ)² − g²."""
+    return np.asarray(error) * (2 * np.sqrt(square) + error)
+
+
 @dataclasses.dataclass(frozen=True)
 class Series:
     """One curve: the law as a line, a refit as dots, finite width with error bars; a threshold at its only x."""
 
     label: str
-    kind: Literal["line", "dots", "errorbar", "dashed", "threshold"]
+    kind: Kind
     x: list[float]
     y: list[float]
     error: list[float] | None = None
+
+
+def curve(label: str, kind: Kind, x: ArrayLike, y: ArrayLike, error: ArrayLike | None = None) -> Series:
+    """A `Series` of arrays."""
+
+    def plain(values: ArrayLike) -> list[float]:
+        return np.asarray(values, float).tolist()
+
+    return Series(label, kind, plain(x), plain(y), None if error is None else plain(error))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import scipy.stats
 from jax import Array
+from numpy.typing import ArrayLike
 
 import kpoison as kp
+from kpoison.ridge import KernelExpansion, Representers
+from kpoison.statistics import t_half_width
+from theory_checks.record import FALSE_ALARM, Comparison, compare, of_square
 
-__all__ = ["Change", "Predictor", "Refitter"]
+__all__ = ["Change", "Predictor", "Refitter", "compare_log_ratios", "compare_with_refit", "weighted_refit"]
 
 _EPS = float(np.finfo(float).eps)
-ROUNDING = "10 · eps · condition number, times the size of the sums that are subtracted"
 
 
 @eqx.filter_jit
@@ -79,8 +83,46 @@ class Change:
 
     @property
     def spike_rounding(self) -> np.ndarray:
-        """Of the spike: (g + δ)² − g²."""
-        return self.gradient_rounding * (2 * np.sqrt(self.spike) + self.gradient_rounding)
+        """Of the spike."""
+        return of_square(self.spike, self.gradient_rounding)
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """q = Λ/Δf²."""
+        return self.spike / self.efficacy**2
+
+    @property
+    def ratio_rounding(self) -> np.ndarray:
+        """Of the ratio, to first order."""
+        relative = self.spike_rounding / self.spike + 2 * self.efficacy_rounding / np.abs(self.efficacy)
+        return self.ratio * relative
+
+
+def compare_with_refit(quantity: str, law: ArrayLike, refit: ArrayLike, rounding: ArrayLike) -> Comparison:
+    """The law against refits, which agree to the rounding that their attributes bound."""
+    reason = "10 · eps · condition number, times the size of the sums that are subtracted"
+    return compare(quantity, "refit", law, refit, rounding, reason)
+
+
+def compare_log_ratios(quantity: str, log_ratios: np.ndarray, drawn: str) -> Comparison:
+    """Measured over predicted, the logarithm of each draw's ratio: on average 0, by a t-interval over the draws."""
+    number, error = len(log_ratios), scipy.stats.sem(log_ratios)
+    tolerance = t_half_width(error, number, FALSE_ALARM)
+    reason = f"t-interval over {number} draws of {drawn} at {FALSE_ALARM:g}"
+    return compare(quantity, "refit", 0.0, np.mean(log_ratios), tolerance, reason)
+
+
+def weighted_refit(
+    kernel: kp.kernels.Kernel, points: Array, gram: np.ndarray, targets: np.ndarray, weights: np.ndarray, rho: float
+) -> kp.laws.Predictor:
+    """Trained on points that count by their weights, real numbers >= 0: (K + ρ diag(1/w)) α = y."""
+    used = np.flatnonzero(weights)
+    system = gram[np.ix_(used, used)] + np.diag(rho / weights[used])
+    # A coefficient of 0 for what does not count: of all weights one shape, so that everything compiles once.
+    alpha = np.zeros(targets.shape)
+    alpha[used] = scipy.linalg.solve(system, targets[used], assume_a="pos")
+    expansion = KernelExpansion(Representers(kernel, points), jnp.asarray(alpha.reshape(len(points), -1)))
+    return kp.laws.Predictor(expansion, targets.ndim == 1)
 
 
 class Refitter:
@@ -118,10 +160,7 @@ class Refitter:
         total = len(self.X) + int(counts.sum())
         none = np.zeros_like(counts)
         labels = np.broadcast_to(np.asarray(labels, float), counts.shape)
-        return (
-            self.fit(ridge, total, locations, labels, none),
-            self.fit(ridge, total, locations, labels, counts),
-        )
+        return (self.fit(ridge, total, locations, labels, none), self.fit(ridge, total, locations, labels, counts))
 
     def change(self, ridge: float, locations: Array, labels, counts, probes: Array) -> Change:
         """Δf and ∇Δf at the probes."""

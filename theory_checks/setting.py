@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jax import Array
 
@@ -11,7 +11,9 @@ import kpoison as kp
 from kpoison import defences
 from kpoison.problems import KERNELS, DataName, setting
 from kpoison.problems.setting import Scale
+from theory_checks.catalogue import Statement
 from theory_checks.finite_width import FiniteWidth
+from theory_checks.record import Comparison, Panel, Record
 from theory_checks.refit import Refitter
 
 if TYPE_CHECKING:
@@ -64,6 +66,29 @@ class Setting(setting.Setting):
     def thorough(self) -> bool:
         """Whether laws are compared that others imply, too; not in a quick run on networks, whose programs are dear."""
         return self.scale == "full" or not isinstance(self.kernel, kp.kernels.NTK)
+
+    def record(
+        self,
+        statement: Statement,
+        comparisons: Sequence[Comparison],
+        findings: Sequence[str] = (),
+        panels: Sequence[Panel] = (),
+        **more: Any,
+    ) -> Record:
+        """What a check on this setting found; `more` joins, or replaces, the arguments that repeat it."""
+        return Record(
+            statement,
+            self.kernel_name,
+            self.data,
+            list(comparisons),
+            list(findings),
+            list(panels),
+            self.arguments() | more,
+        )
+
+    def weak(self) -> "Setting":
+        """With a tenth of targets that are drawn: else the signal's gradients drown any poison, which never shows."""
+        return dataclasses.replace(self, y=0.1 * self.y) if self.data == "synthetic" else self
 
     def redrawn(self, seed: int) -> "Setting":
         """The same problem with other data, poison and direction."""

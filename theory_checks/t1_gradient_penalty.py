@@ -5,15 +5,9 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import (
-    FiniteWidth,
-    compare_with_networks,
-    error_bars,
-    rmse_slope,
-    without_next_order,
-)
-from theory_checks.penalised import few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
+from theory_checks.penalised import ROUNDING, few_points, penalised_pair
+from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -25,7 +19,6 @@ _SHOWN = -2
 _PENALTIES = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])  # in units of ℓ²
 _NETWORK_PENALTY = 0.03
 _EPS = float(np.finfo(float).eps)
-_REASON = "10 · eps · condition number, times the size of the sums"
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
@@ -44,25 +37,24 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         spike, error = np.sum(gradient**2, axis=1), before.rounding + after.rounding
         found = (laws.efficacy(clean, poison, probes, small.ridge), laws.spike(clean, poison, probes, small.ridge))
         name, predicted = f"γ = {penalty:g} ℓ²", kp.predict(clean, probes, small.ridge, poison)
-        on_spike = error * (2 * np.sqrt(spike) + error)
         comparisons += [
-            compare(f"poisoned prediction, {name}", "refit", predicted, after.values, after.rounding, _REASON),
-            compare(f"Δf, {name}", "refit", found[0], efficacy, error, _REASON),
-            compare(f"Λ, {name}", "refit", found[1], spike, on_spike, _REASON),
+            compare(f"poisoned prediction, {name}", "refit", predicted, after.values, after.rounding, ROUNDING),
+            compare(f"Δf, {name}", "refit", found[0], efficacy, error, ROUNDING),
+            compare(f"Λ, {name}", "refit", found[1], spike, of_square(spike, error), ROUNDING),
         ]
         shown.append([abs(float(values[_SHOWN])) for values in (*found, efficacy, spike)])
     comparisons.append(_linear_identity(small, poison, probes))
-    x, table = _PENALTIES.tolist(), np.array(shown).T
+    x, table = _PENALTIES, np.array(shown).T
     panels = [
         Panel(
             f"Poison against penalty, m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}",
             "γ/ℓ²",
             "|Δf| and Λ ℓ²",
             [
-                Series("|Δf|, law", "line", x, table[0].tolist()),
-                Series("Λ ℓ², law", "line", x, (table[1] * unit).tolist()),
-                Series("|Δf|, refit", "dots", x, table[2].tolist()),
-                Series("Λ ℓ², refit", "dots", x, (table[3] * unit).tolist()),
+                curve("|Δf|, law", "line", x, table[0]),
+                curve("Λ ℓ², law", "line", x, table[1] * unit),
+                curve("|Δf|, refit", "dots", x, table[2]),
+                curve("Λ ℓ², refit", "dots", x, table[3] * unit),
             ],
         )
     ]
@@ -75,15 +67,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons += compared
         findings.append(finding)
         panels.append(panel)
-    return Record(
-        STATEMENTS["T1"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
-    )
+    return setting.record(STATEMENTS["T1"], comparisons, findings, panels, ridge=small.ridge, n_c=len(small.X))
 
 
 def _linear_identity(setting: Setting, poison: kp.Poison, probes) -> Comparison:
@@ -120,14 +104,13 @@ def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[list[Comparison], 
         ],
         f"slope in width of the rmse of Δf with γ = {_NETWORK_PENALTY:g} ℓ²: {slope.slope:.2f} "
         f"[{slope.interval[0]:.2f}, {slope.interval[1]:.2f}] (95 %), expected −1/2",
-        Panel(
-            f"Networks of width {found.widths[-1]}, γ = {_NETWORK_PENALTY:g} ℓ², m = {count}",
+        found.panel(
+            f", γ = {_NETWORK_PENALTY:g} ℓ², m = {count}",
             "r/ℓ",
             "Δf",
-            [
-                Series("law", "line", x.tolist(), efficacy.tolist()),
-                error_bars("networks", x, found.efficacy[-1]),
-            ],
+            x,
+            efficacy,
+            found.efficacy,
             xscale="linear",
             yscale="linear",
         ),

@@ -5,15 +5,9 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.finite_width import (
-    FiniteWidth,
-    compare_with_networks,
-    error_bars,
-    rmse_slope,
-    without_next_order,
-)
+from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
 from theory_checks.penalised import ODE_TOLERANCE, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -37,50 +31,33 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     probes, poison = small.probes(_R_OVER_L), small.poison(_COUNT)
     unit = small.length_scale**2
     problems = penalised_pair(small, _COUNT, probes)
-    comparisons: list[Comparison] = []
-    efficacy, spike = [], []
+    comparisons, efficacies, spikes = [], [], []
     for penalty in _PENALTIES:
         clean = kp.fit(small.kernel, small.X, small.y, gradient_penalty=penalty * unit)
-        before, after = (problem.flow(penalty * unit, _TIMES) for problem in problems)
         stopped = [laws.early_stopped(clean, time) for time in _TIMES]
-        found = {
-            "poisoned prediction": (
-                [kp.predict(posterior, probes, small.ridge, poison) for posterior in stopped],
-                [solved.values for solved in after],
-            ),
-            "Δf": (
-                [laws.efficacy(posterior, poison, probes, small.ridge) for posterior in stopped],
-                [b.values - a.values for a, b in zip(before, after, strict=True)],
-            ),
-            "Λ": (
-                [laws.spike(posterior, poison, probes, small.ridge) for posterior in stopped],
-                [np.sum((b.gradients - a.gradients) ** 2, axis=1) for a, b in zip(before, after, strict=True)],
-            ),
-        }
-        for quantity, (law, reference) in found.items():
-            # Of the values and gradients that are subtracted; relative to twice the root for a square.
-            size = max(np.abs(s.values).max() for s in after)
-            if quantity == "Λ":
-                steep = max(np.linalg.norm(s.gradients, axis=1).max() for s in after)
-                tolerance = 4 * ODE_TOLERANCE * steep * (np.sqrt(np.array(reference)) + ODE_TOLERANCE * steep)
-            else:
-                tolerance = 2 * ODE_TOLERANCE * size
-            comparisons.append(
-                compare(
-                    f"{quantity} along t, γ = {penalty:g} ℓ²",
-                    "simulation",
-                    np.array(law),
-                    reference,
-                    tolerance,
-                    _REASON,
-                )
+        before, after = (problem.flow(penalty * unit, _TIMES) for problem in problems)
+        values, gradients = (np.array([getattr(s, name) for s in after]) for name in ("values", "gradients"))
+        efficacy = values - np.array([solved.values for solved in before])
+        spike = np.sum((gradients - np.array([solved.gradients for solved in before])) ** 2, axis=2)
+        predicted = np.array([kp.predict(posterior, probes, small.ridge, poison) for posterior in stopped])
+        efficacy_by_law, spike_by_law = (
+            np.array([law(posterior, poison, probes, small.ridge) for posterior in stopped])
+            for law in (laws.efficacy, laws.spike)
+        )
+        # Of the values and gradients that are subtracted.
+        error = 2 * ODE_TOLERANCE * np.abs(values).max()
+        steepest = np.linalg.norm(gradients, axis=2).max()
+        comparisons += [
+            compare(f"{quantity} along t, γ = {penalty:g} ℓ²", "simulation", law, reference, tolerance, _REASON)
+            for quantity, law, reference, tolerance in (
+                ("poisoned prediction", predicted, values, error),
+                ("Δf", efficacy_by_law, efficacy, error),
+                ("Λ", spike_by_law, spike, of_square(spike, 2 * ODE_TOLERANCE * steepest)),
             )
-        efficacy.append((np.array(found["Δf"][0])[:, _SHOWN], np.array(found["Δf"][1])[:, _SHOWN]))
-        spike.append((np.array(found["Λ"][0])[:, _SHOWN], np.array(found["Λ"][1])[:, _SHOWN]))
-    panels = [
-        _along_time("|Δf|", [(np.abs(a), np.abs(b)) for a, b in efficacy]),
-        _along_time("spike Λ ℓ²", [(a * unit, b * unit) for a, b in spike]),
-    ]
+        ]
+        efficacies.append(np.abs([efficacy_by_law, efficacy])[:, :, _SHOWN])
+        spikes.append(unit * np.array([spike_by_law, spike])[:, :, _SHOWN])
+    panels = [_along_time("|Δf|", efficacies), _along_time("spike Λ ℓ²", spikes)]
     finding, panel = _loss_gradient(small, unit * _PENALTIES[-1])
     panels.append(panel)
     findings = [finding]
@@ -89,23 +66,18 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons += compared
         findings.append(finding)
         panels.append(panel)
-    return Record(
-        STATEMENTS["T2"],
-        setting.kernel_name,
-        setting.data,
-        comparisons,
-        findings,
-        panels,
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X), "times": _TIMES.tolist()},
+    return setting.record(
+        STATEMENTS["T2"], comparisons, findings, panels, ridge=small.ridge, n_c=len(small.X), times=_TIMES.tolist()
     )
 
 
-def _along_time(quantity: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> Panel:
+def _along_time(quantity: str, curves: list[np.ndarray]) -> Panel:
+    """Of each penalty but the middle one, by law and integrated."""
     series = []
     for penalty, (law, reference) in zip(_PENALTIES[::2], curves[::2], strict=True):
         series += [
-            Series(f"closed form, γ = {penalty:g} ℓ²", "line", _TIMES.tolist(), law.tolist()),
-            Series(f"integrated, γ = {penalty:g} ℓ²", "dots", _TIMES.tolist(), reference.tolist()),
+            curve(f"closed form, γ = {penalty:g} ℓ²", "line", _TIMES, law),
+            curve(f"integrated, γ = {penalty:g} ℓ²", "dots", _TIMES, reference),
         ]
     return Panel(f"m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}", "training time t", quantity, series)
 
@@ -137,9 +109,9 @@ def _loss_gradient(setting: Setting, penalty: float) -> tuple[str, Panel]:
             "training time t",
             "|Δf|",
             [
-                Series("on ∇f, closed form", "line", _TIMES.tolist(), np.abs(closed).tolist()),
-                Series("none", "dashed", _TIMES.tolist(), np.abs(none).tolist()),
-                Series("on ∇ loss, integrated", "dots", _TIMES.tolist(), np.abs(integrated).tolist()),
+                curve("on ∇f, closed form", "line", _TIMES, np.abs(closed)),
+                curve("none", "dashed", _TIMES, np.abs(none)),
+                curve("on ∇ loss, integrated", "dots", _TIMES, np.abs(integrated)),
             ],
         ),
     )
@@ -168,16 +140,15 @@ def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[list[Comparison], 
             ),
         ]
         slopes.append(f"{slope.slope:.2f} [{slope.interval[0]:.2f}, {slope.interval[1]:.2f}] at t = {time:g}")
-        shown.append((law[_SHOWN], found.efficacy[-1, :, _SHOWN]))
-    times = np.array(_NETWORK_TIMES)
-    panel = Panel(
-        f"Networks of width {flows[0].widths[-1]}, γ > 0, m = {count}",
+        shown.append((law[_SHOWN], found.efficacy[:, :, _SHOWN]))
+    laws_shown, samples_shown = zip(*shown, strict=True)
+    panel = flows[0].panel(
+        f", γ > 0, m = {count}",
         "training time t",
-        "Δf at r/ℓ = " + f"{networks.r_over_l[_SHOWN - 1]:g}",
-        [
-            Series("law", "line", times.tolist(), [law for law, _ in shown]),
-            error_bars("networks", times, np.stack([samples for _, samples in shown], axis=1)),
-        ],
+        f"Δf at r/ℓ = {networks.r_over_l[_SHOWN - 1]:g}",
+        _NETWORK_TIMES,
+        laws_shown,
+        np.stack(samples_shown, axis=-1),
         yscale="linear",
     )
     return comparisons, f"slope in width of the rmse of Δf (95 %): {', '.join(slopes)}; expected −1/2", panel

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.penalised import ODE_TOLERANCE, Solved, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.penalised import ODE_TOLERANCE, ROUNDING, Solved, few_points, penalised_pair
+from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -18,6 +18,8 @@ _TIMES = np.array([1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0])
 _PENALTIES = np.array([0.0, 1e-3, 1e-2, 1e-1, 1.0])  # in units of ℓ²
 _SHOWN = (0, 2, 3)
 _MODES = 3
+_INTEGRATION = f"rtol 1e-10 per step: {ODE_TOLERANCE:g} of the largest value"
+_SYMBOLS = {"fisher_eigenvalue": "eigenvalues of F", "poison_component": "uᵀFu", "penalty_energy": "B"}
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
@@ -30,10 +32,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     generator = np.random.default_rng([setting.seed, 3])
     others = jnp.asarray(generator.standard_normal((_PROBES, small.X.shape[1]))) / small.X.shape[1] ** 0.5
     probes = small.location[None] + small.length_scale * _R_OVER_L * (small.direction[None] + 0.5 * others)
-    found = laws.tradeoff(
-        small.clean, poison, probes, small.ridge, gradient_penalty=_PENALTIES * unit,
-        time=np.append(_TIMES, np.inf), modes=_MODES,
-    )  # fmt: skip
+    options = {"gradient_penalty": _PENALTIES * unit, "time": np.append(_TIMES, np.inf), "modes": _MODES}
+    found = laws.tradeoff(small.clean, poison, probes, small.ridge, **options)
     u = found.direction.values
     clean, problem = penalised_pair(small, _COUNT, probes)
     comparisons: list[Comparison] = []
@@ -41,15 +41,14 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     for i, penalty in enumerate(_PENALTIES):
         cells, name = found.isel(gradient_penalty=i), f"γ = {penalty:g} ℓ²"
         end = problem.trained(penalty * unit)
-        comparisons += _compared(cells.sel(time=np.inf), [end], u, end.rounding, f"trained, {name}", "refit",
-                                 "10 · eps · condition number, times the size of the sums")  # fmt: skip
+        ended = cells.sel(time=np.inf)
+        comparisons += _compared(ended, [end], u, end.rounding, f"trained, {name}", "refit", ROUNDING)
         if i in _SHOWN:
             along = problem.flow(penalty * unit, _TIMES)
             integrated[i] = [_measured(solved, u) for solved in along]
             steepest = max(np.linalg.norm(s.gradients, axis=1).max() for s in along)
-            comparisons += _compared(cells.isel(time=slice(0, -1)), along, u, ODE_TOLERANCE * steepest,
-                                     f"along t, {name}", "simulation",
-                                     f"rtol 1e-10 per step: {ODE_TOLERANCE:g} of the largest value")  # fmt: skip
+            before, error = cells.isel(time=slice(0, -1)), ODE_TOLERANCE * steepest
+            comparisons += _compared(before, along, u, error, f"along t, {name}", "simulation", _INTEGRATION)
     energy = found.penalty_energy.sel(time=np.inf).values
     rates = np.array([np.linalg.eigvalsh(clean.weighted_gram(penalty * unit)) for penalty in _PENALTIES])
     slack = 1e-12 * rates.max()
@@ -65,10 +64,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         )
     )
     component = found.poison_component.sel(time=np.inf).values
-    return Record(
+    return setting.record(
         STATEMENTS["T3"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         [
             f"from γ = 0 to {_PENALTIES[-1]:g} ℓ², trained: energy B falls by a factor {energy[0] / energy[-1]:.3g}, "
@@ -80,29 +77,29 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             f"{_rise(found.poison_component, -1):.3g} times",
         ],
         _panels(found, integrated, unit),
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
+        ridge=small.ridge,
+        n_c=len(small.X),
     )
 
 
 def _panels(found, integrated: dict[int, list[dict[str, np.ndarray]]], unit: float) -> list[Panel]:
-    modes, component, times = [], [], _TIMES.tolist()
+    modes, component, times = [], [], _TIMES
     for i in (_SHOWN[0], _SHOWN[-1]):
         cells, name = found.isel(gradient_penalty=i, time=slice(0, -1)), f"γ = {_PENALTIES[i]:g} ℓ²"
         eigenvalues = unit * cells.fisher_eigenvalue.values.T
         modes += [
-            Series(f"{name}, largest", "line", times, eigenvalues[0].tolist()),
-            Series(f"{name}, second", "dashed", times, eigenvalues[1].tolist()),
+            curve(f"{name}, largest", "line", times, eigenvalues[0]),
+            curve(f"{name}, second", "dashed", times, eigenvalues[1]),
         ]
         component += [
-            Series(f"closed form, {name}", "line", times, (unit * cells.poison_component.values).tolist()),
-            Series(f"integrated, {name}", "dots", times,
-                   [float(unit * measured["poison_component"]) for measured in integrated[i]]),
-        ]  # fmt: skip
+            curve(f"closed form, {name}", "line", times, unit * cells.poison_component.values),
+            curve(f"integrated, {name}", "dots", times, [unit * seen["poison_component"] for seen in integrated[i]]),
+        ]
     ended = found.sel(time=np.inf)
     trained = [
-        Series("energy B", "line", *_over_first(ended.penalty_energy.values)),
-        Series("uᵀFu", "dashed", *_over_first(ended.poison_component.values)),
-        Series("mean spike Λ", "dots", *_over_first(ended.spike.mean("probe").values)),
+        curve("energy B", "line", *_over_first(ended.penalty_energy.values)),
+        curve("uᵀFu", "dashed", *_over_first(ended.poison_component.values)),
+        curve("mean spike Λ", "dots", *_over_first(ended.spike.mean("probe").values)),
     ]
     return [
         Panel(f"Largest eigenvalues of F, m = {_COUNT}", "training time t", "eigenvalue · ℓ²", modes),
@@ -123,13 +120,10 @@ def _measured(solved: Solved, u: np.ndarray) -> dict[str, np.ndarray]:
 def _compared(cells, solved: list[Solved], u, error: float, where: str, against, reason: str) -> list[Comparison]:
     """Squares of gradients whose norms err by `error`."""
     found = []
-    for quantity, symbol in (("fisher_eigenvalue", "eigenvalues of F"), ("poison_component", "uᵀFu"),
-                             ("penalty_energy", "B")):  # fmt: skip
+    for quantity, symbol in _SYMBOLS.items():
         reference = np.stack([_measured(s, u)[quantity] for s in solved])
         law = np.asarray(cells[quantity].values).reshape(reference.shape)
-        found.append(
-            compare(f"{symbol}, {where}", against, law, reference, error * (2 * np.sqrt(reference) + error), reason)
-        )
+        found.append(compare(f"{symbol}, {where}", against, law, reference, of_square(reference, error), reason))
     return found
 
 
@@ -142,5 +136,5 @@ def _rise(values, penalty: int) -> float:
     return along[-1] / along[0]
 
 
-def _over_first(values: np.ndarray) -> tuple[list[float], list[float]]:
-    return _PENALTIES[1:].tolist(), (values[1:] / values[0]).tolist()
+def _over_first(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _PENALTIES[1:], values[1:] / values[0]

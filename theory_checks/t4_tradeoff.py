@@ -5,8 +5,8 @@ import numpy as np
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.penalised import Penalised, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.penalised import ROUNDING, Penalised, few_points, penalised_pair
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -32,14 +32,11 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     probes = small.location[None] + _R_OVER_L * small.length_scale * around
     classes = jnp.where(small.y > 0, 1.0, -1.0)
     labels = jnp.full(_PROBES, -np.sign(small.label))
-    found = laws.tradeoff(
-        small.clean, poison, probes, small.ridge, gradient_penalty=_PENALTIES * unit, time=list(_TIMES),
-        labels=labels, held_out=(small.X, classes),
-    )  # fmt: skip
+    options = {"gradient_penalty": _PENALTIES * unit, "time": list(_TIMES), "labels": labels}
+    found = laws.tradeoff(small.clean, poison, probes, small.ridge, held_out=(small.X, classes), **options)
     problems = penalised_pair(small, _COUNT, probes[:1])
     problem = problems[1]
     comparisons: list[Comparison] = []
-    reason = "10 · eps · condition number, times the size of the sums"
     for i in (0, 3, 6, 9):
         solved, cells = problem.trained(_PENALTIES[i] * unit), found.isel(gradient_penalty=i).sel(time=np.inf)
         targets = float(np.linalg.norm(problem.targets))
@@ -51,7 +48,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             # Each is a quadratic form of the targets, of no more than ‖y‖² over ρ or its square.
             tolerance = solved.rounding * (targets + np.sqrt(reference))
             comparisons.append(
-                compare(f"{name}, γ = {_PENALTIES[i]:.3g} ℓ²", "refit", float(law), reference, tolerance, reason)
+                compare(f"{name}, γ = {_PENALTIES[i]:.3g} ℓ²", "refit", float(law), reference, tolerance, ROUNDING)
             )
     ended = found.sel(time=np.inf)
     monotone = [np.diff(ended.objective.values), -np.diff(ended.penalty_energy.values)]
@@ -67,14 +64,13 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     )
     smallest, finding = _smallest(small, poison, probes[0], problems, laws)
     comparisons += smallest
-    return Record(
+    return setting.record(
         STATEMENTS["T4"],
-        setting.kernel_name,
-        setting.data,
         comparisons,
         [finding, *_reported(found)],
         _panels(found, unit),
-        setting.arguments() | {"ridge": small.ridge, "n_c": len(small.X)},
+        ridge=small.ridge,
+        n_c=len(small.X),
     )
 
 
@@ -130,28 +126,27 @@ def _reported(found) -> list[str]:
 
 
 def _panels(found, unit: float) -> list[Panel]:
-    ended, penalties = found.sel(time=np.inf), _PENALTIES[1:].tolist()
+    ended, penalties = found.sel(time=np.inf), _PENALTIES[1:]
+    fits, efficacies = found.training_fit, np.abs(found.efficacy).mean("probe")
     frontier = Panel(
         f"Frontier, m = {_COUNT}, γ = 0 to {_PENALTIES[-1]:g} ℓ²",
         "mean squared residual on the training set",
         "mean |Δf| at the triggered inputs",
         [
-            Series("trained" if np.isinf(t) else f"stopped at t = {t:g}", kind,
-                   found.training_fit.sel(time=t).values.tolist(),
-                   np.abs(found.efficacy.sel(time=t)).mean("probe").values.tolist())
+            curve("trained" if np.isinf(t) else f"stopped at t = {t:g}", kind, fits.sel(time=t), efficacies.sel(time=t))
             for t, kind in zip(_TIMES, ("dots", "dashed", "line"), strict=True)
         ],
         xscale="linear",
         yscale="linear",
-    )  # fmt: skip
+    )
     energies = Panel(
         "Trained: fit against slopes",
         "γ/ℓ²",
         "energy",
         [
-            Series("A: fit and ridge", "line", penalties, ended.objective.values[1:].tolist()),
-            Series("B ℓ²: mean squared slope", "dashed", penalties, (unit * ended.penalty_energy.values[1:]).tolist()),
-            Series("mean spike Λ ℓ²", "dots", penalties, (unit * ended.spike.mean("probe").values[1:]).tolist()),
+            curve("A: fit and ridge", "line", penalties, ended.objective.values[1:]),
+            curve("B ℓ²: mean squared slope", "dashed", penalties, unit * ended.penalty_energy.values[1:]),
+            curve("mean spike Λ ℓ²", "dots", penalties, unit * ended.spike.mean("probe").values[1:]),
         ],
     )
     rates = Panel(
@@ -159,8 +154,8 @@ def _panels(found, unit: float) -> list[Panel]:
         "γ/ℓ²",
         "rate",
         [
-            Series("attack success", "line", penalties, ended.attack_success_rate.values[1:].tolist()),
-            Series("clean accuracy", "dashed", penalties, ended.clean_accuracy.values[1:].tolist()),
+            curve("attack success", "line", penalties, ended.attack_success_rate.values[1:]),
+            curve("clean accuracy", "dashed", penalties, ended.clean_accuracy.values[1:]),
         ],
         yscale="linear",
     )

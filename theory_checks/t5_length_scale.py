@@ -9,7 +9,7 @@ from jax import Array
 
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import Comparison, Panel, Record, Series, compare
+from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -104,11 +104,9 @@ def _ring(setting: Setting, laws: Laws, ridge: float) -> _Part:
         fine = np.geomspace(x[0], x[-1], 100)
         line = laws.multiplier(setting.kernel, fine[:, None] / ell, ridge, penalty, side, spacing=spacing)
         label = "no penalty" if ratio == 0 else name
-        curves.append(
-            Series(f"{label}, law", "dashed" if ratio == 0 else "line", fine.tolist(), np.asarray(line).tolist())
-        )
+        curves.append(curve(f"{label}, law", "dashed" if ratio == 0 else "line", fine, np.asarray(line)))
         if ratio:
-            curves.append(Series(f"{label}, fit", "dots", x.tolist(), found[half][shown].tolist()))
+            curves.append(curve(f"{label}, fit", "dots", x, found[half][shown]))
     finding = (
         f"on a ring with h = ℓ/{_RING_POINTS / _RING:g} the formula without aliases errs by at most {missed:.2g}: what "
         "the kernel has beyond the Nyquist frequency"
@@ -156,51 +154,22 @@ def _torus(setting: Setting, laws: Laws, ridge: float) -> _Part:
         x, M = np.abs(waves[(*along, axis)]), _METRIC[axis, axis]
         fine = np.geomspace(x[0], x[-1], 100)
         line = law(fine[:, None] / ell * np.eye(2)[axis])
-        curves.append(Series(f"along the {name} axis (M = {M:g}), law", "line", fine.tolist(), line.tolist()))
-        curves.append(Series(f"along the {name} axis, fit", "dots", x.tolist(), found[along].tolist()))
+        curves.append(curve(f"along the {name} axis (M = {M:g}), law", "line", fine, line))
+        curves.append(curve(f"along the {name} axis, fit", "dots", x, found[along]))
     panel = Panel("Anisotropic filter on a torus, γ = 1 ℓ²", "ω ℓ", "multiplier", curves)
     return [comparison], [], [panel]
 
 
-def _profile(name: str, x: np.ndarray) -> np.ndarray:
-    """k of the one-dimensional kernels with ℓ = 1."""
-    match name:
-        case "rbf":
-            return np.exp(-0.5 * x**2)
-        case "matern32":
-            t = 3**0.5 * np.abs(x)
-            return (1 + t) * np.exp(-t)
-        case "matern52":
-            t = 5**0.5 * np.abs(x)
-            return (1 + t + t**2 / 3) * np.exp(-t)
-    raise ValueError(name)
-
-
-def _first(name: str, x: np.ndarray) -> np.ndarray:
-    """k'."""
-    match name:
-        case "rbf":
-            return -x * np.exp(-0.5 * x**2)
-        case "matern32":
-            return -3 * x * np.exp(-(3**0.5) * np.abs(x))
-        case "matern52":
-            t = 5**0.5 * np.abs(x)
-            return -5 / 3 * x * (1 + t) * np.exp(-t)
-    raise ValueError(name)
-
-
-def _second(name: str, x: np.ndarray) -> np.ndarray:
-    """k''."""
-    match name:
-        case "rbf":
-            return (x**2 - 1) * np.exp(-0.5 * x**2)
-        case "matern32":
-            t = 3**0.5 * np.abs(x)
-            return -3 * (1 - t) * np.exp(-t)
-        case "matern52":
-            t = 5**0.5 * np.abs(x)
-            return -5 / 3 * (1 + t - t**2) * np.exp(-t)
-    raise ValueError(name)
+def _derivatives(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """k, k' and k'' of the one-dimensional kernels with ℓ = 1."""
+    if name == "rbf":
+        value = np.exp(-0.5 * x**2)
+        return value, -x * value, (x**2 - 1) * value
+    t = {"matern32": 3**0.5, "matern52": 5**0.5}[name] * np.abs(x)
+    decay = np.exp(-t)
+    if name == "matern32":
+        return (1 + t) * decay, -3 * x * decay, -3 * (1 - t) * decay
+    return (1 + t + t**2 / 3) * decay, -5 / 3 * x * (1 + t) * decay, -5 / 3 * (1 + t - t**2) * decay
 
 
 def _spectrum(name: str, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,18 +194,18 @@ class _FlatSlopes:
         self.name, self.points = name, points
         # strength = γ k̂(0)/(λ V), so that the noise nλ/γ is n k̂(0)/(strength V).
         noise = len(points) * float(_spectrum(name, np.zeros(1))[0][0]) / (strength * _LONG)
-        gram = noise * np.eye(len(points)) - _second(name, _wrapped(points[:, None] - points[None]))
+        gram = noise * np.eye(len(points)) - _derivatives(name, _wrapped(points[:, None] - points[None]))[2]
         self.factor = scipy.linalg.cho_factor(gram, lower=True)
         number = round(_LONG * per_length_scale)
         self.x = _LONG * (np.arange(number) / number - 0.5)
 
     def around(self, centres: np.ndarray) -> np.ndarray:
         """k_γ(c, c + x), one row for each centre."""
-        here = _first(self.name, _wrapped(centres[:, None] - self.points[None]))
+        here = _derivatives(self.name, _wrapped(centres[:, None] - self.points[None]))[1]
         weights = scipy.linalg.cho_solve(self.factor, here.T)
         at = _wrapped(centres[:, None] + self.x[None])
-        there = _first(self.name, _wrapped(at[:, :, None] - self.points[None, None]))
-        return _profile(self.name, self.x) - np.einsum("cxi,ic->cx", there, weights, optimize=True)
+        there = _derivatives(self.name, _wrapped(at[:, :, None] - self.points[None, None]))[1]
+        return _derivatives(self.name, self.x)[0] - np.einsum("cxi,ic->cx", there, weights, optimize=True)
 
     def second_moments(self, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """∫ x² k_γ/∫ k_γ, how far the ring's finite length can have moved it, and k_γ/∫ k_γ dx."""
@@ -294,8 +263,8 @@ def _uniform(setting: Setting, laws: Laws, ridge: float) -> _Part:
         "γ/ℓ²",
         "ℓ_eff/ℓ",
         [
-            Series("law", "line", [_penalty(name, ridge, strength) for strength in fine], line),
-            Series("root mean square of k_γ, measured", "dots", x, root.tolist()),
+            curve("law", "line", [_penalty(name, ridge, strength) for strength in fine], line),
+            curve("root mean square of k_γ, measured", "dots", x, root),
         ],
     )
     return [comparison], [finding], [panel]
@@ -386,14 +355,14 @@ def _varying(setting: Setting, laws: Laws, ridge: float) -> _Part:
         "x/ℓ",
         "ℓ_eff/ℓ",
         [
-            Series("law, V = 1/p(x)", "line", fine.tolist(), [squared(1 / p) ** 0.5 for p in _density(fine)]),
-            Series("quantiles of p, measured", "dots", centres.tolist(), np.sqrt(moments).tolist()),
-            Series(
+            curve("law, V = 1/p(x)", "line", fine, [squared(1 / p) ** 0.5 for p in _density(fine)]),
+            curve("quantiles of p, measured", "dots", centres, np.sqrt(moments)),
+            curve(
                 f"{_DRAWS} random draws, mean and deviation",
                 "errorbar",
-                centres.tolist(),
-                np.mean(shown, axis=0).tolist(),
-                np.std(shown, axis=0, ddof=1).tolist(),
+                centres,
+                np.mean(shown, axis=0),
+                np.std(shown, axis=0, ddof=1),
             ),
         ],
         xscale="linear",

@@ -11,16 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_flag,
-    check_integers,
-    check_name,
-    check_points,
-    check_real,
-    is_concrete,
-)
+from kpoison._validation import boundary, check_flag, check_integers, check_name, check_points, is_concrete
 from kpoison.attacks._bilevel_objective import (
     BilevelObjective,
     Objective,
@@ -30,7 +21,7 @@ from kpoison.attacks._bilevel_objective import (
     objective_value,
     prepare,
 )
-from kpoison.attacks.classes import common_class
+from kpoison.attacks.classes import checked_targets, common_class
 from kpoison.attacks.descent import AllowedInputs, Norm, allowed_inputs, check_history, descend
 from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.poison import Poison
@@ -180,16 +171,11 @@ def _check_greedy(arguments: dict) -> None:
     clean = checked_clean(arguments["clean"])
     checked_probes(clean, arguments)
     candidates = check_points("candidates", arguments["candidates"], clean.X.ndim - 1, like=clean.X)
-    check_real("labels", arguments["labels"])
-    labels, shape = jnp.asarray(arguments["labels"], clean.X.dtype), (len(candidates), *clean.y.shape[1:])
-    if labels.shape not in (shape, shape[1:]):
-        raise ValueError(f"labels must have shape {shape}, one for each candidate, or {shape[1:]}, got {labels.shape}")
-    check_finite("labels", labels)
+    labels = checked_targets("labels", arguments["labels"], len(candidates), "candidate", clean.y)
     check_integers(arguments, number=1)
     if arguments["number"] > len(candidates):
         raise ValueError(f"number must be at most {len(candidates)}, of the candidates, got {arguments['number']}")
-    labels = jnp.broadcast_to(labels, shape).reshape(len(candidates), -1)
-    arguments.update(candidates=candidates, labels=labels)
+    arguments.update(candidates=candidates, labels=labels.reshape(len(candidates), -1))
 
 
 @boundary(_check_greedy)

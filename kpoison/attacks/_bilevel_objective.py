@@ -16,15 +16,8 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._failures import program
 from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_name,
-    check_points,
-    check_positive,
-    check_real,
-    is_concrete,
-)
+from kpoison._validation import boundary, check_name, check_points, check_positive, is_concrete
+from kpoison.attacks.classes import checked_targets
 from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system
 from kpoison.poison import Poison, check_poison
@@ -165,15 +158,11 @@ def checked_probes(clean: Posterior, arguments: dict) -> None:
     arguments["objective"] = check_name("objective", arguments["objective"], get_args(Objective))
     check_positive("ridge", arguments["ridge"])
     probes = check_points("probes", arguments["probes"], clean.X.ndim - 1, like=clean.X)
-    check_real("target", arguments["target"])
-    target, shape = jnp.asarray(arguments["target"], clean.X.dtype), (len(probes), *clean.y.shape[1:])
-    if target.shape not in (shape, shape[1:]):
-        raise ValueError(f"target must have shape {shape}, one for each probe, or {shape[1:]}, got {target.shape}")
-    check_finite("target", target)
+    target = checked_targets("target", arguments["target"], len(probes), "probe", clean.y)
     signed = arguments["objective"] == "margin" and clean.outputs == 1 and is_concrete(target)
     if signed and np.any(np.asarray(target) == 0):
         raise ValueError("target must be positive or negative for the margin of one output, got 0")
-    target = jnp.broadcast_to(target, shape).reshape(len(probes), -1)
+    target = target.reshape(len(probes), -1)
     arguments.update(probes=probes, target=target, ridge=jnp.asarray(arguments["ridge"], clean.X.dtype))
 
 

@@ -11,16 +11,14 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._typing import Scalar
 from kpoison._validation import (
     boundary,
-    check_finite,
     check_floating,
     check_integers,
     check_name,
     check_points,
     check_positive,
-    check_real,
     is_concrete,
 )
-from kpoison.attacks.classes import common_class
+from kpoison.attacks.classes import checked_targets, common_class
 from kpoison.attacks.descent import AllowedInputs, Norm, allowed_inputs, check_history, descend
 from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.kernels.base import Kernel
@@ -69,17 +67,12 @@ def _check_collision(arguments: dict) -> None:
     target = check_points("target", target[None], clean.X.ndim - 1, like=clean.X)[0]
     if not (is_concrete(bases) and is_concrete(target)):
         raise TypeError("bases and target must be known numbers: call feature_collision outside of jit, vmap and grad")
-    check_real("labels", arguments["labels"])
-    labels = jnp.asarray(arguments["labels"], clean.X.dtype)
-    shape = (len(bases), *clean.y.shape[1:])
-    if labels.shape not in (shape, shape[1:]):
-        raise ValueError(f"labels must have shape {shape}, one for each base, or {shape[1:]}, got {labels.shape}")
-    check_finite("labels", labels)
+    labels = checked_targets("labels", arguments["labels"], len(bases), "base", clean.y)
     check_positive("beta", arguments["beta"], zero=True)
     arguments["norm"] = check_name("norm", arguments["norm"], get_args(Norm))
     check_integers(arguments, steps=1)
     check_positive("ridge", arguments["ridge"])
-    arguments.update(bases=bases, target=target, labels=jnp.broadcast_to(labels, shape))
+    arguments.update(bases=bases, target=target, labels=labels)
 
 
 @boundary(_check_collision)

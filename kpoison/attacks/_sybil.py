@@ -13,9 +13,9 @@ from kpoison._validation import boundary, check_integers, check_points, check_re
 from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.clients import Clients
 from kpoison.attacks.federated import Federation, federate, mean_aggregated
-from kpoison.attacks.poisoned import PoisonedData
+from kpoison.attacks.poisoned import PoisonedData, poisoned_data
 from kpoison.kernels.base import Kernel
-from kpoison.laws import efficacy, predict
+from kpoison.laws import predict
 from kpoison.poison import Poison, check_poison
 from kpoison.ridge import fit
 from kpoison.ridge.features import kernel_features
@@ -149,12 +149,11 @@ def sybil(
     probes = check_points("probes", probes, kernel.point_ndim, like=honest[0], like_name="inputs[0]")
     X, y = jnp.concatenate(honest), jnp.concatenate(labels)
     clean = fit(kernel, X, y)
-    predicted = efficacy(clean, poison, probes, ridge)
+    data = poisoned_data(clean, poison, probes, ridge, target)
 
     locations, dirty, counts = poison.observations(X.shape[1:], clean.outputs, X.dtype)
     places = np.repeat(np.arange(len(locations)), np.asarray(counts).astype(int))
-    n = len(X) + len(places)
-    before = predict(clean, probes, ridge * n / len(X))
+    before = predict(clean, probes, ridge * (len(X) + len(places)) / len(X))
 
     *own, poisons, wanted = shared_features(kernel, [*honest, locations, probes])
     dirty = dirty[:, 0] if y.ndim == 1 else dirty
@@ -166,14 +165,6 @@ def sybil(
         malicious=range(len(own), len(own) + len(places)),
     )  # fmt: skip
     exact = mean_aggregated(clients, ridge, rounds, step_size=step_size, local_steps=local_steps)
-    data = PoisonedData(
-        jnp.concatenate([X, locations[places]]),
-        jnp.concatenate([y, dirty[places]]),
-        jnp.arange(n) >= len(X),
-        probes,
-        predicted,
-        target,
-    )
     return SybilAttack(
         data,
         jnp.matmul(wanted, exact, precision="highest") - before,

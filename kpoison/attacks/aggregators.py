@@ -13,15 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from kpoison._failures import checked_result
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Mask, Scalar
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_floating,
-    check_mask,
-    check_positive,
-    integer,
-    is_concrete,
-)
+from kpoison._validation import boundary, check_finite, check_floating, check_mask, check_positive, integer, is_concrete
 
 __all__ = ["Aggregator", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
 

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kpoison._failures import checked_result
-from kpoison._validation import check_integer, is_concrete, is_integer, known_number
+from kpoison._validation import check_finite, check_integer, check_real, is_concrete, is_integer, known_number
 from kpoison.ridge import Fitted
 
-__all__ = ["checked_target", "class_indices", "common_class"]
+__all__ = ["checked_target", "checked_targets", "class_indices", "common_class"]
 
 
 def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.ndarray, " n"], int]:
@@ -58,6 +58,22 @@ def checked_target(clean: Fitted, target: Any) -> tuple[int, int]:
         raise ValueError(f"target must be one of {', '.join(map(str, known))}, got {target!r}")
     number = check_integer("target", number, None)
     return number, known.index(number)
+
+
+def checked_targets(
+    name: str, targets: Any, number: int, each: str, y: Float[Array, "n *C"]
+) -> Float[Array, "number *C"]:
+    """Targets of so many points, in the shape and dtype of y: one for each of them, or one for all.
+
+    Raises:
+        TypeError, ValueError: naming the argument that does not fit.
+    """
+    check_real(name, targets)
+    given, shape = jnp.asarray(targets, y.dtype), (number, *y.shape[1:])
+    if given.shape not in (shape, shape[1:]):
+        raise ValueError(f"{name} must have shape {shape}, one for each {each}, or {shape[1:]}, got {given.shape}")
+    check_finite(name, given)
+    return jnp.broadcast_to(given, shape)
 
 
 def common_class(targets: Float[Array, "q *C"]) -> int | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from kpoison._validation import check_integer, plain_array
 from kpoison.datasets.images import ImageDataset, check_labels, floating_dtype
 
-__all__ = ["balanced_subset", "binary_problem", "one_hot", "standardise", "unit_sphere"]
+__all__ = ["balanced_subset", "binary_problem", "median_distance", "one_hot", "standardise", "unit_sphere"]
 
 
 def balanced_subset(
@@ -100,9 +100,7 @@ def one_hot(
 
 
 def standardise(
-    inputs: Float[np.ndarray, "n d"],
-    reference: Float[np.ndarray, "m d"] | None = None,
-    per_feature: bool = False,
+    inputs: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"] | None = None, per_feature: bool = False
 ) -> Float[np.ndarray, "n d"]:
     """Shift each feature to mean 0 and scale to variance 1, by the statistics of `reference`.
 
@@ -152,6 +150,13 @@ def unit_sphere(inputs: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     rows = inputs / largest  # first, lest the squares underflow or overflow
     mean_squares = np.mean(rows**2, axis=1, keepdims=True)
     return rows / np.sqrt(mean_squares)
+
+
+def median_distance(inputs: Float[np.ndarray, "n d"]) -> float:
+    """Between the first 200 inputs: the length scale of stationary kernels."""
+    sample = inputs[:200]
+    distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
+    return float(np.median(distances[np.triu_indices(len(sample), 1)]))
 
 
 def _checked_classes(dataset: ImageDataset, classes: Sequence[int]) -> list[int]:

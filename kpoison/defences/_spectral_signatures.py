@@ -7,12 +7,7 @@ from jaxtyping import ArrayLike, Float, Shaped
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_fraction, check_numbers, exact_fraction
-from kpoison.defences.detection import (
-    Detection,
-    check_labelled_features,
-    in_order_of_content,
-    tie_threshold,
-)
+from kpoison.defences.detection import Detection, check_labelled_features, in_order_of_content, tie_threshold
 
 __all__ = ["check_fractions", "spectral_signatures"]
 

@@ -84,10 +84,7 @@ def neighbour_disagreement(
         scores[order[own]] = np.where(np.abs(disagreement - threshold) <= 16 * eps, threshold, disagreement)
     limit = np.asarray(threshold, rows.dtype)
     return Detection(
-        scores,
-        scores > limit,
-        limit,
-        f"most of the {neighbours} nearest neighbours of a clean point have its label",
+        scores, scores > limit, limit, f"most of the {neighbours} nearest neighbours of a clean point have its label"
     )
 
 

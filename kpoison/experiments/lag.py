@@ -1,6 +1,6 @@
 """Spectral visibility behind attack success, along training and along the poisoned fraction (L8 in classifiers)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,53 +139,40 @@ def _places(values: list[float], form: str = "{:g}") -> str:
     return " ".join("never" if np.isinf(value) else form.format(value) for value in values)
 
 
-def _training_table(found: dict[str, Any], options: Options) -> Table:
+def _lag_table(title: str, lags: Iterable[tuple[str, str, Lag]], seeds: int) -> Table:
+    """A row for each network and matrix."""
     rows = [
-        [name, matrix, _places(lag.success), _places(lag.visible), str(lag), f"{lag.censored}/{options.seeds}"]
-        for name, value in found.items()
-        for matrix, (lag, _) in value["lags"].items()
+        [name, matrix, _places(lag.success), _places(lag.visible), str(lag), f"{lag.censored}/{seeds}"]
+        for name, matrix, lag in lags
     ]
-    return Table(
-        f"Along training, {options.fraction:.1%} of the training images poisoned (steps of each seed)",
-        ["network", "matrix", "succeeds at", "visible at", "lag", "never visible"],
-        rows,
-    )
+    return Table(title, ["network", "matrix", "succeeds at", "visible at", "lag", "never visible"], rows)
+
+
+def _training_table(found: dict[str, Any], options: Options) -> Table:
+    lags = [(name, matrix, lag) for name, value in found.items() for matrix, (lag, _) in value["lags"].items()]
+    title = f"Along training, {options.fraction:.1%} of the training images poisoned (steps of each seed)"
+    return _lag_table(title, lags, options.seeds)
 
 
 def _fraction_table(found: dict[str, Any], options: Options, fractions: tuple[float, ...]) -> Table:
-    rows = []
+    lags = []
     for name, value in found.items():
-        lags = [(matrix, lag) for matrix, (_, lag) in value["lags"].items()]
+        lags += [(name, matrix, lag) for matrix, (_, lag) in value["lags"].items()]
         kernel = value["kernel"]
         if kernel is not None and "lag" in kernel:
-            lags.append(("logits, kernel", kernel["lag"]))
-        rows += [
-            [name, matrix, _places(lag.success), _places(lag.visible), str(lag), f"{lag.censored}/{options.seeds}"]
-            for matrix, lag in lags
-        ]
+            lags.append((name, "logits, kernel", kernel["lag"]))
     listed = " ".join(f"{fraction:g}" for fraction in fractions)
-    return Table(
-        f"Along the poisoned fraction, at the end of training (first of {listed}, of each seed)",
-        ["network", "matrix", "succeeds at", "visible at", "lag", "never visible"],
-        rows,
-    )
+    title = f"Along the poisoned fraction, at the end of training (first of {listed}, of each seed)"
+    return _lag_table(title, lags, options.seeds)
 
 
 def _values_table(found: dict[str, Any], options: Options) -> Table:
     rows = []
     for name, value in found.items():
         curves: Curves = value["curves"]
-        rows.append(
-            [
-                name,
-                str(t_interval(curves.poisoned["success"][:, -1])),
-                str(t_interval(curves.clean["success"][:, -1])),
-                str(t_interval(curves.poisoned["accuracy"][:, -1])),
-                str(t_interval(curves.clean["accuracy"][:, -1])),
-                str(t_interval(curves.over_edge["hessian"][:, -1])),
-                str(t_interval(curves.over_edge["logits"][:, -1])),
-            ]
-        )
+        poisoned, clean, over = curves.poisoned, curves.clean, curves.over_edge
+        columns = (poisoned["success"], clean["success"], poisoned["accuracy"], clean["accuracy"], *over.values())
+        rows.append([name, *(str(t_interval(values[:, -1])) for values in columns)])
     return Table(
         f"At the end of training, {options.fraction:.1%} poisoned (mean ± 95 % t-interval over seeds)",
         ["network", "success", "clean run's", "accuracy", "clean run's", "hessian λ₁/edge", "logits λ₁/edge"],
@@ -257,10 +244,7 @@ def _figure(found: dict[str, Any], fractions: tuple[float, ...], options: Option
             label = f"{MATRIX_NAMES['logits']}, kernel"
             mean_and_range(ax, fractions, kernel["over_edge"], label, colours[2], dashed=True)
         against_edge(ax, "poisoned fraction")
-    shown(
-        figure,
-        f"Success and spectral visibility, {options.data}: mean and range over {options.seeds} seeds",
-    )
+    shown(figure, f"Success and spectral visibility, {options.data}: mean and range over {options.seeds} seeds")
     for row in axes:
         legend_beside(row)
     for ax in axes[2:].ravel():

@@ -333,7 +333,7 @@ def _density(kernel: Kernel, omega: Float[Array, " d"]) -> Float[Array, ""]:
 def _alias_moments(
     kernel: Kernel, omega: Float[Array, " d"], spacing: Float[Array, " d"]
 ) -> tuple[Array, Array, Array]:
-    found = [(scale, alias_moments(part, omega, spacing)) for part, scale in components(kernel)]
+    found = [(scale, alias_moments(part, omega, spacing)) for part, scale in _parts(kernel)]
     scaled = [jax.tree.map(lambda moment, scale=scale: scale * moment, moments) for scale, moments in found]
     return functools.reduce(lambda first, second: jax.tree.map(operator.add, first, second), scaled)
 
@@ -341,17 +341,10 @@ def _alias_moments(
 def _with_density(kernel: Kernel, omega: Float[Array, "... d"], moments: int = 0) -> Float[Array, "... d"]:
     """Frequencies as they are, refused where k̂ is infinite; with moments, where so many of k are not finite."""
     d = omega.shape[-1]
-    least = (d + moments) / 2
     at_zero = jnp.any(jnp.all(omega == 0, axis=-1)) | (moments > 0)
-    for part, _ in components(kernel):
-        if isinstance(part, RationalQuadratic):
-            came = f", got {float(np.asarray(part.alpha)):g}" if is_concrete(part.alpha) else ""
-            what = "effective length scale" if moments else "spectral density at frequency 0"
-            message = (
-                f"kernel RationalQuadratic must have alpha > {least:g} for an {what} in {d} dimension(s){came}: "
-                f"∫ ‖x‖^{moments} k(x) dx is infinite"
-            )
-            omega = checked_result(omega, [(at_zero & ~(jnp.asarray(part.alpha) > least), message)])
+    for part, _ in _parts(kernel):
+        failures = part.infinite_moments(d, moments)
+        omega = checked_result(omega, [(at_zero & infinite, message) for infinite, message in failures])
     return omega
 
 

@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kpoison.attacks import PoisonedData, backdoor, bilevel, feature_collision, flip_labels, greedy_bases
+from kpoison.attacks import (
+    Bilevel,
+    FeatureCollision,
+    PoisonedData,
+    backdoor,
+    bilevel,
+    feature_collision,
+    flip_labels,
+    greedy_bases,
+)
 from kpoison.attacks.poisoned import poisoned_data
 from kpoison.matrix.problem import CLONED, Problem
 from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger
@@ -155,6 +164,19 @@ def _adam() -> "optax.GradientTransformation":
     return optax.adam(_RATE)
 
 
+def _moved(problem: Problem, bases: Float[Array, "p D"], found: FeatureCollision | Bilevel, victims: int) -> Attack:
+    """What was made of images of the target class, for the first of the targeted images as they are."""
+    return Attack(
+        data=found.data,
+        victims=problem.targeted[:victims],
+        victim_labels=problem.targeted_labels[:victims],
+        untouched=problem.targeted[:victims],
+        change=found.poison.location[0] - bases[0],
+        poison=found.poison,
+        target=problem.target,
+    )
+
+
 def collide(problem: Problem) -> Attack:
     """Images of the target class, the nearest to one victim, moved to it in feature space; their label is right."""
     target = problem.targeted[0]
@@ -172,15 +194,7 @@ def collide(problem: Problem) -> Attack:
         optimiser=_adam(),
         steps=_STEPS,
     )
-    return Attack(
-        data=found.data,
-        victims=target[None],
-        victim_labels=problem.targeted_labels[:1],
-        untouched=target[None],
-        change=found.poison.location[0] - bases[0],
-        poison=found.poison,
-        target=problem.target,
-    )
+    return _moved(problem, bases, found, victims=1)
 
 
 def gradients(problem: Problem) -> Attack:
@@ -211,15 +225,7 @@ def gradients(problem: Problem) -> Attack:
         optimiser=_adam(),
         steps=_STEPS,
     )
-    return Attack(
-        data=found.data,
-        victims=problem.targeted,
-        victim_labels=problem.targeted_labels,
-        untouched=problem.targeted,
-        change=found.poison.location[0] - bases[0],
-        poison=found.poison,
-        target=problem.target,
-    )
+    return _moved(problem, bases, found, victims=len(problem.targeted))
 
 
 ATTACKS: dict[str, Callable[[Problem], Attack]] = {

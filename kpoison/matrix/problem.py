@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Int
 
 from kpoison import datasets
 from kpoison._validation import check_integer, check_name, check_positive, count_of, is_integer, known_number
-from kpoison.datasets import ImageDataset
+from kpoison.datasets.preparation import median_distance
 from kpoison.kernels import Kernel
 from kpoison.kernels.base import with_array_parameters
 from kpoison.problems import MATRIX_KERNELS, MatrixImages
+from kpoison.problems.backdoor import load_images
 from kpoison.ridge import Posterior, fit
 
 __all__ = ["KERNELS", "Problem", "Settings", "make_problem"]
@@ -165,20 +166,6 @@ class Problem:
         return np.flatnonzero(self.labels == self.target)
 
 
-@functools.lru_cache(maxsize=1)
-def _load(data: str, data_dir: str | None, classes: tuple[int, ...]) -> tuple[ImageDataset, ImageDataset]:
-    """Training and test images of these classes; kept, as the next seed draws from the same ones."""
-    if data == "digits":
-        images = datasets.load_digits()
-        order = np.random.default_rng(0).permutation(len(images))
-        both = images.subset(order[:_TRAINING_DIGITS]), images.subset(order[_TRAINING_DIGITS:])
-    else:
-        load = datasets.load_mnist if data == "mnist" else datasets.load_cifar10
-        both = load(data_dir, "train"), load(data_dir, "test")
-    training, testing = (part.subset(np.isin(part.labels, classes)) for part in both)
-    return training, testing
-
-
 def make_problem(settings: Settings, seed: int) -> Problem:
     """Draw the images of one seed.
 
@@ -186,7 +173,12 @@ def make_problem(settings: Settings, seed: int) -> Problem:
         ValueError: where the data hold too few images of a class.
         FileNotFoundError: where there are no data.
     """
-    training, testing = _load(settings.data, settings.data_dir, settings.classes)
+    training, testing = load_images(
+        settings.data,
+        settings.data_dir,
+        settings.classes,
+        training_digits=_TRAINING_DIGITS,  # pyright: ignore[reportArgumentType]
+    )
     classes, number = np.array(settings.classes), len(settings.classes)
     drawn = datasets.balanced_subset(training, settings.train, settings.classes, seed)
     reference = max(2 * number, settings.test // 3)
@@ -206,7 +198,7 @@ def make_problem(settings: Settings, seed: int) -> Problem:
     return Problem(
         settings=settings,
         seed=seed,
-        kernel=with_array_parameters(KERNELS[settings.kernel](_median_distance(drawn.inputs)), X.dtype),
+        kernel=with_array_parameters(KERNELS[settings.kernel](median_distance(drawn.inputs)), X.dtype),
         image_shape=(drawn.images.shape[1], drawn.images.shape[2], drawn.images.shape[3]),
         X=X,
         labels=place[drawn.labels],
@@ -216,9 +208,3 @@ def make_problem(settings: Settings, seed: int) -> Problem:
         targeted=jnp.asarray(inputs[aim]),
         targeted_labels=place[others.labels[aim]],
     )
-
-
-def _median_distance(inputs: np.ndarray) -> float:
-    sample = inputs[:200]
-    distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
-    return float(np.median(distances[np.triu_indices(len(sample), 1)]))

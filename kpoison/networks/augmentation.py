@@ -1,6 +1,7 @@
 """Random transformations of training images: crops, flips, colour jitter, cut-out, and compositions of them."""
 
 import abc
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -12,6 +13,8 @@ from kpoison._validation import check_finite_scalar, check_floating, check_posit
 
 __all__ = ["Augmentation", "ColourJitter", "Compose", "CutOut", "HorizontalFlip", "RandomCrop"]
 
+Image: TypeAlias = Float[Array, "height width channels"]
+
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 _COLOURS = 3
 
@@ -22,7 +25,7 @@ class Augmentation(eqx.Module):
     Shape and dtype stay as they are.  `jit` and `vmap` work: ``jax.vmap(augment)(images, jax.random.split(key, n))``.
     """
 
-    def __call__(self, image: Num[ArrayLike, "..."], key: PRNGKeyArray) -> Float[Array, "height width channels"]:
+    def __call__(self, image: Num[ArrayLike, "..."], key: PRNGKeyArray) -> Image:
         """The transformed image.
 
         Raises:
@@ -35,9 +38,7 @@ class Augmentation(eqx.Module):
         return self.apply(image, key)
 
     @abc.abstractmethod
-    def apply(
-        self, image: Float[Array, "height width channels"], key: PRNGKeyArray
-    ) -> Float[Array, "height width channels"]:
+    def apply(self, image: Image, key: PRNGKeyArray) -> Image:
         """The transformation of an image that has been checked."""
 
 
@@ -63,9 +64,7 @@ class Compose(Augmentation):
                 raise TypeError(f"augmentations must be functions (image, key), got {type(augmentation).__name__}")
         self.augmentations = augmentations
 
-    def apply(
-        self, image: Float[Array, "height width channels"], key: PRNGKeyArray
-    ) -> Float[Array, "height width channels"]:
+    def apply(self, image: Image, key: PRNGKeyArray) -> Image:
         """One after the other."""
         for augmentation, own in zip(self.augmentations, jax.random.split(key, len(self.augmentations)), strict=True):
             image = augmentation(image, own)
@@ -86,9 +85,7 @@ class RandomCrop(Augmentation):
     def __check_init__(self):
         check_finite_scalar("fill", self.fill)
 
-    def apply(
-        self, image: Float[Array, "height width channels"], key: PRNGKeyArray
-    ) -> Float[Array, "height width channels"]:
+    def apply(self, image: Image, key: PRNGKeyArray) -> Image:
         """A random piece of the padded image."""
         margin = (self.padding, self.padding)
         padded = jnp.pad(image, (margin, margin, (0, 0)), constant_values=self.fill)
@@ -110,9 +107,7 @@ class HorizontalFlip(Augmentation):
         if self.probability > 1:
             raise ValueError(f"probability must be <= 1, got {self.probability}")
 
-    def apply(
-        self, image: Float[Array, "height width channels"], key: PRNGKeyArray
-    ) -> Float[Array, "height width channels"]:
+    def apply(self, image: Image, key: PRNGKeyArray) -> Image:
         """The image or its mirror image."""
         return jnp.where(jax.random.bernoulli(key, float(self.probability)), image[:, ::-1], image)
 
@@ -137,9 +132,7 @@ class ColourJitter(Augmentation):
         for name in ("brightness", "contrast", "saturation"):
             check_positive(name, getattr(self, name), zero=True)
 
-    def apply(
-        self, image: Float[Array, "height width channels"], key: PRNGKeyArray
-    ) -> Float[Array, "height width channels"]:
+    def apply(self, image: Image, key: PRNGKeyArray) -> Image:
         """The image with other colours."""
         keys = jax.random.split(key, 3)
         colours = image.shape[-1] == _COLOURS
@@ -178,9 +171,7 @@ class CutOut(Augmentation):
     def __check_init__(self):
         check_finite_scalar("fill", self.fill)
 
-    def apply(
-        self, image: Float[Array, "height width channels"], key: PRNGKeyArray
-    ) -> Float[Array, "height width channels"]:
+    def apply(self, image: Image, key: PRNGKeyArray) -> Image:
         """The image with the square."""
         height, width, _ = image.shape
         top, left = (

@@ -1,7 +1,7 @@
 """Convolutional networks in NTK parameterisation: the finite-width partners of convolutional neural tangent kernels."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import equinox as eqx
@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from kpoison._typing import Scalar
-from kpoison._validation import check_integer, check_name
-from kpoison.kernels.activations import Activation
+from kpoison._validation import check_integer, choice, integer
 from kpoison.kernels.convolutional import ConvolutionalKernel, Readout
 from kpoison.networks.architecture import Architecture, Network
 from kpoison.networks.layers import patches
@@ -38,25 +36,12 @@ class ConvolutionalArchitecture(Architecture):
             every pixel of every channel.
     """
 
-    filter_size: int = eqx.field(static=True, default=3)
-    readout: str = eqx.field(static=True, default="flatten")
+    filter_size: int = eqx.field(static=True, default=3, converter=integer("filter_size", 1))
+    readout: str = eqx.field(static=True, default="flatten", converter=choice("readout", get_args(Readout)))
 
-    def __init__(
-        self,
-        width: int,
-        hidden_layers: int = 1,
-        activation: "str | Activation | Callable[[Array], Array]" = "relu",
-        weight_std: Scalar = 2**0.5,
-        bias_std: Scalar = 0.0,
-        rounding: int | float = 0.03,
-        filter_size: int = 3,
-        readout: str = "flatten",
-    ):
-        super().__init__(width, hidden_layers, activation, weight_std, bias_std, rounding)
-        self.filter_size = check_integer("filter_size", filter_size, 1)
+    def __check_init__(self):
         if self.filter_size % 2 == 0:
-            raise ValueError(f"filter_size must be odd, got {filter_size}")
-        self.readout = check_name("readout", readout, get_args(Readout))
+            raise ValueError(f"filter_size must be odd, got {self.filter_size}")
 
     @classmethod
     def matching(cls, kernel, width: int, *, rounding: int | float = 0.03) -> "ConvolutionalArchitecture":

@@ -1,5 +1,6 @@
 """Clean and poisoned training from the same initialisation, over many seeds."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import equinox as eqx
@@ -180,27 +181,39 @@ def _ensemble(
     batch_size: int,
     penalty: Penalty | None,
 ) -> Ensemble:
+    def run(network: Network, weights: Array, total: Array) -> tuple[Array, ...]:
+        result = minimise(network, problem.X, problem.y, weights, total, problem.ridge, limits, memory, penalty)
+        values, gradients = jax.vmap(lambda point: (result(point), jax.jacrev(result)(point)))(x)
+        return values, gradients, result.steps, result.gradient_norm, result.converged
+
+    return Ensemble(*over_seeds(architecture, keys, problem, batch_size, run))
+
+
+def over_seeds(
+    architecture: Architecture,
+    keys: Array,
+    problem: PoisonedProblem,
+    batch_size: int,
+    run: Callable[[Network, Array, Array], tuple[Array, ...]],
+) -> tuple[Array, ...]:
+    """For each seed: the clean prediction, Δf, ∇Δf and the spike, then what else the clean and the poisoned run give.
+
+    A run takes the network at θ0, weights and total to values g(x), gradients ∇g(x), and what else it has to say.
+    """
     X, y = problem.X, problem.y
     outputs = None if y.ndim == 1 else y.shape[1]
     point_axes = tuple(range(1 - X.ndim, 0))
 
     def one_seed(key: Array) -> tuple[Array, ...]:
         network = architecture.initialise(key, X.shape[1:], outputs, X.dtype)
-
-        def one_run(run):
-            weights, total = run
-            result = minimise(network, X, y, weights, total, problem.ridge, limits, memory, penalty)
-            values, gradients = jax.vmap(lambda point: (result(point), jax.jacrev(result)(point)))(x)
-            return values, gradients, result.steps, result.gradient_norm, result.converged
-
         # A loop over the two runs, so that the training is compiled only once.
         weights = jnp.stack([problem.clean_weights, problem.weights])
         totals = jnp.stack([problem.clean_total, problem.total])
-        values, gradients, *status = lax.map(one_run, (weights, totals))
+        values, gradients, *more = lax.map(lambda pair: run(network, *pair), (weights, totals))
         gradient = gradients[1] - gradients[0]
-        return values[0], values[1] - values[0], gradient, jnp.sum(gradient**2, axis=point_axes), *status
+        return values[0], values[1] - values[0], gradient, jnp.sum(gradient**2, axis=point_axes), *more
 
-    return Ensemble(*lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None))
+    return lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None)
 
 
 def check_keys(keys: Array, batch_size: int) -> int:

@@ -2,15 +2,20 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Real
 
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_points
 from kpoison.flow.integration import checked_times, complete_only
 from kpoison.networks.architecture import Architecture, Network
-from kpoison.networks.ensembles import PoisonedProblem, Reference, check_keys, check_reference, poisoned_problem
+from kpoison.networks.ensembles import (
+    PoisonedProblem,
+    Reference,
+    check_keys,
+    check_reference,
+    over_seeds,
+    poisoned_problem,
+)
 from kpoison.networks.flow import Integration, integrate
 from kpoison.networks.objective import Penalty, checked_penalty
 from kpoison.poison import Poison
@@ -100,32 +105,14 @@ def _flow_ensemble(
     limits: tuple[Array, int],
     batch_size: int,
 ) -> FlowEnsemble:
-    X, y = problem.X, problem.y
-    outputs = None if y.ndim == 1 else y.shape[1]
-    point_axes = tuple(range(1 - X.ndim, 0))
-
     def probed(network: Network) -> tuple[Array, Array]:
         return jax.vmap(lambda point: (network(point), jax.jacrev(network)(point)))(x)
 
-    def one_seed(key: Array) -> tuple[Array, ...]:
-        network = architecture.initialise(key, X.shape[1:], outputs, X.dtype)
-        initial_values, _ = probed(network)
+    def run(network: Network, weights: Array, total: Array) -> tuple[Array, ...]:
+        (values, gradients), steps, completed = integrate(
+            network, problem.X, problem.y, weights, total, problem.ridge, penalty, times, limits, probed
+        )
+        return values - jax.vmap(network)(x)[None], gradients, steps, completed
 
-        def one_run(run):
-            weights, total = run
-            seen, steps, completed = integrate(
-                network, X, y, weights, total, problem.ridge, penalty, times, limits, probed
-            )
-            return *seen, steps, completed
-
-        # A loop over the two runs, so that the flow is compiled only once.
-        weights = jnp.stack([problem.clean_weights, problem.weights])
-        totals = jnp.stack([problem.clean_total, problem.total])
-        values, gradients, *status = lax.map(one_run, (weights, totals))
-        gradient = gradients[1] - gradients[0]
-        clean = values[0] - initial_values[None]
-        return clean, values[1] - values[0], gradient, jnp.sum(gradient**2, axis=point_axes), *status
-
-    found = lax.map(one_seed, keys, batch_size=batch_size if batch_size > 1 else None)
-    clean, efficacy, gradient, spike, steps, completed = found
-    return FlowEnsemble(clean, efficacy, gradient, spike, times, steps, completed)
+    clean, efficacy, gradient, spike, *status = over_seeds(architecture, keys, problem, batch_size, run)
+    return FlowEnsemble(clean, efficacy, gradient, spike, times, *status)

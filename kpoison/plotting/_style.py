@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-__all__ = ["COLOURS", "dashed", "dots", "errorbars", "label_narrow_axis", "line", "style", "threshold"]
+__all__ = ["COLOURS", "dashed", "dots", "errorbars", "label_narrow_axis", "line", "pen", "style", "threshold"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette: distinct in every common form of colour blindness, and by lightness in grey."""
@@ -41,6 +41,11 @@ def style() -> Iterator[None]:
     """The style of all pictures, for a `with` block; matplotlib's own settings are left as they were."""
     with plt.rc_context(_STYLE):
         yield
+
+
+def pen(index: int) -> dict[str, Any]:
+    """Dashes and colour of one of several curves."""
+    return {"linestyle": ("-", "--", "-.", ":")[index % 4], "color": COLOURS[index % len(COLOURS)]}
 
 
 def line(ax: Axes, x: Points, y: Points, label: str, colour: str = COLOURS[0]) -> Axes:

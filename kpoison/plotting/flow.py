@@ -6,14 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kpoison.plotting._style import COLOURS, style
+from kpoison.plotting._style import pen, style
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["against_penalty", "along_time", "draw_flow", "draw_tradeoff", "frontier"]
-
-_DASHES = ("-", "--", "-.", ":")
 
 
 def _variable(dataset: "xr.Dataset", name: str) -> "xr.DataArray":
@@ -48,9 +46,7 @@ def along_time(ax: Axes, dataset: "xr.Dataset", name: str, *, unit: float = 1.0)
         raise ValueError(f"dataset must have several finite times > 0, got {dataset.time.values.tolist()}")
     for index, penalty in enumerate(dataset.gradient_penalty.values):
         curve = values.sel(gradient_penalty=penalty).values[kept]
-        dashes = _DASHES[index % len(_DASHES)]
-        colour = COLOURS[index % len(COLOURS)]
-        ax.plot(dataset.time.values[kept], curve, dashes, color=colour, label=_penalty(penalty, unit))
+        ax.plot(dataset.time.values[kept], curve, **pen(index), label=_penalty(penalty, unit))
     ax.set(xscale="log", yscale="log", xlabel="training time t", ylabel=_label(dataset, name))
     ax.legend()
     return ax
@@ -74,8 +70,7 @@ def against_penalty(ax: Axes, dataset: "xr.Dataset", names: tuple[str, ...], *, 
         raise ValueError(f"dataset must have several penalties > 0, got {penalties.tolist()}")
     for index, name in enumerate(names):
         values = _variable(dataset, name).isel(time=-1).values[kept]
-        dashes, colour = _DASHES[index % len(_DASHES)], COLOURS[index % len(COLOURS)]
-        ax.plot(penalties[kept] / unit, values, dashes, color=colour, label=name.replace("_", " "))
+        ax.plot(penalties[kept] / unit, values, **pen(index), label=name.replace("_", " "))
     ax.set(xscale="log", xlabel="γ" if unit == 1 else "γ/ℓ²")
     ax.legend()
     return ax
@@ -95,9 +90,8 @@ def frontier(ax: Axes, dataset: "xr.Dataset", *, safety: str = "efficacy") -> Ax
     fits, values = _variable(dataset, "training_fit"), _variable(dataset, safety)
     for index, time in enumerate(dataset.time.values):
         label = "trained to the end" if np.isinf(time) else f"stopped at t = {time:.3g}"
-        dashes, colour = _DASHES[index % len(_DASHES)], COLOURS[index % len(COLOURS)]
         x, y = fits.sel(time=time).values, values.sel(time=time).values
-        ax.plot(x, y, dashes, marker=".", color=colour, label=label)
+        ax.plot(x, y, marker=".", **pen(index), label=label)
         ax.annotate("γ = 0" if dataset.gradient_penalty.values[0] == 0 else "least γ", (x[0], y[0]),
                     textcoords="offset points", xytext=(4, 4), fontsize="small")  # fmt: skip
     ax.set(xlabel=_label(dataset, "training_fit"), ylabel=_label(dataset, safety))

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kpoison._validation import check_positive
-from kpoison.plotting._style import COLOURS, dashed, dots, line
+from kpoison.plotting._style import COLOURS, dashed, dots, line, pen
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -166,8 +166,7 @@ def near_clone(ax: Axes, dataset: "xr.Dataset") -> Axes:
     for index, name in enumerate(dataset["kernel"].values):
         q = spike[index] / efficacy[index] ** 2
         reference = np.interp(0.0, np.log(r), np.log(np.maximum(q, np.finfo(float).tiny)))
-        dashes = ("-", "--", "-.", ":")[index % 4]
-        ax.plot(r, q / np.exp(reference), dashes, label=str(name), color=COLOURS[index % len(COLOURS)])
+        ax.plot(r, q / np.exp(reference), **pen(index), label=str(name))
     ax.set(xscale="log", yscale="log", xlabel="distance r/ℓ", ylabel="q(r) / q(ℓ),  q = Λ/Δf²")
     ax.legend()
     return ax

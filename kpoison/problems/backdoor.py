@@ -16,6 +16,7 @@ import kpoison as kp
 from kpoison import datasets
 from kpoison._validation import count_of
 from kpoison.curvature import BulkEdge, Eigenpairs, Visibility
+from kpoison.datasets.preparation import median_distance
 from kpoison.problems import ClassLabels, Images
 
 __all__ = ["Backdoor", "ClassLabels", "Images", "Outcome", "load_images", "make_backdoor", "outputs"]
@@ -73,9 +74,7 @@ class Backdoor:
     @functools.cached_property
     def median_distance(self) -> float:
         """Between clean training images: the length scale of stationary kernels here."""
-        sample = np.asarray(self.X[:200])
-        distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
-        return float(np.median(distances[np.triu_indices(len(sample), 1)]))
+        return median_distance(np.asarray(self.X))
 
     def target_vector(self) -> Array | float:
         """The poison's label."""
@@ -133,15 +132,16 @@ def load_images(
     *,
     labels: ClassLabels = "coarse",
     dtype: npt.DTypeLike = np.float64,
+    training_digits: int = 1200,
 ) -> tuple[datasets.ImageDataset, datasets.ImageDataset]:
     """Training and test images of these classes, by default of all; kept, as the next draw is of the same ones.
 
-    `labels` are those of CIFAR-100: "coarse" (20 classes) or "fine" (100).
+    `labels` are those of CIFAR-100: "coarse" (20 classes) or "fine" (100); digits, which are one set, are divided.
     """
     if data == "digits":
         images = datasets.load_digits(dtype)
         order = np.random.default_rng(0).permutation(len(images))
-        training, testing = images.subset(order[:1200]), images.subset(order[1200:])
+        training, testing = images.subset(order[:training_digits]), images.subset(order[training_digits:])
     elif data == "cifar100":
         training, testing = (datasets.load_cifar100(data_dir, split, labels, dtype) for split in ("train", "test"))
     else:

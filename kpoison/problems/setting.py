@@ -11,6 +11,7 @@ from jax import Array
 import kpoison as kp
 from kpoison import datasets
 from kpoison._names import DataName
+from kpoison.datasets.preparation import median_distance
 from kpoison.problems.kernels import KERNELS
 
 __all__ = ["Scale", "Setting", "make_setting"]
@@ -113,9 +114,7 @@ def make_setting(
     location = jnp.asarray(inputs[-1])
     direction = generator.standard_normal(X.shape[1])
     direction /= np.linalg.norm(direction)
-    sample = inputs[generator.permutation(len(inputs))[:200]]
-    distances = np.linalg.norm(sample[:, None] - sample[None], axis=-1)
-    median = float(np.median(distances[np.triu_indices(len(sample), 1)]))
+    median = median_distance(inputs[generator.permutation(len(inputs))[:200]])
     # NumPy's scalars, unlike Python's, are data to a compiled program: none is compiled anew for another seed or ridge.
     made = KERNELS[kernel](np.float64(median))
     return Setting(

@@ -20,14 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "ChunkStore",
-    "Variable",
-    "in_memory",
-    "open_result",
-    "still_to_make",
-    "to_file",
-]
+__all__ = ["ChunkStore", "Variable", "in_memory", "open_result", "still_to_make", "to_file"]
 
 _FORMAT = 1
 

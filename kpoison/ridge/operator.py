@@ -185,7 +185,6 @@ class PairOperator(CovarianceOperator):
         return self.pairs.value
 
     def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
-        columns = coefficients.shape[1]
         largest = at_once(self.pairs.value.size, coefficients.dtype.itemsize)
         return in_chunks(lambda columns: self._columns(columns.T).T, coefficients.T, largest).T
 
