@@ -51,6 +51,7 @@ from .ridge import (
     fit,
 )
 from .sweep import sweep
+from .tuning import Tuned, TuningStatus, tune
 
 __all__ = [
     "Blend",
@@ -66,6 +67,8 @@ __all__ = [
     "StoppedPosterior",
     "Tridiagonal",
     "Trigger",
+    "Tuned",
+    "TuningStatus",
     "__version__",
     "attack_success_rate",
     "attacks",
@@ -103,5 +106,6 @@ __all__ = [
     "spike_components",
     "spike_efficacy_ratio",
     "sweep",
+    "tune",
     "with_failures",
 ]

@@ -13,7 +13,7 @@ from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws import efficacy, predict
 from kpoison.laws.inputs import CleanInputs
 from kpoison.poison import Poison, Trigger
-from kpoison.ridge import Fitted, fit_observations
+from kpoison.ridge import Fitted, check_plain, fit_observations
 
 __all__ = ["backdoor"]
 
@@ -21,6 +21,7 @@ __all__ = ["backdoor"]
 def _check(arguments: dict[str, Any]) -> None:
     CleanInputs.of(arguments["clean"], arguments["ridge"])
     clean, trigger, fraction = arguments["clean"], arguments["trigger"], arguments["fraction"]
+    check_plain("clean", clean)
     if not clean.factor.abilities.any_right_hand_side:
         raise ValueError("clean must not be prepared for another poison, got the result of kpoison.prepare")
     if not is_concrete(clean.y):

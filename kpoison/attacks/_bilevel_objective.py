@@ -21,7 +21,7 @@ from kpoison.attacks.classes import checked_targets
 from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system
 from kpoison.poison import Poison, check_poison
-from kpoison.ridge import Posterior, check_conditioning, check_fitted, checked_ridge
+from kpoison.ridge import Posterior, check_conditioning, check_fitted, check_plain, checked_ridge
 
 __all__ = [
     "BilevelObjective",
@@ -144,6 +144,7 @@ def checked_clean(clean: object) -> Posterior:
         TypeError, ValueError: for anything else.
     """
     fitted = check_fitted("clean", clean)
+    check_plain("clean", fitted)
     dense = fitted.factor.abilities.factorised and fitted.factor.abilities.any_right_hand_side
     if fitted.observations.slopes or not fitted.ended or not dense:
         raise ValueError(

@@ -21,7 +21,7 @@ from kpoison.attacks.class_pairs import ClassPairs, label_gains, memberships
 from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws.inputs import CleanInputs, Probes
-from kpoison.ridge import Fitted, checked_ridge
+from kpoison.ridge import Fitted, check_plain, checked_ridge
 from kpoison.ridge.observations import covariance, observing
 
 __all__ = ["FlippedLabels", "flip_certificate", "flip_labels"]
@@ -52,6 +52,7 @@ def _traced_classes(clean: Fitted) -> tuple[Int[Array, " n"], int]:
 def _check(arguments: dict) -> None:
     clean, ridge = CleanInputs.of(arguments["clean"], arguments["ridge"])
     arguments.update(ridge=ridge, x=Probes.of(clean, arguments["x"]).x)
+    check_plain("clean", clean)
     if not (clean.factor.abilities.factorised and clean.factor.abilities.any_right_hand_side):
         raise ValueError(
             "clean must be fitted by a solver that factorises (Spectral, Cholesky, Tridiagonal) and not be prepared "

@@ -177,7 +177,7 @@ def _check_residuals(arguments: dict[str, Any]) -> None:
     check_positive("ridge", arguments["ridge"])
     if "fraction" in arguments:
         arguments["fraction"] = check_fraction("fraction", arguments["fraction"])
-    check_conditioning(posterior, jnp.asarray(len(posterior.X) * arguments["ridge"], posterior.X.dtype))
+    check_conditioning(posterior, jnp.asarray(posterior.observations.total * arguments["ridge"], posterior.X.dtype))
 
 
 @boundary(_check_residuals)
@@ -186,7 +186,7 @@ def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array,
     """y_i less the prediction at x_i of the predictor that was fitted without i: (A⁻¹y)_i/(A⁻¹)_ii, no refit.
 
     A = K + ρI at ρ = nλ, of all n points; the predictor without i has the same ρ, so in the mean loss of n − 1 points
-    its ridge is λ n/(n − 1).
+    its ridge is λ n/(n − 1).  The predictions themselves, also of points left out together: `kpoison.leave_one_out`.
 
     Args:
         posterior: of the training set with the poisons in it, by a solver that factorises.
@@ -203,9 +203,8 @@ def leave_one_out_residuals(posterior: Posterior, ridge: Scalar) -> Float[Array,
     >>> leave_one_out_residuals(alone, 0.1).tolist()
     [1.0, -1.0]
     """
-    at = posterior.at(len(posterior.X) * checked_ridge(posterior, ridge))
-    inverse = at.solve(jnp.eye(len(posterior.X), dtype=posterior.X.dtype))
-    return (at.mean_coefficients() / jnp.diagonal(inverse)[:, None]).reshape(posterior.y.shape)
+    at = posterior.at(posterior.observations.total * checked_ridge(posterior, ridge))
+    return at.left_out_residuals().reshape(posterior.y.shape)
 
 
 @boundary(_check_residuals)

@@ -16,7 +16,7 @@ from kpoison.kernels.base import Kernel
 from kpoison.laws import Predictor
 from kpoison.laws.inputs import trained_on
 from kpoison.poison import Poison
-from kpoison.ridge import KernelExpansion, Posterior, span_of
+from kpoison.ridge import KernelExpansion, Posterior, check_plain, span_of
 from kpoison.ridge.observations import Observations, covariance, gram
 from kpoison.ridge.operator import gram_operator
 
@@ -102,6 +102,7 @@ def loss_gradient_flow(
     inputs = trained_on(clean, ridge, poison)
     if not clean.observations.slopes:
         raise ValueError("clean must be fitted with a gradient penalty, whose γ and metric the flow uses, got none")
+    check_plain("clean", clean, weights=True)
     if not clean.ended:
         raise ValueError("clean must not be stopped early: the times of this flow are given by times")
     if total is not None:

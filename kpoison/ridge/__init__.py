@@ -1,6 +1,6 @@
 """The kernel ridge posterior and its solvers."""
 
-from kpoison.ridge._fit import fit, fit_observations
+from kpoison.ridge._fit import TrainingSet, checked_targets, fit, fit_observations
 from kpoison.ridge.expansion import KernelExpansion, Representers, span_of
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import (
@@ -12,6 +12,7 @@ from kpoison.ridge.posterior import (
     StoppedPosterior,
     check_conditioning,
     check_fitted,
+    check_plain,
     checked_ridge,
 )
 from kpoison.ridge.solvers import (
@@ -44,8 +45,11 @@ __all__ = [
     "Tridiagonal",
     "check_conditioning",
     "check_fitted",
+    "check_plain",
     "checked_ridge",
     "choose_solver",
+    "TrainingSet",
+    "checked_targets",
     "fit",
     "fit_observations",
     "span_of",

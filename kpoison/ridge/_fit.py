@@ -1,7 +1,7 @@
 """Fitting: the Gram matrix of the clean data, with or without a gradient penalty, prepared once for every ridge."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
@@ -9,14 +9,14 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._failures import checked_result
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_flag, check_points, check_positive, check_real, public
-from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.kernels.base import Kernel, check_kernel, with_array_parameters
 from kpoison.ridge.metric import checked_metric, slope_operator
 from kpoison.ridge.observations import Observations
 from kpoison.ridge.posterior import Posterior
 from kpoison.ridge.solvers import Solver, Spectral, choose_solver
 from kpoison.ridge.solvers.preparation import prepared
 
-__all__ = ["fit", "fit_observations"]
+__all__ = ["TrainingSet", "checked_targets", "fit", "fit_observations"]
 
 
 @public
@@ -69,30 +69,65 @@ def fit(
     >>> round(float(kp.predict(clean, jnp.array([1.0]), ridge=1e-4)), 2)
     1.0
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
     if solver is not None and not isinstance(solver, Solver):
         raise TypeError(f"solver must be a solver such as kpoison.Spectral(), got {type(solver).__name__}")
-    X = check_points("X", X, kernel.point_ndim)
-    y = _checked_targets(y, X)
-    gradient_penalty = 0.0 if gradient_penalty is None else gradient_penalty
-    check_positive("gradient_penalty", gradient_penalty, zero=True)
-    metric = checked_metric(metric, math.prod(X.shape[1:]), X.dtype)
-    operator = slope_operator(gradient_penalty, metric, math.prod(X.shape[1:]), X.dtype)
-    observed = Observations(X, operator, _checked_weights(weights, X), constant=check_flag("intercept", intercept))
+    kernel, observed, y = TrainingSet.of(kernel, X, y, weights, intercept, gradient_penalty, metric)
     if solver is None:
-        solver = Spectral() if observed.slopes else choose_solver(len(X), X.dtype)
+        solver = Spectral() if observed.slopes else choose_solver(observed.number, observed.points.dtype)
     if verbose:
-        print(f"kpoison.fit: {solver} for {observed.number:,} numbers in {X.dtype}")
+        print(f"kpoison.fit: {solver} for {observed.number:,} numbers in {observed.points.dtype}")
     return fit_observations(kernel, observed, y, solver)
 
 
-def _checked_targets(y: Any, X: Float[Array, "n ..."]) -> Float[Array, "n *C"]:
-    check_real("y", y)
+class TrainingSet(NamedTuple):
+    """What is to be fitted, checked.
+
+    Attributes:
+        kernel: k.
+        observations: values at X with their weights, slopes where they are penalised, and the constant.
+        y: shape (n,) or (n, C), in the dtype of X.
+    """
+
+    kernel: Kernel
+    observations: Observations
+    y: Float[Array, "n *C"]
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Any,
+        X: Any,
+        y: Any,
+        weights: Any = None,
+        intercept: Any = False,
+        gradient_penalty: Any = None,
+        metric: Any = None,
+    ) -> "TrainingSet":
+        """The arguments of `fit`.
+
+        Raises:
+            TypeError, ValueError: naming the argument that does not fit.
+        """
+        check_kernel("kernel", kernel)
+        X = check_points("X", X, kernel.point_ndim)
+        y = checked_targets("y", y, "X", X)
+        gradient_penalty = 0.0 if gradient_penalty is None else gradient_penalty
+        check_positive("gradient_penalty", gradient_penalty, zero=True)
+        dimension = math.prod(X.shape[1:])
+        operator = slope_operator(gradient_penalty, checked_metric(metric, dimension, X.dtype), dimension, X.dtype)
+        weights, intercept = _checked_weights(weights, X), check_flag("intercept", intercept)
+        return cls(kernel, Observations(X, operator, weights, constant=intercept), y)
+
+
+def checked_targets(name: str, y: Any, of: str, X: Float[Array, "n ..."]) -> Float[Array, "n *C"]:
+    """Targets of points, in their dtype."""
+    check_real(name, y)
     y = jnp.asarray(y, X.dtype)
     if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
-        raise ValueError(f"y must have shape ({len(X)},) or ({len(X)}, C), as X has {len(X)} points, got {y.shape}")
-    check_finite("y", y)
+        raise ValueError(
+            f"{name} must have shape ({len(X)},) or ({len(X)}, C), as {of} has {len(X)} points, got {y.shape}"
+        )
+    check_finite(name, y)
     return y
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "StoppedPosterior",
     "check_conditioning",
     "check_fitted",
+    "check_plain",
     "checked_ridge",
 ]
 
@@ -232,6 +233,18 @@ def check_fitted(name: str, value: object) -> Fitted:
     if not isinstance(value, Fitted):
         raise TypeError(f"{name} must be a Posterior made by kpoison.fit, got {type(value).__name__}")
     return value
+
+
+def check_plain(name: str, clean: Fitted, *, weights: bool = False) -> None:
+    """Refuse an intercept and, where they are not allowed, weights.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    observed = clean.observations
+    if observed.constant or not (weights or observed.weights is None):
+        there = "an intercept" if observed.constant else "weights"
+        raise ValueError(f"{name} must be fitted without {there}, which is not known here: got a posterior with it")
 
 
 @program

@@ -198,3 +198,27 @@ def test_an_intercept_and_an_isolated_law():
         kp.efficacy(clean, POISON, PROBES, RIDGE, law="isolated")
     with pytest.raises(TypeError, match="intercept"):
         kp.fit(KERNEL, X, Y, intercept=2)
+
+
+REFUSING = {
+    "flip_labels": lambda clean: kp.attacks.flip_labels(clean, PROBES, RIDGE, budget=1),
+    "certify": lambda clean: kp.attacks.certified_flips(clean, PROBES, RIDGE),
+    "bilevel": lambda clean: kp.attacks.bilevel_objective(
+        clean, POISON, RIDGE, probes=PROBES, target=np.ones(len(PROBES))
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", REFUSING)
+@pytest.mark.parametrize("what", ["weights", "an intercept"])
+def test_attacks_that_know_nothing_of_it_say_so(attack, what):
+    options = {"weights": np.ones(N)} if what == "weights" else {"intercept": True}
+    clean = kp.fit(KERNEL, X, np.sign(X[:, 0]), **options)
+    with pytest.raises(ValueError, match=f"without {what}"):
+        REFUSING[attack](clean)
+
+
+def test_a_flow_of_another_loss_refuses_an_intercept():
+    clean = kp.fit(KERNEL, X, Y, intercept=True, gradient_penalty=0.1)
+    with pytest.raises(ValueError, match="without an intercept"):
+        kp.flow.loss_gradient_flow(clean, RIDGE, [1.0])

@@ -1,0 +1,151 @@
+"""The choice of kernel and ridge: against grids, by its derivatives, and what it says when there is nothing to choose."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kpoison as kp
+from kpoison.tuning.objectives import OBJECTIVES
+
+RNG = np.random.default_rng(0)
+N = 40
+X = RNG.normal(size=(N, 2))
+Y = np.sin(2 * X[:, 0]) + 0.1 * RNG.normal(size=N)
+OTHERS = RNG.normal(size=(30, 2))
+HELD_OUT = OTHERS, np.sin(2 * OTHERS[:, 0])
+
+
+def k(a, b, length_scale):
+    return np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2 / length_scale**2)
+
+
+def left_out(length_scale, ridge):
+    inverse = np.linalg.inv(k(X, X, length_scale) + N * ridge * np.eye(N))
+    return np.mean((inverse @ Y / np.diagonal(inverse)) ** 2)
+
+
+def generalised(length_scale, ridge):
+    gram = k(X, X, length_scale)
+    hat = gram @ np.linalg.inv(gram + N * ridge * np.eye(N))
+    return np.mean((Y - hat @ Y) ** 2) / (1 - np.trace(hat) / N) ** 2
+
+
+def evidence(length_scale, ridge):
+    A = k(X, X, length_scale) + N * ridge * np.eye(N)
+    return 0.5 * (Y @ np.linalg.solve(A, Y) + np.linalg.slogdet(A)[1] + N * np.log(2 * np.pi)) / N
+
+
+def held_out(length_scale, ridge):
+    dual = np.linalg.solve(k(X, X, length_scale) + N * ridge * np.eye(N), Y)
+    return np.mean((HELD_OUT[1] - k(HELD_OUT[0], X, length_scale) @ dual) ** 2)
+
+
+BRUTE = {
+    "leave-one-out": left_out,
+    "generalised-cross-validation": generalised,
+    "marginal-likelihood": evidence,
+    "held-out": held_out,
+}
+
+
+@pytest.mark.parametrize("objective", BRUTE)
+def test_it_finds_what_a_grid_does_not_beat(objective):
+    others = {"held_out": HELD_OUT} if objective == "held-out" else {}
+    found = kp.tune(kp.kernels.RBF(0.3), X, Y, 1e-1, objective, **others)
+    function = BRUTE[objective]
+    # The objective is what it is said to be.
+    value = function(float(found.kernel.length_scale), float(found.ridge))
+    assert float(found.value) == pytest.approx(value, rel=1e-7)
+    grid = [function(length, ridge) for length in np.geomspace(0.1, 10, 25) for ridge in np.geomspace(1e-7, 1, 25)]
+    assert float(found.value) <= min(grid) + 1e-9 * abs(min(grid))
+    assert found.status is kp.TuningStatus.CONVERGED
+    assert np.nanmin(np.asarray(found.path)) == pytest.approx(float(found.value), rel=1e-9)
+
+
+@pytest.mark.parametrize("objective", BRUTE)
+def test_the_slope_that_is_searched(objective):
+    def value(logs):
+        clean = kp.fit(kp.kernels.RBF(jnp.exp(logs[0])), X, Y, solver=kp.Cholesky())
+        return OBJECTIVES[objective].value(clean, jnp.exp(logs[1]), tuple(map(jnp.asarray, HELD_OUT)))
+
+    at, step = np.log([0.8, 1e-2]), 1e-5
+    function = BRUTE[objective]
+    found = jax.grad(value)(jnp.asarray(at))
+    for axis in range(2):
+        ends = [function(*np.exp(at + sign * step * np.eye(2)[axis])) for sign in (1, -1)]
+        assert float(found[axis]) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+
+
+def test_every_positive_parameter_is_chosen():
+    kernel = 2.0 * kp.kernels.RBF(1.0) + kp.kernels.Polynomial(2)
+    found = kp.tune(kernel, X, Y, 1e-2, "marginal-likelihood", starts=2, max_iterations=60)
+    assert float(found.kernel.first.scale) != 2.0
+    assert float(found.kernel.first.kernel.length_scale) != 1.0
+    assert float(found.value) < evidence(1.0, 1e-2)
+
+
+def test_weights_and_an_intercept():
+    weights = np.where(np.arange(N) < 5, 0.0, 1.0)
+    options = {"starts": 1, "max_iterations": 40}
+    found = kp.tune(kp.kernels.RBF(0.7), X, Y + 3, 1e-2, weights=weights, intercept=True, **options)
+    fewer = kp.tune(kp.kernels.RBF(0.7), X[5:], Y[5:] + 3, 1e-2, intercept=True, **options)
+    assert float(found.value) == pytest.approx(float(fewer.value), rel=1e-8)
+    assert float(found.kernel.length_scale) == pytest.approx(float(fewer.kernel.length_scale), rel=1e-3)
+
+
+def test_single_precision():
+    found = kp.tune(kp.kernels.RBF(0.3), X.astype(np.float32), Y.astype(np.float32), 1e-1)
+    exact = kp.tune(kp.kernels.RBF(0.3), X, Y, 1e-1)
+    assert found.kernel.length_scale.dtype == jnp.float32
+    assert float(found.value) == pytest.approx(float(exact.value), rel=1e-2)
+
+
+class TestStatus:
+    """How a search ends is said."""
+
+    def test_flat(self):
+        # Points so far apart that no length scale within reach matters, and labels of noise about 0.
+        far = 1e9 * np.arange(6.0)[:, None]
+        found = kp.tune(kp.kernels.RBF(1.0), far, np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]), 1e-2)
+        assert found.status is kp.TuningStatus.FLAT
+
+    def test_unbounded(self):
+        # A constant function is fitted the better the longer the length scale.
+        found = kp.tune(kp.kernels.RBF(1.0), X, np.ones(N), 1e-2, "marginal-likelihood", max_iterations=200)
+        assert found.status in (kp.TuningStatus.UNBOUNDED, kp.TuningStatus.LIMIT)
+        assert float(found.kernel.length_scale) > 100
+
+    def test_limit(self):
+        found = kp.tune(kp.kernels.RBF(0.3), X, Y, 1e-1, starts=1, max_iterations=1)
+        assert found.status is kp.TuningStatus.LIMIT
+
+    def test_failed(self):
+        found = kp.tune(kp.kernels.RBF(1e5), X, Y, 1e-16, starts=1)
+        assert found.status is kp.TuningStatus.FAILED
+        assert not np.isfinite(float(found.value)) or float(found.value) > 1e5
+
+
+WRONG = {
+    "objective": ({"objective": "evidence"}, "objective"),
+    "held_out missing": ({"objective": "held-out"}, "held_out"),
+    "held_out given": ({"held_out": HELD_OUT}, "held_out"),
+    "held_out no pair": ({"objective": "held-out", "held_out": OTHERS}, "held_out"),
+    "held_out dimension": ({"objective": "held-out", "held_out": (OTHERS[:, :1], HELD_OUT[1])}, "held_out"),
+    "starts": ({"starts": 0}, "starts"),
+    "iterations": ({"max_iterations": 0}, "max_iterations"),
+    "ridge": ({"ridge": -1.0}, "ridge"),
+    "weights": ({"weights": -np.ones(N)}, "weights"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_refused(case):
+    options, message = WRONG[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        kp.tune(kp.kernels.RBF(1.0), X, Y, options.pop("ridge", 1e-2), **options)
+
+
+def test_it_needs_known_numbers():
+    with pytest.raises(TypeError, match="jit"):
+        jax.jit(lambda scale: kp.tune(kp.kernels.RBF(scale), X, Y, 1e-2).value)(1.0)
