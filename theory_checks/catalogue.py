@@ -117,6 +117,12 @@ STATEMENTS: dict[str, Statement] = {
             quick=("ntk-erf",),
         ),
         _checked_in(
+            "l14_leverage", "L14", "Leverage",
+            "Own-point efficacy of a dirty label is its leverage H_ii, on average df/n; clones take up less than one "
+            "degree of freedom, however many; what is predicted without a point needs no refit.",
+            quick=("rbf", "ntk-relu"), shares="clones",
+        ),
+        _checked_in(
             "n1_finite_width", "N1", "Finite width",
             "A trained network converges to the NTK ridge predictor; the rmse over seeds falls like width^(−1/2), "
             "that of a ReLU network's input gradient like width^(−1/4).",
@@ -191,6 +197,10 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "m_success": ("L8",),
     "m_visible": ("L8",),
     "lag": ("L8",),
+    "degrees_of_freedom": ("L14",),
+    "leave_one_out": ("L14",),
+    "log_marginal_likelihood": ("L14",),
+    "posterior_covariance": ("L14",),
     "curvature_rows": ("L3",),
     "gauss_newton": ("L3",),
     "fisher": ("L3",),

@@ -39,6 +39,10 @@ class Laws:
     lag: Callable[..., Array] = kp.lag
     predict: Callable[..., Array] = kp.predict
     predictor: "Callable[..., kp.laws.Predictor]" = kp.predictor
+    degrees_of_freedom: Callable[..., Array] = kp.degrees_of_freedom  # pyright: ignore[reportAssignmentType]
+    leave_one_out: Callable[..., Array] = kp.leave_one_out
+    log_marginal_likelihood: Callable[..., Array] = kp.log_marginal_likelihood
+    posterior_covariance: Callable[..., Array] = kp.posterior_covariance
     early_stopped: Callable[..., kp.StoppedPosterior] = kp.flow.early_stopped
     tradeoff: "Callable[..., xr.Dataset]" = kp.flow.tradeoff
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty

@@ -130,6 +130,11 @@ CASES = {
             "spike_efficacy_ratio": (XX, 0.1),
         }.items()
     },
+    "degrees_of_freedom": (lambda **o: kp.degrees_of_freedom(CLEAN, 0.1, key=KEY, **o), {"probes": 4}),
+    "tune": (
+        lambda **o: kp.tune(RBF, X, Y, 0.1, **o)[:4],
+        {"objective": "marginal-likelihood", "starts": 2, "max_iterations": 2, "seed": 1},
+    ),
     "sweep": (swept, {"law": "isolated", "memory": 2**28}),
     "Krylov": (
         lambda **o: kp.predict(kp.fit(RBF, X, Y, solver=kp.Krylov(**o)), XX, 0.1),

@@ -202,7 +202,7 @@ def test_an_intercept_and_an_isolated_law():
 
 REFUSING = {
     "flip_labels": lambda clean: kp.attacks.flip_labels(clean, PROBES, RIDGE, budget=1),
-    "certify": lambda clean: kp.attacks.certified_flips(clean, PROBES, RIDGE),
+    "certify": lambda clean: kp.attacks.flip_certificate(clean, PROBES, RIDGE),
     "bilevel": lambda clean: kp.attacks.bilevel_objective(
         clean, POISON, RIDGE, probes=PROBES, target=np.ones(len(PROBES))
     ),

@@ -15,7 +15,7 @@ from theory_checks.catalogue import GUARDS, STATEMENTS
 from theory_checks.record import Verdict
 from theory_checks.setting import Laws, Setting, make_setting
 
-QUICK = ["L1", "L2", "L3", "L4", "L5", "L6", "L7"]
+QUICK = ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L14"]
 
 
 def small(kernel: str, networks: bool = False) -> Setting:
@@ -93,6 +93,10 @@ WRONG = [
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
     ("L7", "rbf", scaled("spike")),
+    *(
+        ("L14", "rbf", scaled(name))
+        for name in ("degrees_of_freedom", "leave_one_out", "posterior_covariance", "log_marginal_likelihood")
+    ),
 ]
 
 

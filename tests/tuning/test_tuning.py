@@ -1,4 +1,4 @@
-"""The choice of kernel and ridge: against grids, by its derivatives, and what it says when there is nothing to choose."""
+"""The choice of kernel and ridge: against grids, by its derivatives, and what it says when nothing can be chosen."""
 
 import jax
 import jax.numpy as jnp
