@@ -1,6 +1,6 @@
 """Kernel ridge regression and classification as scikit-learn's estimators."""
 
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -89,7 +89,7 @@ class KernelRidge(RegressorMixin, _Ridge):
     True
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "KernelRidge":
         """Fit to targets of one or several outputs.
 
         Args:
@@ -124,7 +124,7 @@ class KernelRidgeClassifier(ClassifierMixin, _Ridge):
     array(['right'], dtype='<U5')
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "KernelRidgeClassifier":
         """Fit to class labels.
 
         Args:

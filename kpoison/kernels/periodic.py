@@ -36,6 +36,7 @@ class Periodic(WithTraits):
         ValueError: for a period that is not positive, or so short that more than 100,000 images count.
 
     >>> import jax.numpy as jnp
+    >>> from kpoison.kernels import RBF
     >>> kernel = Periodic(RBF(length_scale=0.3), period=2.0)
     >>> bool(jnp.isclose(kernel.evaluate(jnp.array([0.1]), jnp.array([1.9])), jnp.exp(-0.5 * (0.2 / 0.3) ** 2)))
     True

@@ -40,8 +40,7 @@ def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Any = None) -> Flo
         TypeError, ValueError: naming the argument that does not fit; for a posterior that is stopped early or prepared
             for one poison.
 
-    >>> import jax
-    import jax.numpy as jnp
+    >>> import jax.numpy as jnp
     >>> import kpoison as kp
     >>> apart = kp.fit(kp.kernels.RBF(1.0), jnp.array([[0.0], [0.0], [50.0]]), jnp.array([1.0, 1.0, -1.0]))
     >>> kp.leave_one_out(apart, 0.1).round(3).tolist()  # the copy tells, 1/(1 + 0.3)

@@ -3,6 +3,7 @@
 import collections.abc
 import copy
 import dataclasses
+import enum
 import importlib
 import inspect
 import io
@@ -100,6 +101,8 @@ def made(cls):  # noqa: PLR0911 - one for each kind
         return made(next(child for child in public_classes() if issubclass(child, cls)))
     if cls.__name__ in MADE:
         return MADE[cls.__name__]()
+    if issubclass(cls, enum.Enum):
+        return next(iter(cls))
     if issubclass(cls, BaseException):
         return cls("what went wrong")
     hints = typing.get_type_hints(cls, localns={"xr": xr, "optax": __import__("optax")})

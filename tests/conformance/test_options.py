@@ -41,6 +41,7 @@ MADE = {
 # What a rule or a kernel is asked by kpoison, always with Python's integers.
 INNER = {
     "point_shape", "clients", "dimension of on_subspace", "size of check", "hidden_layers of tangent_kernel", "outputs",
+    "first of diagonals", "number of infinite_moments", "d of infinite_moments",
 }  # fmt: skip
 OTHERS = {
     # Data or folders that a test has not; their names are checked by the same function.
@@ -48,6 +49,8 @@ OTHERS = {
     "attack_defence_matrix", "attack_defence_figure", "against_count", "against_penalty", "along_time", "frontier",
     # Masks, classes and labels: see the tests of these.
     "attack_success_rate", "clean_accuracy", "ImageDataset.subset",
+    # Parameters as scikit-learn has them: what came, checked by `fit`, whose own are walked.
+    "KernelRidge", "KernelRidgeClassifier",
     # A slice of a result.
     "Flow.at",
     # Numbers of a law or a line, which may be any; a picture of pictures above.

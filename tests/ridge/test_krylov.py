@@ -199,7 +199,7 @@ def test_unconverged_and_unprepared_ridges_are_errors_in_laws():
 def test_prepared_by_a_factorisation(solver, ridge):
     dense = kp.fit(KERNELS["rbf"], X, Y, solver=solver)
     ready = kp.prepare(dense, POISON, ridge, count=3.0)
-    assert not ready.factor.any_right_hand_side
+    assert not ready.factor.abilities.any_right_hand_side
     assert not [leaf for leaf in jax.tree.leaves(ready.factor) if leaf.shape == (len(X), len(X))]
     np.testing.assert_allclose(laws(ready, POISON, 1e-3), laws(dense, POISON, 1e-3), rtol=1e-9)
 

@@ -30,7 +30,7 @@ def test_it_solves_to_rounding_at_small_rank(length_scale, solver):
     b = clean.kernel.pairwise(X, ZETA)
     factor = clean.factor.restricted(b, (1e-7, 1e1), largest_rank=0.25)
     compressed = dataclasses.replace(clean, factor=factor)
-    assert not factor.any_right_hand_side
+    assert not factor.abilities.any_right_hand_side
     rank = compressed.factor.eigenvalues.size
     short = length_scale < 1 and isinstance(solver, kp.Spectral)
     assert rank <= (RANK / 2 if short else RANK), rank
@@ -69,5 +69,5 @@ def test_one_ridge():
     clean = kp.fit(kp.kernels.RBF(1.0), X, Y)
     b = clean.kernel.pairwise(X, ZETA)
     factor = clean.factor.restricted(b, (0.999e-3, 1.001e-3), largest_rank=0.25)
-    assert not factor.any_right_hand_side
+    assert not factor.abilities.any_right_hand_side
     assert factor.eigenvalues.size <= 16

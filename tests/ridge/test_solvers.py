@@ -10,6 +10,7 @@ import kpoison as kp
 from benchmarks.exactness import EPS
 from kpoison.ridge import Solver
 from kpoison.ridge.observations import Observations
+from kpoison.ridge.solvers.preparation import prepared
 from kpoison.ridge.solvers.conjugate_gradients import default_tolerance
 from kpoison.ridge.solvers.dense import DenseSolver, implicit_inverse_product, implicit_solve
 
@@ -212,13 +213,14 @@ def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
         assert float(found) == pytest.approx(-3 / 3.6, rel=1e-5)
 
 
-@pytest.mark.parametrize("solver", [kp.Spectral(), kp.ConjugateGradients(tolerance=1e-13)])
+@pytest.mark.parametrize(
+    "solver", [kp.Spectral(), kp.Krylov(rank=3, tolerance=1e-13), kp.ConjugateGradients(tolerance=1e-13)]
+)
 def test_weighted_points_are_divided_noise(solver):
     points, weights, b = RNG.normal(size=(6, 2)), np.array([1.0, 2.0, 0.5, 0.0, 1.0, 3.0]), RNG.normal(size=(6, 2))
     kernel, kept = kp.kernels.RBF(1.2), weights > 0
-    found = solver.weighted_solve(
-        kernel, Observations(jnp.asarray(points)), jnp.asarray(weights), jnp.asarray(0.3), jnp.asarray(b)
-    )
+    factor = prepared(solver, kernel, Observations(jnp.asarray(points), weights=jnp.asarray(weights)))
+    found = factor.solve(jnp.asarray(0.3), jnp.asarray(b))
     gram = np.asarray(kernel(points))[np.ix_(kept, kept)]
     expected = np.zeros_like(b)
     expected[kept] = np.linalg.solve(gram + 0.3 * np.diag(1 / weights[kept]), b[kept])

@@ -59,7 +59,9 @@ def test_it_finds_what_a_grid_does_not_beat(objective):
     assert float(found.value) == pytest.approx(value, rel=1e-7)
     grid = [function(length, ridge) for length in np.geomspace(0.1, 10, 25) for ridge in np.geomspace(1e-7, 1, 25)]
     assert float(found.value) <= min(grid) + 1e-9 * abs(min(grid))
-    assert found.status is kp.TuningStatus.CONVERGED
+    # Generalised cross-validation of so few points falls on and on towards a ridge of 0.
+    ends = {"generalised-cross-validation": kp.TuningStatus.UNBOUNDED}
+    assert found.status is ends.get(objective, kp.TuningStatus.CONVERGED)
     assert np.nanmin(np.asarray(found.path)) == pytest.approx(float(found.value), rel=1e-9)
 
 
