@@ -10,9 +10,9 @@ import kpoison as kp
 from benchmarks.exactness import EPS
 from kpoison.ridge import Solver
 from kpoison.ridge.observations import Observations
-from kpoison.ridge.solvers.preparation import prepared
 from kpoison.ridge.solvers.conjugate_gradients import default_tolerance
 from kpoison.ridge.solvers.dense import DenseSolver, implicit_inverse_product, implicit_solve
+from kpoison.ridge.solvers.preparation import prepared
 
 RNG = np.random.default_rng(4)
 N = 8
