@@ -120,7 +120,7 @@ STATEMENTS: dict[str, Statement] = {
             "l14_leverage", "L14", "Leverage",
             "Own-point efficacy of a dirty label is its leverage H_ii, on average df/n; clones take up less than one "
             "degree of freedom, however many; what is predicted without a point needs no refit.",
-            quick=("rbf", "ntk-relu"), shares="clones",
+            quick=("rbf",), shares="clones",
         ),
         _checked_in(
             "n1_finite_width", "N1", "Finite width",

@@ -40,7 +40,7 @@ class _Trained:
     @property
     def rounding(self) -> float:
         """10 · eps · the condition number of A."""
-        return 10 * _EPS * (np.linalg.norm(self.gram, 2) + self.rho) / self.rho
+        return 10 * _EPS * (float(np.linalg.norm(self.gram, 2)) + self.rho) / self.rho
 
 
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
@@ -55,7 +55,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
             Panel(
                 "Degrees of freedom taken by m clones",
                 "m",
-                "tr H, with less without",
+                "tr H with them − without",
                 [
                     curve("law", "line", np.array(setting.counts), curves[0]),
                     curve("physical copies", "dots", np.array(setting.counts), curves[1]),
@@ -97,7 +97,7 @@ def _clean(setting: Setting, laws: Laws) -> list[Comparison]:
         without = _Trained(trained.gram[np.ix_(rest, rest)], trained.rho)
         left_out.append(trained.gram[i, rest] @ scipy.linalg.solve(without.system, y[rest], assume_a="pos"))
     variances = np.diagonal(trained.gram - trained.hat @ trained.gram)
-    evidence = scipy.stats.multivariate_normal(np.zeros(n), trained.system).logpdf(y)
+    evidence = float(scipy.stats.multivariate_normal(cov=trained.system).logpdf(y))  # pyright: ignore[reportArgumentType]
     reason, size = "10 · eps · condition number, times the size of the numbers", trained.rounding * np.linalg.norm(y)
     return [
         compare(

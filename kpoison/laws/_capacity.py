@@ -1,11 +1,11 @@
 """How much of the labels the predictor takes in: its degrees of freedom (T7, L14)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from kpoison._failures import program
 from kpoison._linear_algebra import matrix_product
@@ -14,7 +14,7 @@ from kpoison._validation import check_integer, public
 from kpoison.laws.effect import EffectByGain, PoisonEffect, by_refit
 from kpoison.laws.inputs import CleanInputs, LawInputs, trained_on
 from kpoison.poison import Poison
-from kpoison.ridge import Fitted, PosteriorAtRidge
+from kpoison.ridge import Fitted, Process
 
 __all__ = ["EstimatedDegrees", "degrees_of_freedom"]
 
@@ -31,6 +31,14 @@ class EstimatedDegrees(NamedTuple):
     standard_error: Float[Array, ""]
 
 
+@overload
+def degrees_of_freedom(
+    clean: Fitted, ridge: Scalar, poison: Poison | None = None, *, probes: None = None, key: None = None
+) -> Float[Array, ""]: ...
+@overload
+def degrees_of_freedom(
+    clean: Fitted, ridge: Scalar, poison: Poison | None = None, *, probes: int, key: PRNGKeyArray
+) -> EstimatedDegrees: ...
 @public
 def degrees_of_freedom(
     clean: Fitted,
@@ -84,45 +92,29 @@ def degrees_of_freedom(
 
 @program
 def _degrees(inputs: CleanInputs | LawInputs) -> Float[Array, ""]:
-    return _trace(inputs, lambda reference: jnp.sum(reference.leverages()))
+    return _trace(inputs, lambda clean: jnp.sum(clean.leverages()))
 
 
-def _trace(inputs: CleanInputs | LawInputs, of_clean: Callable[[PosteriorAtRidge], Array]) -> Array:
-    """tr H from the part of the clean data."""
+@program
+def _estimated(inputs: CleanInputs | LawInputs, probes: int, key: PRNGKeyArray) -> EstimatedDegrees:
+    X = inputs.clean.X
+    signs = jax.random.rademacher(key, (len(X), probes), X.dtype)
+    samples = _trace(inputs, lambda clean: clean.hat_quadratics(signs))
+    return EstimatedDegrees(jnp.mean(samples), jnp.std(samples, ddof=1) / probes**0.5)
+
+
+def _trace(inputs: CleanInputs | LawInputs, of_clean: Callable[[Process], Array]) -> Array:
+    """tr H from the part of the clean data; of the poison's values k̃(Z, Z)G, less what they take from those."""
     if isinstance(inputs, CleanInputs):
         return inputs.linear(of_clean)
     if by_refit(inputs.clean):
         inputs.effect()  # says why not
 
-    def at(effect: PoisonEffect):
+    def at(effect: PoisonEffect) -> Array:
         assert isinstance(effect, EffectByGain)
-        assert isinstance(effect.reference, PosteriorAtRidge)
-        return of_clean(effect.reference) + _poison_trace(effect, effect.reference)
+        clean, Z, gain = effect.reference, effect.locations, effect.gain
+        values = slice(len(Z.points))
+        own = jnp.trace(matrix_product(clean.covariance(Z), gain)[values, values])
+        return of_clean(clean) + own - clean.trace_taken(Z, gain)
 
     return inputs.linear(at)
-
-
-@program
-def _estimated(inputs: CleanInputs | LawInputs, probes: int, key: PRNGKeyArray) -> EstimatedDegrees:
-    clean = inputs.clean
-    signs = jax.random.rademacher(key, (len(clean.X), probes), clean.X.dtype)
-
-    def quadratic(reference: PosteriorAtRidge) -> Inexact[Array, " p"]:
-        """zᵀHz for each vector of signs, H = I − ρS."""
-        return jnp.sum(signs * (signs - reference.rho * reference.residuals(signs)), axis=0)
-
-    samples = _trace(inputs, quadratic)
-    return EstimatedDegrees(jnp.mean(samples), jnp.std(samples, ddof=1) / probes**0.5)
-
-
-def _poison_trace(effect: EffectByGain, reference: PosteriorAtRidge) -> Inexact[Array, ""]:
-    """What the poison's labels add: Σ_j (k̃(Z, Z)G)_jj of its values, less what it takes from the clean ones.
-
-    k̃(x_i, Z) = ρR_i of the clean values, R = S k(X, Z), becomes smaller by k̃(x_i, Z) G k̃(Z, x_i) where both are x_i.
-    """
-    Z, gain = effect.locations, effect.gain
-    number = len(Z.points)
-    own = jnp.trace(matrix_product(reference.covariance(Z), gain)[:number, :number])
-    residuals = reference.cross_residuals(Z)
-    weighted = reference.posterior.observations.multiplicities[:, None] * residuals
-    return own - reference.rho * jnp.sum(gain * matrix_product(residuals.T, weighted))

@@ -9,7 +9,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import check_flag, public
 from kpoison.laws.inputs import CleanInputs, LawInputs, Probes, trained_on
 from kpoison.poison import Poison
-from kpoison.ridge import Observations, Posterior, PosteriorAtRidge
+from kpoison.ridge import Observations, Posterior
 
 __all__ = ["posterior_covariance"]
 
@@ -61,7 +61,6 @@ def _covariance(inputs: CleanInputs | LawInputs, probes: Probes, diagonal: bool)
     else:
         effect = inputs.effect()
         reference, gain = effect.reference, effect.gain
-        assert isinstance(reference, PosteriorAtRidge)
         cross = reference.covariance(Observations(points), effect.locations)
         if diagonal:
             found = reference.variances(points) - jnp.sum(cross * matrix_product(cross, gain.T), axis=1)

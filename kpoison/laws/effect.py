@@ -12,7 +12,7 @@ from kpoison._failures import checked_result
 from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison._typing import Law
 from kpoison.poison import Poison
-from kpoison.ridge import Fitted, KernelExpansion, Observations, PosteriorAtRidge, Prior
+from kpoison.ridge import Fitted, KernelExpansion, Observations, PosteriorAtRidge, Prior, Process
 from kpoison.ridge.solvers.preparation import prepared
 
 __all__ = [
@@ -56,7 +56,7 @@ class EffectByGain(PoisonEffect):
         gain: G = (ρI + M k̃(Z, Z))⁻¹ M with M = diag(m), shape (P, P); for clones S(m; λ) (L1).
     """
 
-    reference: PosteriorAtRidge | Prior
+    reference: Process
     locations: Observations
     coefficients: Inexact[Array, "P C"]
     gain: Inexact[Array, "P P"]

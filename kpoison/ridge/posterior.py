@@ -1,5 +1,6 @@
 """What is fitted: a kernel ridge posterior, valid at any ridge, and its mean and covariance at one."""
 
+import abc
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact, Num
 
 from kpoison._failures import Failure, checked_result, program
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.early_stopping import at_time, stopped_ridge
@@ -22,6 +24,7 @@ __all__ = [
     "Posterior",
     "PosteriorAtRidge",
     "Prior",
+    "Process",
     "StoppedPosterior",
     "check_conditioning",
     "check_fitted",
@@ -271,7 +274,58 @@ def check_conditioning(clean: Fitted, rho: Num[ArrayLike, ""]) -> Array:
     return checked_result(rho, [Failure(~(error < 1), clean.factor.no_digits()), warning])
 
 
-class PosteriorAtRidge(eqx.Module):
+class Process(eqx.Module):
+    """A Gaussian process to be conditioned on weighted observations: the clean posterior at one ρ, or the prior."""
+
+    @abc.abstractmethod
+    def mean(self, Z: Observations | Float[Array, "p ..."]) -> Inexact[Array, "P C"]:
+        """f_c(Z), at points or of observations."""
+
+    @abc.abstractmethod
+    def covariance(
+        self, Z: Observations | Float[Array, "p ..."], other: Observations | None = None
+    ) -> Inexact[Array, "P Q"]:
+        """k̃(Z, W), by default of Z with itself."""
+
+    @abc.abstractmethod
+    def variances(self, points: Float[Array, "q ..."]) -> Inexact[Array, " q"]:
+        """k̃(x, x) at each point."""
+
+    @abc.abstractmethod
+    def mean_coefficients(self) -> Inexact[Array, "p C"]:
+        """What of f_c depends on ρ."""
+
+    @abc.abstractmethod
+    def covariance_coefficients(self, Z: Observations, weights: Inexact[Array, "P C"]) -> Inexact[Array, "p C"]:
+        """What of x ↦ k̃(x, Z) weights belongs to the clean data."""
+
+    @abc.abstractmethod
+    def change_expansion(
+        self, Z: Observations, of_poison: Inexact[Array, "P C"], of_clean: Inexact[Array, "p C"]
+    ) -> KernelExpansion:
+        """From coefficients of observations and of the clean data a function of x."""
+
+    @abc.abstractmethod
+    def leverages(self) -> Inexact[Array, " n"]:
+        """H_ii: how far the predictor at x_i follows y_i with its weight."""
+
+    @abc.abstractmethod
+    def hat_quadratics(self, z: Float[Array, "n k"]) -> Inexact[Array, " k"]:
+        """zᵀHz for each column."""
+
+    @abc.abstractmethod
+    def trace_taken(self, Z: Observations, gain: Inexact[Array, "P P"]) -> Inexact[Array, ""]:
+        """What of tr H the clean data lose when the process is conditioned on Z with this gain."""
+
+    def covariance_expansion(
+        self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
+    ) -> KernelExpansion:
+        """x ↦ k̃(x, Z) weights."""
+        Z = observing(Z)
+        return self.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
+
+
+class PosteriorAtRidge(Process):
     """Clean predictor f_c and posterior covariance k̃ at one ρ."""
 
     posterior: Posterior
@@ -310,9 +364,15 @@ class PosteriorAtRidge(eqx.Module):
         """What the predictor of other targets leaves of them at the training points, over ρ."""
         return self._over_rho(self.posterior.observations.right_hand_side(values))
 
-    def cross_residuals(self, Z: Observations) -> Inexact[Array, "n P"]:
-        """k̃(X, Z)/ρ, of the values at X."""
-        return self._over_rho(self.posterior.cross(Z))
+    def hat_quadratics(self, z: Float[Array, "n k"]) -> Inexact[Array, " k"]:
+        """zᵀHz for each column, H = I − ρS."""
+        return jnp.sum(z * (z - self.rho * self.residuals(z)), axis=0)
+
+    def trace_taken(self, Z: Observations, gain: Inexact[Array, "P P"]) -> Inexact[Array, ""]:
+        """Σ w_i k̃(x_i, Z) G k̃(Z, x_i)/ρ = ρ tr(G RᵀWR), R = k̃(X, Z)/ρ of the values."""
+        residuals = self._over_rho(self.posterior.cross(Z))
+        weighted = self.posterior.observations.multiplicities[:, None] * residuals
+        return self.rho * jnp.sum(gain * matrix_product(residuals.T, weighted))
 
     def _over_rho(self, b: Inexact[Array, "N k"]) -> Inexact[Array, "n k"]:
         return self.posterior.factor.residuals(self.rho, b)[: len(self.posterior.X)]
@@ -348,15 +408,8 @@ class PosteriorAtRidge(eqx.Module):
         """See `Posterior.change_expansion`."""
         return self.posterior.change_expansion(Z, of_poison, of_clean)
 
-    def covariance_expansion(
-        self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
-    ) -> KernelExpansion:
-        """x ↦ k̃(x, Z) weights."""
-        Z = observing(Z)
-        return self.posterior.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
 
-
-class Prior(eqx.Module):
+class Prior(Process):
     """Mean 0 and covariance k: the posterior of nothing, which isolated laws condition on the poison."""
 
     kernel: Kernel
@@ -367,10 +420,28 @@ class Prior(eqx.Module):
         Z = observing(Z)
         return jnp.zeros((Z.number, self.outputs), Z.points.dtype)
 
-    def covariance(self, Z: Observations | Float[Array, "p ..."]) -> Float[Array, "P P"]:
-        """k(Z, Z)."""
+    def covariance(
+        self, Z: Observations | Float[Array, "p ..."], other: Observations | None = None
+    ) -> Float[Array, "P Q"]:
+        """k(Z, W)."""
         Z = observing(Z)
-        return covariance(self.kernel, Z, Z)
+        return covariance(self.kernel, Z, Z if other is None else other)
+
+    def variances(self, points: Float[Array, "q ..."]) -> Float[Array, " q"]:
+        """k(x, x)."""
+        return self.kernel.diagonal(points)
+
+    def leverages(self) -> Float[Array, " 0"]:
+        """Of no clean data."""
+        return jnp.zeros(0)
+
+    def hat_quadratics(self, z: Float[Array, "0 k"]) -> Float[Array, " k"]:
+        """0."""
+        return jnp.zeros(z.shape[1], z.dtype)
+
+    def trace_taken(self, Z: Observations, gain: Inexact[Array, "P P"]) -> Float[Array, ""]:
+        """0."""
+        return jnp.zeros((), Z.points.dtype)
 
     def mean_coefficients(self) -> Inexact[Array, "0 C"]:
         """Of no clean data."""
@@ -385,13 +456,6 @@ class Prior(eqx.Module):
     ) -> KernelExpansion:
         """k(x, Z) · of_poison as a function of x."""
         return KernelExpansion(span_of(self.kernel, Z), of_poison)
-
-    def covariance_expansion(
-        self, Z: Observations | Float[Array, "p ..."], weights: Inexact[Array, "P C"]
-    ) -> KernelExpansion:
-        """x ↦ k(x, Z) weights."""
-        Z = observing(Z)
-        return self.change_expansion(Z, weights, self.covariance_coefficients(Z, weights))
 
 
 def checked_ridge(clean: Fitted, ridge: Scalar) -> Float[Array, ""]:

@@ -208,6 +208,7 @@ def _from_best(
         """What is searched, and whether it is a number that can be trusted."""
 
         def evaluate(place):
+            place = place.astype(drawn.dtype)
             there, ridge = _at(jnp.clip(place, given - _FARTHEST, given + _FARTHEST), kernel, chosen)
             value = objective.value(posterior_at_one_ridge(there, observed, y, ridge), ridge, held_out)
             return jnp.log(value) if objective.positive else value
@@ -236,9 +237,9 @@ def _from_best(
         )
         # The line search has evaluated the place where it ended.
         value, slope = optax.tree.get(memory, "value"), optax.tree.get(memory, "grad")
-        iteration = state.iteration + 1
+        place, iteration = jnp.asarray(optax.apply_updates(state.place, updates)), state.iteration + 1
         fall, path = state.value - value, state.path.at[iteration].set(value)
-        return _State(state.place + updates, memory, value, slope, fall, iteration, path)
+        return _State(place, memory, value, slope, fall, iteration, path)
 
     def search(place):
         value, slope = jax.value_and_grad(searched)(place)
