@@ -209,7 +209,7 @@ class RBF(SpectralKernel):
     With a length scale for each input (automatic relevance determination) one that is long is hardly felt:
 
     >>> RBF(jnp.array([1.0, 100.0]))(jnp.array([[0.0, 0.0], [1.0, 1.0]])).round(3).tolist()[0]
-    [1.0, 0.606...]
+    [1.0, 0.607]
     """
 
     falls_within: ClassVar[float | None] = 9.120178817720268
