@@ -7,10 +7,13 @@ from jaxtyping import ArrayLike, Bool, Integer, Num, Shaped
 
 from kpoison._names import LawName as Law
 
-__all__ = ["Labels", "Law", "Mask", "Numbers", "Scalar"]
+__all__ = ["Labels", "Law", "Mask", "Numbers", "PerInput", "Scalar"]
 
 Scalar: TypeAlias = Num[ArrayLike, ""]
 """A real number, traced or not."""
+
+PerInput: TypeAlias = Num[ArrayLike, ""] | Num[ArrayLike, "_"]
+"""A real number, or one for each input."""
 
 Numbers: TypeAlias = Num[ArrayLike, "..."] | Sequence[float | int]
 """Real numbers: one, an array or a list."""

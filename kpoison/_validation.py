@@ -381,12 +381,13 @@ def check_points(
 ) -> jax.Array:
     """Points (n, ...) with `point_ndim` axes each, as a JAX array; with `like`, of its point shape and dtype.
 
-    With `single` one point without the first axis is welcome too.
+    With `single` one point without the first axis is welcome too.  Points without axes are indices: they come as
+    integers and go on in a floating dtype, as all points do.
     """
-    points = check_floating(name, value)
+    points = check_floating(name, value) if point_ndim else _indices(name, value)
     shape = (1, *points.shape) if single and points.ndim == point_ndim else points.shape
     if len(shape) != point_ndim + 1:
-        expected = "(n, d)" if point_ndim == 1 else f"(n, {', '.join(['...'] * point_ndim)})"
+        expected = {0: "(n,)", 1: "(n, d)"}.get(point_ndim) or f"(n, {', '.join(['...'] * point_ndim)})"
         raise ValueError(f"{name} must have shape {expected}, got {points.shape}")
     if points.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {points.shape}")
@@ -397,6 +398,13 @@ def check_points(
             points = points.astype(like.dtype)
     check_finite(name, points)
     return points
+
+
+def _indices(name: str, value: Any) -> jax.Array:
+    indices = plain_array(name, value)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, the indices of points, got dtype {indices.dtype}")
+    return jnp.asarray(indices, float)
 
 
 def between_points(evaluate: F) -> F:

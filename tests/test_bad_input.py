@@ -82,7 +82,7 @@ FIT = [
 MAKE_POISON = [
     (
         "location: integers",
-        lambda: kp.Poison(np.zeros(3, int), 1.0, 1.0),
+        lambda: kp.gain(kp.fit(RBF, X, Y), kp.Poison(np.zeros(3, int), 1.0, 1.0), 0.1),
         TypeError,
         "location must be a floating.*int64",
     ),
@@ -108,7 +108,12 @@ KERNELS = [
     ("length_scale: negative", lambda: kernels.Laplace(-1.0), ValueError, "length_scale must be .* > 0, got -1.0"),
     ("length_scale: NaN", lambda: kernels.Matern32(np.nan), ValueError, "length_scale must be finite .*got nan"),
     ("length_scale: infinite", lambda: kernels.Matern52(np.inf), ValueError, "length_scale must be finite .*got inf"),
-    ("length_scale: several", lambda: kernels.RBF(np.ones(3)), ValueError, r"length_scale must be a single .*\(3,\)"),
+    (
+        "length_scale: a table",
+        lambda: kernels.RBF(X * X),
+        ValueError,
+        r"length_scale must be .* shape \(d,\).*\(5, 3\)",
+    ),
     ("length_scale: text", lambda: kernels.RBF("long"), TypeError, "length_scale must be real, got str"),
     ("length_scale: none", lambda: kernels.RBF(None), TypeError, "length_scale must be real, got NoneType"),
     ("alpha: zero", lambda: kernels.RationalQuadratic(1.0, 0.0), ValueError, "alpha must be finite and > 0, got 0.0"),
@@ -119,7 +124,8 @@ KERNELS = [
     ("scale: zero", lambda: 0.0 * RBF, ValueError, "scale must be finite and > 0, got 0.0"),
     ("scale: negative", lambda: RBF * -2.0, ValueError, "scale must be finite and > 0, got -2.0"),
     ("scale: several", lambda: kernels.Scaled(RBF, np.ones(2)), ValueError, r"scale must be a single number.*\(2,\)"),
-    ("sum with a number", lambda: RBF + 1.0, TypeError, "unsupported operand"),
+    ("sum with a negative number", lambda: RBF + -1.0, ValueError, "added to a kernel must be finite and >= 0, got -1"),
+    ("sum with text", lambda: RBF + "1", TypeError, "what is added to a kernel must be real, got str"),
     (
         "sum of kernels on different points",
         lambda: RBF + kernels.Custom(lambda x, z: jnp.sum(x * z), point_ndim=3),

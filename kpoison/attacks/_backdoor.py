@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_integers, check_points, count_of, is_concrete, known_number
+from kpoison._validation import boundary, check_integers, count_of, is_concrete, known_number
 from kpoison.attacks.classes import checked_target, class_indices
 from kpoison.attacks.poisoned import PoisonedData
 from kpoison.laws import efficacy, predict
@@ -43,7 +43,7 @@ def _check(arguments: dict[str, Any]) -> None:
         )
     check_integers(arguments, seed=0)
     arguments["fraction"] = fraction
-    arguments["probes"] = check_points("probes", arguments["probes"], clean.kernel.point_ndim, like=clean.X)
+    arguments["probes"] = clean.kernel.points("probes", arguments["probes"], like=clean.X)
 
 
 def _drawn(clean: Fitted, column: int, fraction: float | int, seed: int) -> Int[np.ndarray, " p"]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import boundary, check_integers, check_points, check_real, is_concrete, known_number
+from kpoison._validation import boundary, check_integers, check_real, is_concrete, known_number
 from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.clients import Clients
 from kpoison.attacks.federated import Federation, federate, mean_aggregated
@@ -48,9 +48,7 @@ def shared_features(kernel: Kernel, point_sets: Sequence[Float[ArrayLike, "..."]
     sets: list[Array] = []
     for place, points in enumerate(point_sets):
         like = sets[0] if sets else None
-        sets.append(
-            check_points(f"point_sets[{place}]", points, kernel.point_ndim, like=like, like_name="point_sets[0]")
-        )
+        sets.append(kernel.points(f"point_sets[{place}]", points, like=like, like_name="point_sets[0]"))
     coordinates = kernel_features(kernel, jnp.concatenate(sets))
     return jnp.split(coordinates, np.cumsum([len(points) for points in sets])[:-1])
 
@@ -142,11 +140,11 @@ def sybil(
     >>> bool(jnp.allclose(attack.simulated, attack.data.efficacy, atol=1e-4))
     True
     """
-    honest = [check_points(f"inputs[{client}]", points, kernel.point_ndim) for client, points in enumerate(inputs)]
+    honest = [kernel.points(f"inputs[{client}]", points) for client, points in enumerate(inputs)]
     labels = [jnp.asarray(own, honest[0].dtype) for own in targets]
     # Clients check the shapes of targets before anything is fitted.
     Clients([points.reshape(len(points), -1) for points in honest], labels)
-    probes = check_points("probes", probes, kernel.point_ndim, like=honest[0], like_name="inputs[0]")
+    probes = kernel.points("probes", probes, like=honest[0], like_name="inputs[0]")
     X, y = jnp.concatenate(honest), jnp.concatenate(labels)
     clean = fit(kernel, X, y)
     data = poisoned_data(clean, poison, probes, ridge, target)

@@ -195,7 +195,7 @@ class SpectrumLaw(eqx.Module):
 def _check_law(arguments: dict[str, Any]) -> None:
     clean = arguments["clean"]
     check_fitted("clean", clean)
-    x = arguments["x"] = check_points("x", arguments["x"], clean.kernel.point_ndim, like=clean.X, like_name="clean.X")
+    x = arguments["x"] = clean.kernel.points("x", arguments["x"], like=clean.X, like_name="clean.X")
     arguments["attacked"] = np.asarray(check_mask("attacked", arguments["attacked"], (len(x),), "probe"))
     if not arguments["attacked"].any():
         raise ValueError(f"attacked must mark at least one of the {len(x)} probes, got none")

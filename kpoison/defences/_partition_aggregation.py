@@ -186,13 +186,13 @@ def _check(arguments: dict[str, Any]) -> None:
     kernel, poison = arguments["kernel"], arguments["poison"]
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
-    X = check_points("X", arguments["X"], kernel.point_ndim)
+    X = kernel.points("X", arguments["X"])
     check_real("y", arguments["y"])
     y = jnp.asarray(arguments["y"], X.dtype)
     if y.ndim not in (1, 2) or len(y) != len(X) or (y.ndim == 2 and y.shape[1] < 2):
         raise ValueError(f"y must have shape ({len(X)},), or ({len(X)}, C) with C >= 2 classes, got {y.shape}")
     check_finite("y", y)
-    x = check_points("x", arguments["x"], kernel.point_ndim, like=X)
+    x = kernel.points("x", arguments["x"], like=X)
     check_positive("ridge", arguments["ridge"])
     check_integers(arguments, partitions=1, seed=0)
     if poison is not None:

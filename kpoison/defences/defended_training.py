@@ -18,7 +18,6 @@ from kpoison._validation import (
     boundary,
     check_integer,
     check_mask,
-    check_points,
     check_positive,
     check_real,
     is_concrete,
@@ -72,7 +71,7 @@ def _check_images(arguments: dict[str, Any]) -> None:
     kernel, shape = arguments["kernel"], arguments["image_shape"]
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
-    X, chosen = check_points("X", arguments["X"], kernel.point_ndim), _checked(arguments["transformations"])
+    X, chosen = kernel.points("X", arguments["X"]), _checked(arguments["transformations"])
     point = X.shape[1:] if shape is None else tuple(check_integer("image_shape", length, 1) for length in shape)
     if len(point) != 3 or X.shape[1:] not in (point, (math.prod(point),)):
         raise ValueError(

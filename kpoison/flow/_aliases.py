@@ -25,8 +25,21 @@ def alias_moments(
     Every term of every sum is positive or small, so that all three are exact to rounding relative to their size.  For
     a Laplace kernel the last sum diverges, and what is returned for it means nothing.
     """
+    lengths = kernel.lengths(omega)
+    if lengths.ndim == 0:
+        return _moments(kernel, lengths, omega, spacing)
+    # In units of the length scales, in which the kernel is isotropic.
+    moments = _moments(kernel, jnp.ones((), omega.dtype), lengths * omega, spacing / lengths)
+    zeroth, first, second = jax.tree.map(lambda moment: jnp.prod(lengths) * moment, moments)
+    return zeroth, first / lengths, second / jnp.outer(lengths, lengths)
+
+
+def _moments(
+    kernel: SpectralKernel, length_scale: Float[Array, ""], omega: Float[Array, " d"], spacing: Float[Array, " d"]
+) -> tuple[Float[Array, ""], Float[Array, " d"], Float[Array, "d d"]]:
+    """Those of one length scale."""
     cutoff = 2 * math.pi / spacing
-    log_weights, t = kernel.gaussians(omega, jax.lax.stop_gradient(jnp.max(cutoff)))
+    log_weights, t = kernel.gaussians(length_scale, omega, jax.lax.stop_gradient(jnp.max(cutoff)))
     zeroth, first, second = jax.vmap(_theta_moments, in_axes=(None, 0, 0), out_axes=1)(t, omega, cutoff)
     weights = jnp.exp(log_weights - t * jnp.sum(omega * omega) + jnp.sum(jnp.log(zeroth), axis=1))
     first, second = first / zeroth, second / zeroth

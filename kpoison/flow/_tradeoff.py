@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import one_by_one, program
 from kpoison._typing import Numbers, Scalar
-from kpoison._validation import check_integer, check_points, check_positive, check_real, is_concrete, public
+from kpoison._validation import check_integer, check_positive, check_real, is_concrete, public
 from kpoison.flow._energies import energies_of
 from kpoison.flow._trajectory import early_stopped
 from kpoison.flow.integration import checked_times
@@ -110,7 +110,7 @@ def _checked_penalties(penalties: Any) -> Float[np.ndarray, " P"]:
 def _checked_held_out(held_out: Any, clean: Posterior) -> tuple[Array, Array]:
     if not isinstance(held_out, tuple) or len(held_out) != 2:
         raise TypeError(f"held_out must be (inputs, labels), got {type(held_out).__name__}")
-    inputs = check_points("held_out[0]", held_out[0], clean.kernel.point_ndim, like=clean.X)
+    inputs = clean.kernel.points("held_out[0]", held_out[0], like=clean.X)
     return inputs, _classes("held_out[1]", held_out[1], len(inputs))
 
 

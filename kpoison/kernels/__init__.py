@@ -11,7 +11,7 @@ from kpoison.kernels.activations import (
     Sin,
     activation_names,
 )
-from kpoison.kernels.algebra import Product, Scaled, Sum
+from kpoison.kernels.algebra import Constant, Power, Product, Scaled, Sum
 from kpoison.kernels.base import Kernel
 from kpoison.kernels.convolutional import ConvolutionalNNGP, ConvolutionalNTK
 from kpoison.kernels.custom import Custom
@@ -20,6 +20,7 @@ from kpoison.kernels.empirical import empirical_ntk
 from kpoison.kernels.matern import Laplace, Matern32, Matern52
 from kpoison.kernels.neural import NNGP, NTK
 from kpoison.kernels.periodic import Periodic
+from kpoison.kernels.precomputed import Precomputed
 from kpoison.kernels.stationary import RBF, RationalQuadratic, Stationary
 from kpoison.kernels.stax import from_stax
 
@@ -29,6 +30,7 @@ __all__ = [
     "NTK",
     "RBF",
     "Activation",
+    "Constant",
     "ConvolutionalNNGP",
     "ConvolutionalNTK",
     "Cos",
@@ -42,6 +44,8 @@ __all__ = [
     "Matern52",
     "Periodic",
     "Polynomial",
+    "Power",
+    "Precomputed",
     "Product",
     "Quadrature",
     "RationalQuadratic",

@@ -1,18 +1,21 @@
-"""Sums, products and multiples of kernels: whatever is asked of them is asked of their parts."""
+"""Sums, products, powers and multiples of kernels: whatever is asked of them is asked of their parts."""
 
 import abc
 import functools
+import math
+import operator
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._typing import Scalar
-from kpoison._validation import check_positive
+from kpoison._validation import between_points, check_positive, integer, is_concrete
 from kpoison.kernels.base import Kernel, Traits, WithTraits, check_kernel
 from kpoison.kernels.pairs import PairDerivatives
 
-__all__ = ["Product", "Scaled", "Sum"]
+__all__ = ["Constant", "Power", "Product", "Scaled", "Sum", "divided", "plus"]
 
 
 class _Combination(WithTraits):
@@ -30,6 +33,13 @@ class _Combination(WithTraits):
     @abc.abstractmethod
     def with_parts(self, *parts: Kernel) -> Kernel:
         """The same function of other kernels."""
+
+    def points(
+        self, name: str, value: Any, *, like: Array | None = None, like_name: str = "X", single: bool = False
+    ) -> Float[Array, "..."]:
+        """As points of the first part; refused where they are none of another."""
+        own, *_ = (part.points(name, value, like=like, like_name=like_name, single=single) for part in self.parts)
+        return own
 
     @property
     def traits(self) -> Traits:
@@ -152,6 +162,50 @@ def _times(rows: Float[Array, "n ..."], kernel: Kernel, x: Array, centres: Array
     return rows * kernel.pairwise(x[None], centres)[0].reshape(-1, *[1] * (rows.ndim - 1))
 
 
+class Power(_Combination):
+    """k(x, z)ⁿ, n an integer >= 1; written `k ** n`.
+
+    >>> import jax.numpy as jnp
+    >>> from kpoison.kernels import Linear
+    >>> (Linear() ** 3)(jnp.array([[2.0]])).tolist()
+    [[64.0]]
+    """
+
+    kernel: Kernel
+    exponent: int = eqx.field(static=True, converter=integer("exponent", 1))
+
+    def __check_init__(self):
+        check_kernel("kernel", self.kernel)
+
+    @property
+    def parts(self) -> tuple[Kernel]:
+        """The one that is multiplied by itself."""
+        return (self.kernel,)
+
+    def combined(self, dtype: Any, *parts: Any) -> Any:
+        """So many of it, multiplied."""
+        return functools.reduce(operator.mul, parts * self.exponent)
+
+    def with_parts(self, *parts: Kernel) -> Kernel:
+        """That of another."""
+        (kernel,) = parts
+        return Power(kernel, self.exponent)
+
+    def gradients(self, x: Float[Array, "..."], centres: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """n kⁿ⁻¹ ∇k."""
+        return self._times_slope(self.kernel.gradients(x, centres), x, centres)
+
+    def gradient_products(
+        self, x: Float[Array, "..."], centres: Float[Array, "n ..."], basis: Float[Array, "n p"]
+    ) -> Float[Array, "p ..."]:
+        """Those of the kernel, with n kⁿ⁻¹ as weights."""
+        return self.kernel.gradient_products(x, centres, self._times_slope(basis, x, centres))
+
+    def _times_slope(self, rows: Float[Array, "n ..."], x: Array, centres: Array) -> Float[Array, "n ..."]:
+        n = self.exponent
+        return rows if n == 1 else _times(rows, n * self.kernel ** (n - 1), x, centres)
+
+
 class Scaled(_Combination):
     """scale · k(x, z), scale > 0; written `scale * k`."""
 
@@ -180,3 +234,58 @@ class Scaled(_Combination):
     def spectral_parts(self, scale: Any = 1.0) -> list[tuple[Kernel, Any]]:
         """Those of the kernel, scaled."""
         return self.kernel.spectral_parts(scale * self.scale)
+
+
+class Constant(WithTraits):
+    """A number for every pair of points: as if a constant of that variance were added to the function.
+
+    Args:
+        value: >= 0.
+        point_ndim: number of axes of one point, as of the kernels that it is combined with.
+
+    Written `k + value`, where it is on the points of k:
+
+    >>> import jax.numpy as jnp
+    >>> from kpoison.kernels import Linear
+    >>> (0.5 + Linear())(jnp.array([[2.0]])).tolist()
+    [[4.5]]
+    """
+
+    value: Scalar
+    point_ndim: int = eqx.field(static=True, default=1, converter=integer("point_ndim", 0))
+
+    def __check_init__(self):
+        check_positive("value", self.value, zero=True)
+
+    @between_points
+    def evaluate(self, x: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array, ""]:
+        """The value."""
+        return jnp.asarray(self.value, x.dtype)
+
+    @property
+    def traits(self) -> Traits:
+        """Of what no motion changes."""
+        return Traits(math.inf, rotation_invariant=True, translation_invariant=True, point_ndim=self.point_ndim)
+
+    def on_subspace(self, dimension: int) -> Kernel:
+        """Itself."""
+        return self
+
+    def pair_derivatives(self, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> PairDerivatives:
+        """All 0."""
+        none = jnp.zeros((len(X), len(Z)), X.dtype)
+        return PairDerivatives({"": none + jnp.asarray(self.value, X.dtype), "s": none, "ss": none})
+
+
+def plus(kernel: Kernel, other: Any) -> Kernel:
+    """The sum of a kernel and another or a number; `sum([k1, k2])` begins with 0."""
+    if isinstance(other, Kernel):
+        return Sum(kernel, other)
+    check_positive("what is added to a kernel", other, zero=True)
+    return kernel if is_concrete(other) and other == 0 else Sum(kernel, Constant(other, kernel.point_ndim))
+
+
+def divided(kernel: Kernel, divisor: Any) -> Kernel:
+    """The kernel over a positive number."""
+    check_positive("divisor", divisor)
+    return Scaled(kernel, 1 / divisor)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
@@ -69,6 +69,23 @@ class Kernel(eqx.Module):
     def smoothness(self) -> int | float:
         """How often x ↦ k(x, z) is continuously differentiable at x = z (`math.inf`: always)."""
 
+    def points(
+        self, name: str, value: Any, *, like: Array | None = None, like_name: str = "X", single: bool = False
+    ) -> Float[Array, "..."]:
+        """An argument of a public function as points of this kernel.
+
+        Args:
+            name: of the argument, for the message.
+            value: the points, shape (n, ...).
+            like: points whose shape and dtype they must have.
+            like_name: what these are.
+            single: whether one point, shape (...), is welcome too.
+
+        Raises:
+            TypeError, ValueError: for what are none.
+        """
+        return check_points(name, value, self.point_ndim, like=like, like_name=like_name, single=single)
+
     @property
     def traits(self) -> Traits:
         """The smoothness, and what else the attributes below say unless a subclass defines them by themselves."""
@@ -86,7 +103,7 @@ class Kernel(eqx.Module):
 
     @property
     def point_ndim(self) -> int:
-        """Number of axes of one point: 1 for vectors, 3 for images (height, width, channels)."""
+        """Number of axes of one point: 1 for vectors, 3 for images (height, width, channels), 0 for indices."""
         return self.traits.point_ndim
 
     @property
@@ -134,11 +151,12 @@ class Kernel(eqx.Module):
             f"and sums, got {type(self).__name__}"
         )
 
-    def __call__(self, X1: Float[ArrayLike, "n1 ..."], X2: Float[ArrayLike, "n2 ..."] | None = None) -> Array:
+    def __call__(self, X1: Num[ArrayLike, "n1 ..."], X2: Num[ArrayLike, "n2 ..."] | None = None) -> Array:
         """Gram matrix K[i, j] = k(X1[i], X2[j]), through a matrix product where the kernel allows it.
 
         Args:
-            X1: points, shape (n1, d), or (n1, height, width, channels) for image kernels.
+            X1: points, shape (n1, d), or (n1, height, width, channels) for image kernels; indices, shape (n1,), for
+                `Precomputed`.
             X2: points, shape (n2, d); by default, and when the same object as `X1`, the symmetric Gram matrix,
                 whose diagonal is exact.
 
@@ -149,15 +167,15 @@ class Kernel(eqx.Module):
         pairs closer than its resolution (r < 3·√eps·‖x‖) count as coincident.  `pairwise` has no such loss.
 
         Raises:
-            TypeError: where points are not floating-point arrays.
+            TypeError: where points are not floating-point arrays (or indices not integers).
             ValueError: where shapes do not match, or points are empty or not finite.
         """
         symmetric = X2 is None or X2 is X1
-        X1 = check_points("X1", X1, self.point_ndim)
+        X1 = self.points("X1", X1)
         kernel = with_array_parameters(self, X1.dtype)
         if symmetric:
             return symmetric_gram(kernel, X1)
-        return _cross_gram(kernel, X1, check_points("X2", X2, self.point_ndim, like=X1, like_name="X1"))
+        return _cross_gram(kernel, X1, self.points("X2", X2, like=X1, like_name="X1"))
 
     def gram(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """`__call__` without the checks; symmetric where `X1 is X2`."""
@@ -202,11 +220,13 @@ class Kernel(eqx.Module):
         """k(x, x) at each point."""
         return jax.vmap(lambda x: self.evaluate(x, x))(X)
 
-    def __add__(self, other: "Kernel") -> "Kernel":
-        """The sum of two kernels."""
-        from kpoison.kernels.algebra import Sum
+    def __add__(self, other: "Kernel | ArrayLike") -> "Kernel":
+        """The sum with another kernel, or with a number >= 0, a constant kernel."""
+        from kpoison.kernels.algebra import plus
 
-        return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
+        return plus(self, other)
+
+    __radd__ = __add__
 
     def __mul__(self, other: "Kernel | ArrayLike") -> "Kernel":
         """The product with another kernel, or the kernel scaled by a positive number."""
@@ -215,6 +235,18 @@ class Kernel(eqx.Module):
         return Product(self, other) if isinstance(other, Kernel) else Scaled(self, other)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: ArrayLike) -> "Kernel":
+        """The kernel divided by a positive number."""
+        from kpoison.kernels.algebra import divided
+
+        return divided(self, divisor)
+
+    def __pow__(self, exponent: int) -> "Kernel":
+        """The product of so many of the kernel, an integer >= 1."""
+        from kpoison.kernels.algebra import Power
+
+        return Power(self, exponent)
 
     # NumPy would otherwise multiply every number of an array with the kernel by itself.
     __array_ufunc__ = None

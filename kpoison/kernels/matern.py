@@ -55,19 +55,22 @@ class Matern(SpectralKernel):
     """The Matérn kernel of order ν, of which the final classes write the profile."""
 
     nu: ClassVar[float]
+    spectrum_by: ClassVar[str] = "nu"
 
     @property
     def smoothness(self) -> int | float:
         """2ν − 1: so many derivatives exist at r = 0."""
         return int(2 * self.nu - 1)
 
-    def spectral_density(self, omega: Float[Array, " d"]) -> Float[Array, ""]:
+    def density(self, length_scale: Float[Array, ""], omega: Float[Array, " d"]) -> Float[Array, ""]:
         """In closed form."""
-        return matern_density(self.nu, jnp.asarray(self.length_scale, omega.dtype), omega)
+        return matern_density(self.nu, length_scale, omega)
 
-    def gaussians(self, omega: Float[Array, " d"], cutoff: Float[Array, ""]) -> Gaussians:
+    def gaussians(
+        self, length_scale: Float[Array, ""], omega: Float[Array, " d"], cutoff: Float[Array, ""]
+    ) -> Gaussians:
         """Over a gamma distribution of t."""
-        return matern_gaussians(self.nu, jnp.asarray(self.length_scale, omega.dtype), omega, cutoff)
+        return matern_gaussians(self.nu, length_scale, omega, cutoff)
 
 
 class Laplace(Matern):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from kpoison._typing import Law, Scalar
-from kpoison._validation import check_name, check_points, check_positive, in_dtype
+from kpoison._validation import check_name, check_positive, in_dtype
 from kpoison.laws.effect import EffectByGain, PoisonEffect, by_refit, condition, refit, weighted
 from kpoison.poison import Poison, check_poison
 from kpoison.ridge import (
@@ -21,7 +21,7 @@ from kpoison.ridge import (
     checked_ridge,
 )
 
-__all__ = ["CleanInputs", "LawInputs", "Probes", "trained_on"]
+__all__ = ["CleanInputs", "LawInputs", "Probes", "checked_poison", "trained_on"]
 
 T = TypeVar("T")
 
@@ -115,8 +115,8 @@ class LawInputs(NamedTuple):
         Raises:
             TypeError, ValueError: naming the argument that does not fit.
         """
-        clean, poison = check_fitted("clean", clean), check_poison(poison)
-        poison.check_shapes(clean.X.shape[1:], clean.outputs)
+        clean = check_fitted("clean", clean)
+        poison = checked_poison(clean, poison)
         law = check_name("law", law, get_args(Law))
         if law == "isolated" and clean.observations.constant:
             raise ValueError("law must be 'exact' with an intercept, got 'isolated': it is held by no data")
@@ -186,6 +186,15 @@ class LawInputs(NamedTuple):
         return [self._change_expansion(bent), self.clean.posterior.mean_expansion(mean)]
 
 
+def checked_poison(clean: Fitted, poison: Any) -> Poison:
+    """The value, refused where it is no poison of the clean data."""
+    poison = check_poison(poison)
+    poison.check_shapes(clean.X.shape[1:], clean.outputs)
+    if clean.kernel.point_ndim == 0:  # indices, not all of which are of points
+        clean.kernel.points("poison.location", poison.location, like=clean.X, single=True)
+    return poison
+
+
 def trained_on(clean: Any, ridge: Any, poison: Any) -> CleanInputs | LawInputs:
     """The predictor of the clean data, or of clean data and poison where there is one; errors as of either."""
     return CleanInputs.of(clean, ridge) if poison is None else LawInputs.of(clean, poison, ridge)
@@ -211,7 +220,7 @@ class Probes(NamedTuple):
         Raises:
             TypeError, ValueError: where it does not fit.
         """
-        x = check_points("x", x, clean.kernel.point_ndim, like=clean.X, single=True)
+        x = clean.kernel.points("x", x, like=clean.X, single=True)
         return cls(x, x.ndim == clean.X.ndim - 1, clean.y.ndim == 1)
 
     @property

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import program
 from kpoison._typing import Scalar
@@ -53,10 +53,11 @@ class Predictor(eqx.Module):
     expansion: KernelExpansion
     scalar: bool = eqx.field(static=True)
 
-    def __call__(self, x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, x: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
         """f(x) at one point: shape () or (C,)."""
-        x = check_floating("x", x)
-        shape = self.expansion.centres.shape[1:]
+        kernel, centres = self.expansion.kernel, self.expansion.centres
+        shape = centres.shape[1:]
+        x = check_floating("x", x) if shape else kernel.points("x", x, like=centres, single=True)
         if x.shape != shape:
             raise ValueError(f"x must be one point of shape {shape}, got {x.shape}")
         values = self.expansion.values(x[None])[0]

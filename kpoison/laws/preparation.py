@@ -8,7 +8,8 @@ import numpy as np
 
 from kpoison._typing import Numbers
 from kpoison._validation import check_positive, is_concrete, public
-from kpoison.poison import Poison, check_poison
+from kpoison.laws.inputs import checked_poison
+from kpoison.poison import Poison
 from kpoison.ridge import Observations, Posterior, check_conditioning, check_fitted
 
 __all__ = ["prepare"]
@@ -54,7 +55,7 @@ def prepare(clean: Posterior, poison: Poison, ridge: Numbers, *, count: Numbers 
     True
     """
     check_fitted("clean", clean)
-    check_poison(poison)
+    poison = checked_poison(clean, poison)
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves((clean, poison, ridge, count))):
         raise TypeError("arguments must be known numbers: call prepare outside of jit, vmap and grad")
     _check_range("ridge", ridge, zero=False)

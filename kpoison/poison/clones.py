@@ -4,9 +4,9 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Num
+from jaxtyping import Array, ArrayLike, Float, Integer, Num
 
-from kpoison._validation import check_finite, check_floating, check_positive, check_real
+from kpoison._validation import check_finite, check_floating, check_positive, check_real, plain_array
 
 __all__ = ["Poison", "check_poison"]
 
@@ -15,7 +15,8 @@ class Poison(eqx.Module):
     """Identical training points (clones) at one location, or a cluster of several locations.
 
     Args:
-        location: ζ, shape (d,): clones; shape (p, d): a cluster of p locations.
+        location: ζ, shape (d,): clones; shape (p, d): a cluster of p locations.  For a `kpoison.kernels.Precomputed`
+            kernel an index, or indices of shape (p,).
         label: y_t. Clones: a number, or shape (C,) for C outputs. Cluster: shape (p,) or (p, C), or one label for
             all locations.
         count: multiplicity m, real and >= 0. Clones: a number. Cluster: shape (p,), or one number for each.
@@ -23,7 +24,8 @@ class Poison(eqx.Module):
     A count is the weight of an observation, so it need not be whole and laws are differentiable in it.
 
     Raises:
-        TypeError: for a location that is not a floating-point array, or labels or counts that are not real.
+        TypeError: for a location that is not a floating-point array, or labels or counts that are not real; for
+            integers in place of coordinates, which may be indices, by the law.
         ValueError: for non-finite values and negative counts. Shapes are checked against the clean data by the law.
 
     >>> import jax.numpy as jnp
@@ -31,26 +33,33 @@ class Poison(eqx.Module):
     (3,)
     """
 
-    location: Float[Array, "..."]
+    location: Float[Array, "..."] | Integer[Array, "..."]
     label: Float[Array, "..."]
     count: Float[Array, "..."]
 
-    def __init__(self, location: Float[ArrayLike, "..."], label: Num[ArrayLike, "..."], count: Num[ArrayLike, "..."]):
-        self.location = check_floating("location", location)
-        check_finite("location", location)
+    def __init__(self, location: Num[ArrayLike, "..."], label: Num[ArrayLike, "..."], count: Num[ArrayLike, "..."]):
+        found = plain_array("location", location)
+        indices = found.dtype.kind in "iu" and found.ndim <= 1
+        self.location = jnp.asarray(found) if indices else check_floating("location", found)
+        check_finite("location", found)
         check_real("label", label)
         check_finite("label", label)
         check_positive("count", count, zero=True, scalar=False)
-        self.label = jnp.asarray(label, self.location.dtype)
-        self.count = jnp.asarray(count, self.location.dtype)
+        dtype = jnp.result_type(float) if indices else self.location.dtype
+        self.label, self.count = jnp.asarray(label, dtype), jnp.asarray(count, dtype)
 
     def check_shapes(self, point_shape: tuple[int, ...], outputs: int) -> None:
         """Refuse what does not fit clean data of these shapes.
 
         Raises:
+            TypeError: for coordinates that are integers, or indices that are not.
             ValueError: where location, label or count do not.
         """
-        shape = self.location.shape
+        shape, dtype = self.location.shape, self.location.dtype
+        if point_shape:
+            check_floating("poison.location", self.location)
+        elif not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"poison.location must be an index or indices of points, got dtype {dtype}")
         cluster = len(shape) == len(point_shape) + 1
         if shape[len(shape) - len(point_shape) :] != point_shape or not (cluster or shape == point_shape):
             raise ValueError(

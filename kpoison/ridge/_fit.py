@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_flag, check_points, check_positive, check_real, public
+from kpoison._validation import check_finite, check_flag, check_positive, check_real, public
 from kpoison.kernels.base import Kernel, check_kernel, with_array_parameters
 from kpoison.ridge.metric import checked_metric, slope_operator
 from kpoison.ridge.observations import Observations
@@ -22,7 +22,7 @@ __all__ = ["TrainingSet", "checked_targets", "fit", "fit_observations"]
 @public
 def fit(
     kernel: Kernel,
-    X: Float[ArrayLike, "n ..."],
+    X: Num[ArrayLike, "n ..."],
     y: Num[ArrayLike, "n *C"],
     *,
     weights: Float[ArrayLike, " n"] | None = None,
@@ -37,7 +37,7 @@ def fit(
     Args:
         kernel: k.
         X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
-            in large data sets see `Kernel.__call__`).
+            in large data sets see `Kernel.__call__`).  Indices, shape (n_c,), for `kpoison.kernels.Precomputed`.
         y: clean targets, shape (n_c,) or (n_c, C).
         weights: w >= 0, shape (n_c,): multiplicities, as if each point were there so often.  n is then Σw + Σm in
             ρ = nλ; derivatives exist down to w = 0, where they are a point's influence on a fit without it.
@@ -109,7 +109,7 @@ class TrainingSet(NamedTuple):
             TypeError, ValueError: naming the argument that does not fit.
         """
         check_kernel("kernel", kernel)
-        X = check_points("X", X, kernel.point_ndim)
+        X = kernel.points("X", X)
         y = checked_targets("y", y, "X", X)
         gradient_penalty = 0.0 if gradient_penalty is None else gradient_penalty
         check_positive("gradient_penalty", gradient_penalty, zero=True)

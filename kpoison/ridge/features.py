@@ -1,17 +1,16 @@
 """The feature space of a kernel as coordinates, so that a defence acts on it as on a network's features."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._linear_algebra import eigh
-from kpoison._validation import check_points
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.gram import gram_matrix
 
 __all__ = ["kernel_features"]
 
 
-def kernel_features(kernel: Kernel, X: Float[ArrayLike, "n ..."]) -> Float[Array, "n n"]:
+def kernel_features(kernel: Kernel, X: Num[ArrayLike, "n ..."]) -> Float[Array, "n n"]:
     """Coordinates Φ of points in the kernel's feature space, up to a rotation of it: ΦΦᵀ = K(X, X).
 
     Distances, centroids, principal components and clusters of the rows are those of φ(x_i) in the reproducing kernel
@@ -33,7 +32,7 @@ def kernel_features(kernel: Kernel, X: Float[ArrayLike, "n ..."]) -> Float[Array
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
-    X = check_points("X", X, kernel.point_ndim)
+    X = kernel.points("X", X)
     eigenvalues, vectors = eigh(gram_matrix(kernel, X))
     # Rounding makes the smallest ones negative.
     return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None])[:, ::-1]

@@ -113,6 +113,11 @@ def sweep(
     law = check_name("law", law, get_args(Law))
     chosen = as_quantities(quantities)
     shape = clean.X.shape[1:]
+    if clean.kernel.point_ndim == 0:
+        raise ValueError(
+            "clean must be fitted with a kernel of points, from which probes x0 = ζ + r u lie in a direction, got "
+            f"{type(clean.kernel).__name__}, whose points are indices"
+        )
     if location is None and poison.location.shape != shape:
         raise ValueError(
             f"poison must be clones at one location, shape {shape}, got a cluster of shape {poison.location.shape}; "

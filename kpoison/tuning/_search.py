@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
 from kpoison._failures import collect, program
 from kpoison._typing import Scalar
-from kpoison._validation import check_integer, check_name, check_points, check_positive, is_concrete, public
+from kpoison._validation import check_integer, check_name, check_positive, is_concrete, public
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.ridge import Observations, TrainingSet, checked_targets
 from kpoison.tuning.objectives import OBJECTIVES, HeldOut
@@ -126,7 +126,7 @@ def tune(
 def _checked_held_out(held_out: Any, kernel: Kernel, observed: Observations, y: Array) -> HeldOut:
     if not isinstance(held_out, tuple) or len(held_out) != 2:
         raise TypeError(f"held_out must be a pair of points and targets, got {type(held_out).__name__}")
-    points = check_points("held_out[0]", held_out[0], kernel.point_ndim, like=observed.points)
+    points = kernel.points("held_out[0]", held_out[0], like=observed.points)
     targets = checked_targets("held_out[1]", held_out[1], "held_out[0]", points)
     if targets.shape[1:] != y.shape[1:]:
         raise ValueError(f"held_out[1] must have the outputs of y, {y.shape[1:]}, got {targets.shape[1:]}")

@@ -344,6 +344,12 @@ CASES = {
         lambda **o: matrix(kernels.Custom(lambda x, z: jnp.sum(x * z), **o)),
         {"point_ndim": 1, "smoothness": 2},
     ),
+    "Power": (lambda **o: matrix(kernels.Power(RBF, **o)), {"exponent": 3}),
+    "Constant": (lambda **o: matrix(kernels.Constant(2.0, **o)), {"point_ndim": 1}),
+    "Precomputed": (
+        lambda **o: kernels.Precomputed(lambda i, j: jnp.asarray(X @ X.T)[i[:, None], j[None]], **o)(np.arange(4)),
+        {"number": 10},
+    ),
     "Periodic": (lambda **o: matrix(kernels.Periodic(RBF, 4.0, **o)), {"images": 2}),
     "empirical_ntk": (
         lambda **o: matrix(kernels.empirical_ntk(lambda theta, X: jnp.tanh(X @ theta), jnp.ones((2, 1)), **o)),

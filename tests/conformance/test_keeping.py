@@ -51,6 +51,7 @@ MADE = {
     "Network": network,
     "Operator": lambda: kp.curvature.fisher(kp.predictor(kp.fit(RBF, X, Y), 0.1), X),
     "Posterior": lambda: kp.fit(kp.kernels.NTK(1, "tanh"), X, Y),
+    "Precomputed": lambda: kp.kernels.Precomputed(np.eye(3)),
     "Quadrature": lambda: kp.kernels.Quadrature(jax.nn.silu),
     "ResNet": lambda: networks.ResNet((8, 8, 1), 2, width=2, key=KEY),
 }

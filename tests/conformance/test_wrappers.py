@@ -24,6 +24,7 @@ WRAPPED = {
     kernels.Sum: lambda k: k + kernels.Polynomial(2),
     kernels.Product: lambda k: k * kernels.Polynomial(2),
     kernels.Scaled: lambda k: 2.5 * k,
+    kernels.Power: lambda k: k**3,
 }
 
 NOT_FORWARDED = {
@@ -34,7 +35,10 @@ NOT_FORWARDED = {
 }
 
 
-MEMBERS_NOT_FORWARDED = {(kernels.Product, "spectral_parts"): "the spectrum of a product is a convolution"}
+MEMBERS_NOT_FORWARDED = {
+    (kernels.Product, "spectral_parts"): "the spectrum of a product is a convolution",
+    (kernels.Power, "spectral_parts"): "the spectrum of a product is a convolution",
+}
 
 
 def subclasses(kind: type) -> set[type]:
@@ -90,7 +94,8 @@ class Turned(OnlySmooth):
 @pytest.mark.parametrize("wrapper", WRAPPED, ids=lambda kind: kind.__name__)
 def test_traits_are_those_of_all_parts(wrapper):
     of = [WRAPPED[wrapper](kernel) for kernel in (kernels.RBF(1.5), kernels.Laplace(1.5), Turned(), OnlySmooth())]
-    scaled = wrapper is kernels.Scaled  # else beside a polynomial, which no translation leaves as it is
+    # Else beside a polynomial, which no translation leaves as it is.
+    scaled = wrapper in (kernels.Scaled, kernels.Power)
     assert [k.smoothness for k in of] == [np.inf, 0, 3, 3]
     assert [k.rotation_invariant for k in of] == [True, True, True, False]
     assert [k.translation_invariant for k in of] == [scaled, scaled, False, False]

@@ -33,6 +33,8 @@ COMPOSITE: dict[str, kk.Kernel] = {
     "sum": kk.RBF(1.3) + kk.Polynomial(2, 0.5),
     "product": kk.Matern52(1.3) * kk.NNGP(1, "erf", 1.4, 0.3),
     "scaled": 2.5 * kk.Matern32(1.3),
+    "power": kk.Matern32(1.3) ** 3,
+    "shifted": kk.Polynomial(2, 0.5) + 0.7,
 }
 
 

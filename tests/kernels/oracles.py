@@ -41,6 +41,11 @@ def exact(kernel: kk.Kernel) -> Function:
             one, other = exact(first), exact(second)
             combine = operator.add if isinstance(kernel, kk.Sum) else operator.mul
             function = lambda x, z: combine(one(x, z), other(x, z))  # noqa: E731
+        case kk.Power(kernel=inner, exponent=exponent):
+            base = exact(inner)
+            function = lambda x, z: base(x, z) ** exponent  # noqa: E731
+        case kk.Constant(value=number):
+            function = lambda x, z: _real(number)  # noqa: E731
         case kk.Scaled(kernel=inner, scale=scale):
             unscaled = exact(inner)
             function = lambda x, z: _real(scale) * unscaled(x, z)  # noqa: E731
@@ -180,8 +185,9 @@ def _stationary(kernel: Stationary) -> Function:
         raise NotImplementedError(f"no oracle for {kernel}")
 
     def function(x, z):
-        difference = [a - b for a, b in zip(x, z, strict=True)]
-        return profile(mp.sqrt(_dot(difference, difference)) / _real(kernel.length_scale))
+        lengths = np.broadcast_to(kernel.length_scale, len(x))
+        scaled = [(a - b) / _real(length) for a, b, length in zip(x, z, lengths, strict=True)]
+        return profile(mp.sqrt(_dot(scaled, scaled)))
 
     return function
 

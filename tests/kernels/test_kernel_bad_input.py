@@ -43,12 +43,16 @@ def _bad_numbers(argument, make, bound):
     for number in (-1.0, np.nan, np.inf, -np.inf, *([0.0] if bound == "> 0" else [])):
         yield number, ValueError, f"{expected}, got {number}"
     yield np.array(-2.0), ValueError, f"{expected}, got -2.0"
+    for number, came in (("1", "str"), (None, "NoneType"), (1j, "complex"), (True, "bool")):
+        yield number, TypeError, f"{argument} must be real, got {came}"
+    if argument == "length_scale":  # a number, or one for each input
+        yield np.array([1.0, 0.0]), ValueError, rf"{expected}, got \[1. 0.\]"
+        yield [1.0, -2.0], ValueError, expected
+        yield np.ones((1, 2)), ValueError, r"length_scale must be a number or have shape \(d,\), got shape \(1, 2\)"
+        yield np.ones(0), ValueError, r"length_scale must be a number or have shape \(d,\), got shape \(0,\)"
+        return
     yield np.array([1.0, 2.0]), ValueError, rf"{argument} must be a single number, got shape \(2,\)"
-    for number, came in (("1", "str"), (None, "NoneType"), (1j, "complex"), (True, "bool"), ([1.0], "list")):
-        error, message = TypeError, f"{argument} must be real, got {came}"
-        if isinstance(number, list):
-            error, message = ValueError, rf"{argument} must be a single number, got shape \(1,\)"
-        yield number, error, message
+    yield [1.0], ValueError, rf"{argument} must be a single number, got shape \(1,\)"
 
 
 def _table():
@@ -90,8 +94,6 @@ def _table():
     yield (lambda: kk.Custom(lambda x, z: x * z)(X)), ValueError, r"must return a scalar .* got shape \(3,\)"
     yield (lambda: RBF + IMAGES), ValueError, "kernels on points of 1 and 3 axes cannot be combined"
     yield (lambda: IMAGES * RBF), ValueError, "kernels on points of 3 and 1 axes cannot be combined"
-    yield (lambda: RBF + 1.0), TypeError, "unsupported operand .*'RBF' and 'float'"
-    yield (lambda: 1.0 + RBF), TypeError, "unsupported operand .*'float' and 'RBF'"
     yield (lambda: np.ones(2) * RBF), (TypeError, ValueError), "scale must be a single number|unsupported operand"
     yield (lambda: kk.Sum(RBF, 1.0)), TypeError, "second must be a kpoison.kernels.Kernel, got float"
     yield (lambda: kk.Product("rbf", RBF)), TypeError, "first must be a kpoison.kernels.Kernel, got str"
@@ -99,10 +101,66 @@ def _table():
     yield (lambda: kk.from_stax(3)), TypeError, "kernel_fn must be callable, .*got int"
     yield (lambda: kk.from_stax(max, "both")), ValueError, "get must be one of 'ntk', 'nngp', got 'both'"
     yield (lambda: kk.from_stax(max, point_ndim=0)), ValueError, "point_ndim must be an integer >= 1, got 0"
+    yield from _bad_algebra()
+    yield from _bad_matrices()
     for kernel in (RBF, NTK):
         yield from _bad_points(kernel)
         yield from _bad_pairs(kernel)
     yield (lambda: IMAGES(X)), ValueError, r"X1 must have shape \(n, .*\), got \(4, 3\)"
+
+
+def _bad_algebra():
+    """Numbers that are added, divisors and exponents; and length scales for other inputs."""
+    for number in (-1.0, np.nan, np.float64(-np.inf)):
+        message = f"what is added to a kernel must be finite and >= 0, got {number}"
+        yield (lambda number=number: RBF + number), ValueError, message
+        yield (lambda number=number: number + RBF), ValueError, message
+    for number in (-2, 0, np.inf):
+        message = f"divisor must be finite and > 0, got {number}"
+        yield (lambda number=number: RBF / number), ValueError, message
+    yield (lambda: RBF + "one"), TypeError, "what is added to a kernel must be real, got str"
+    yield (lambda: RBF / RBF), TypeError, "divisor must be real, got RBF"
+    yield (lambda: RBF / np.ones(2)), ValueError, r"divisor must be a single number, got shape \(2,\)"
+    yield (lambda: 1.0 / RBF), TypeError, "unsupported operand .*'float' and 'RBF'"
+    for exponent in (0, -1, 1.5, 2.0, True, "2"):
+        yield (lambda n=exponent: RBF**n), ValueError, "exponent " + INTEGER.format(1, repr(exponent))
+    yield (lambda: kk.Power(2.0, 3)), TypeError, "kernel must be a kpoison.kernels.Kernel, got float"
+    yield (lambda: kk.Constant(-1.0)), ValueError, "value must be finite and >= 0, got -1.0"
+    for kind in (kk.RBF, kk.Matern32):
+        three = r"length_scale must be a number or have shape \(3,\), one for each input, got shape \(1,\)"
+        yield (lambda kind=kind: kind(np.ones(1))(X)), ValueError, three
+        yield (lambda kind=kind: kind(np.ones(1)).pairwise(jnp.asarray(X), jnp.asarray(X))), ValueError, three
+
+
+def _bad_matrices():
+    """Of a kernel that is given by its matrix, and indices into it."""
+    K, known = np.eye(4), kk.Precomputed(np.eye(4))
+    for matrix, error, message in (
+        (K[:3], ValueError, r"matrix must be square, shape \(N, N\), got \(3, 4\)"),
+        (K[0], ValueError, r"matrix must be square, shape \(N, N\), got \(4,\)"),
+        (K[:0, :0], ValueError, r"matrix must be square, .*got \(0, 0\)"),
+        (np.tri(4), ValueError, "matrix must be symmetric, got entries that differ by 1"),
+        (np.full((4, 4), np.nan), ValueError, r"matrix must be finite, got 16 non-finite"),
+        (K.astype(int), TypeError, "matrix must be a floating-point array, got dtype int64"),
+        ("matrix", TypeError, "matrix must be a floating-point array, got dtype <U6"),
+    ):
+        yield (lambda matrix=matrix: kk.Precomputed(matrix)), error, message
+    yield (lambda: kk.Precomputed(K, 4)), ValueError, "number must be None beside a matrix, .*got 4"
+    yield (lambda: kk.Precomputed(lambda i, j: i)), ValueError, "number must be an integer >= 1, got None"
+    shape = r"matrix\(i, j\) must have shape \(2, 3\) for 2 and 3 indices, got \(2,\)"
+    yield (lambda: kk.Precomputed(lambda i, j: i, 4)), ValueError, shape
+    for indices, error, message in (
+        (np.array([0, 4]), ValueError, "must hold indices from 0 to 3, got 4"),
+        (np.array([-1, 0]), ValueError, "must hold indices from 0 to 3, got -1"),
+        (np.array([0.0, 1.0]), TypeError, "must be integers, the indices of points, got dtype float64"),
+        (np.array([True, False]), TypeError, "must be integers, the indices of points, got dtype bool"),
+        (np.array([[0], [1]]), ValueError, r"must have shape \(n,\), got \(2, 1\)"),
+        (np.zeros(0, int), ValueError, r"must not be empty, got shape \(0,\)"),
+    ):
+        yield (lambda indices=indices: known(indices)), error, f"X1 {message}"
+        yield (lambda indices=indices: known(np.arange(2), indices)), error, f"X2 {message}"
+        yield (lambda indices=indices: (2.0 * known + 1.0)(indices)), error, f"X1 {message}"
+    yield (lambda: known + RBF), ValueError, "kernels on points of 0 and 1 axes cannot be combined"
 
 
 def _bad_points(kernel):
