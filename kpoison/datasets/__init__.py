@@ -3,7 +3,8 @@
 from kpoison.datasets._download import download
 from kpoison.datasets.files import load_cifar10, load_cifar100, load_digits, load_mnist, read_idx
 from kpoison.datasets.images import ImageDataset
-from kpoison.datasets.preparation import balanced_subset, binary_problem, one_hot, standardise, unit_sphere
+from kpoison.datasets.labels import one_hot, predicted_classes, signed
+from kpoison.datasets.preparation import balanced_subset, binary_problem, standardise, unit_sphere
 
 __all__ = [
     "ImageDataset",
@@ -15,7 +16,9 @@ __all__ = [
     "load_digits",
     "load_mnist",
     "one_hot",
+    "predicted_classes",
     "read_idx",
+    "signed",
     "standardise",
     "unit_sphere",
 ]

@@ -1,15 +1,15 @@
-"""Subsets, targets and scaling of image data."""
+"""Subsets and scaling of image data."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from kpoison._validation import check_integer, plain_array
-from kpoison.datasets.images import ImageDataset, check_labels, floating_dtype
+from kpoison.datasets.images import ImageDataset
 
-__all__ = ["balanced_subset", "binary_problem", "median_distance", "one_hot", "standardise", "unit_sphere"]
+__all__ = ["balanced_subset", "binary_problem", "median_distance", "standardise", "unit_sphere"]
 
 
 def balanced_subset(
@@ -78,25 +78,6 @@ def binary_problem(
         count = max(2, 2 * min(int(np.sum(dataset.labels == label)) for label in pair))
     chosen = balanced_subset(dataset, check_integer("count", count, 2), pair, seed)
     return chosen.inputs, np.where(chosen.labels == pair[1], 1, -1).astype(chosen.images.dtype)
-
-
-def one_hot(
-    labels: Integer[np.ndarray, " n"] | Sequence[int], classes: int, dtype: npt.DTypeLike = np.float64
-) -> Float[np.ndarray, "n classes"]:
-    """Turn labels (n,) into rows (n, classes) that are 1 at the label and 0 elsewhere.
-
-    Raises:
-        ValueError: `labels` is empty, not one-dimensional, not integer, or not within 0..classes-1.
-
-    >>> one_hot([0, 2], 3)
-    array([[1., 0., 0.],
-           [0., 0., 1.]])
-    """
-    classes, array = check_integer("classes", classes, 1), np.asarray(plain_array("labels", labels))
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"labels must be non-empty and of shape (n,), got shape {array.shape}")
-    check_labels("labels", array, classes)
-    return np.equal.outer(array, np.arange(classes)).astype(floating_dtype(dtype))
 
 
 def standardise(
