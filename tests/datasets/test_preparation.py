@@ -167,7 +167,7 @@ X = np.ones((2, 3))
 NOT_FINITE = np.array([[0.0, 1.0], [np.nan, 2.0]])
 IMAGE = np.ones((1, 2, 2, 1))
 BAD = {
-    "images of rank 3": (dataset(X[None], np.zeros(1, int)), r"images .* got float64 of shape \(1, 2, 3\)"),
+    "images of rank 2": (dataset(X, np.zeros(2, int)), r"images .* got float64 of shape \(2, 3\)"),
     "images of integers": (dataset(IMAGE.astype(int), np.zeros(1, int)), "images .* got int64"),
     "no images": (dataset(IMAGE[:0], np.zeros(0, int)), "images .*non-empty"),
     "images up to 255": (dataset(IMAGE * 255, np.zeros(1, int)), r"images .*\[0, 1\], got .* to 255\.0"),
