@@ -11,11 +11,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray, Shaped
 
 from kpoison._identity import function_hash, hash_of, identity_of, tree_hash
 from kpoison._progress import progress_bar
-from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer, known_number
+from kpoison._validation import (
+    check_integer,
+    check_points,
+    check_positive,
+    check_real,
+    is_integer,
+    known_number,
+    plain_array,
+)
 from kpoison._version import __version__
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
 from kpoison.networks.measurements import Measure, Measurements
@@ -108,7 +116,7 @@ class ClassifierEnsemble:
 def train_classifier(
     model: Callable[[Array], Array],
     images: Num[ArrayLike, "..."],
-    labels: Num[ArrayLike, "..."],
+    labels: Shaped[ArrayLike, "..."],
     *,
     epochs: int,
     batch_size: int = 128,
@@ -134,7 +142,7 @@ def train_classifier(
         model: a function of one image (height, width, channels) with logits (C,) as its result, an Equinox module all
             of whose floating-point arrays are trained: a `Classifier`, or any other.
         images: shape (n, height, width, channels); they are brought to the dtype of the model.
-        labels: classes 0..C − 1, integers, shape (n,).
+        labels: classes 0..C − 1, integers or booleans, shape (n,).
         epochs: passes over the images, an integer >= 1.
         batch_size: B, an integer from 1 to n.
         optimiser: an optax transformation, or a function that makes one for a number of steps.
@@ -233,7 +241,7 @@ def train_classifier(
 def train_classifiers(
     create: Callable[[PRNGKeyArray], Any],
     images: Num[ArrayLike, "..."],
-    labels: Num[ArrayLike, "..."],
+    labels: Shaped[ArrayLike, "..."],
     *,
     seeds: int | Sequence[int],
     optimiser: Optimiser = SGD(),  # noqa: B008 - immutable
@@ -297,8 +305,9 @@ def _checked_data(model: Any, images: Any, labels: Any) -> tuple[Array, Array]:
         raise ValueError(f"model must accept an image of shape {images.shape[1:]}: {error}") from error
     if getattr(logits, "ndim", None) != 1 or len(logits.shape) != 1 or logits.shape[0] < 2:
         raise ValueError(f"model must return logits (C,) with C >= 2 for one image, got {logits}")
+    labels = plain_array("labels", labels)
+    labels = np.asarray(labels.astype(int) if labels.dtype == bool else labels)
     check_real("labels", labels)
-    labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
     if labels.shape != images.shape[:1]:

@@ -108,6 +108,18 @@ def test_binary_problem():
     assert len(binary_problem(digits)[0]) == 2 * min(np.bincount(digits.labels)[:2])
 
 
+def test_classes_may_be_named():
+    data = toy()
+    np.testing.assert_array_equal(
+        balanced_subset(data, 4, ("c", "a"), seed=1).images, balanced_subset(data, 4, (2, 0), seed=1).images
+    )
+    for found, expected in zip(binary_problem(data, ("b", "c")), binary_problem(data, (1, 2)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for classes in (("a", "z"), ("a", 0)):
+        with pytest.raises(ValueError, match="classes must be"):
+            balanced_subset(data, 4, classes)
+
+
 # Targets and scaling
 
 
