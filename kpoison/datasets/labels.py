@@ -104,16 +104,14 @@ def predicted_classes(scores: Num[npt.ArrayLike, "q *C"], classes: Labels) -> Sh
 
 def _places(labels: Any, classes: Any) -> tuple[np.ndarray, int]:
     """Each label's place among the classes, and the number of these."""
-    if classes is not None and np.ndim(classes) == 0:
-        classes = range(check_integer("classes", classes, 1))
     array = plain_array("labels", labels)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"labels must be non-empty and of shape (n,), got shape {array.shape}")
-    if isinstance(classes, range):
-        array = np.asarray(array)
-        array = array.astype(int) if array.dtype == bool else array
-        check_labels("labels", array, len(classes))
-        return array, len(classes)
+    if classes is not None and np.ndim(classes) == 0:
+        number = check_integer("classes", classes, 1)
+        numbers = np.asarray(array.astype(int) if array.dtype == bool else array)
+        check_labels("labels", numbers, number)
+        return numbers, number
     numbers, found = check_classes("labels", labels, len(array), "labels")
     if found is None:
         raise TypeError("labels must be known, got traced ones: jax.nn.one_hot encodes these")
