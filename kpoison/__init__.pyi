@@ -17,6 +17,7 @@ from . import (
 )
 from ._failures import with_failures
 from ._version import __version__
+from .datasets import one_hot, predicted_classes, signed
 from .laws import (
     coupling_floor,
     coupling_ratio,
@@ -95,13 +96,16 @@ __all__ = [
     "m_visible",
     "matrix",
     "networks",
+    "one_hot",
     "plotting",
     "poison",
     "posterior_covariance",
     "predict",
+    "predicted_classes",
     "predictor",
     "prepare",
     "ridge",
+    "signed",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",

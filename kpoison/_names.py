@@ -16,6 +16,7 @@ __all__ = [
     "LawName",
     "MatrixImages",
     "MatrixKernelName",
+    "MnistName",
     "QuantityName",
 ]
 
@@ -38,6 +39,20 @@ MatrixImages: TypeAlias = Literal["digits", "mnist", "cifar10"]
 
 Downloadable: TypeAlias = Literal["mnist", "cifar10", "cifar100"]
 """Data sets that `datasets.download` fetches; digits come with scikit-learn."""
+
+MnistName: TypeAlias = Literal[
+    "mnist",
+    "fashion-mnist",
+    "kmnist",
+    "qmnist",
+    "emnist-balanced",
+    "emnist-byclass",
+    "emnist-bymerge",
+    "emnist-digits",
+    "emnist-letters",
+    "emnist-mnist",
+]
+"""Data sets of MNIST's format, for `datasets.load_mnist`."""
 
 ClassLabels: TypeAlias = Literal["coarse", "fine"]
 """Labels of CIFAR-100."""

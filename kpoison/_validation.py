@@ -45,6 +45,7 @@ __all__ = [
     "integer",
     "is_concrete",
     "is_integer",
+    "is_text",
     "known_number",
     "plain_array",
     "public",
@@ -318,7 +319,9 @@ def check_mask(name: str, value: Any, shape: tuple[int, ...], each: str) -> Any:
 
 def is_text(array: np.ndarray) -> bool:
     """Whether it holds text, of whichever of NumPy's dtypes or as Python's own."""
-    return array.dtype.kind in "TUS" or (array.dtype.kind == "O" and all(isinstance(entry, str) for entry in array))
+    return array.dtype.kind in "TUS" or (
+        array.dtype.kind == "O" and all(isinstance(entry, str) for entry in array.flat)
+    )
 
 
 def check_classes(name: str, value: Any, number: int, like: str) -> tuple[Any, np.ndarray | None]:

@@ -168,7 +168,8 @@ def test_the_help_of_a_command_loads_no_jax(command):
 
 def test_names_are_those_of_what_they_name():
     from kpoison import matrix, problems
-    from kpoison.datasets import download
+    from kpoison._names import MnistName
+    from kpoison.datasets import download, load_mnist
     from kpoison.matrix.problem import DATA
     from kpoison.problems import KERNELS
     from kpoison.problems.backdoor import Images
@@ -180,6 +181,7 @@ def test_names_are_those_of_what_they_name():
     assert problems.KERNELS is KERNELS
     assert matrix.KERNELS is problems.MATRIX_KERNELS
     assert get_args(problems.MatrixImages) == DATA == get_args(Images)[:3]
+    assert get_args(MnistName) == tuple(sys.modules[load_mnist.__module__]._FORMATS)
     assert set(get_args(problems.Downloadable)) == set(sys.modules[download.__module__]._SOURCES)
     smooth = [name for name, make in problems.KERNELS.items() if make(1.0).smoothness >= 2]
     assert tuple(smooth) == problems.KERNELS_WITH_DERIVATIVES

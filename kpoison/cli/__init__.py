@@ -9,7 +9,8 @@ import operator
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import subcommand
@@ -53,6 +54,13 @@ def _command_line() -> type:
     return line
 
 
+def _at_home(command: Any) -> Any:
+    """The command with ~ resolved in its paths: shells leave it alone in --out=~/FILE."""
+    given = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    paths = {name: value.expanduser() for name, value in given.items() if isinstance(value, Path)}
+    return dataclasses.replace(command, **paths)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run.
 
@@ -81,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from kpoison.cli.cache import keep_compiled_programs
 
             keep_compiled_programs()
-        return asked.command.run()
+        return _at_home(asked.command).run()
     except (ValueError, OSError) as error:
         print(f"kpoison: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from kpoison._memory import in_words
 from kpoison._names import Downloadable
+from kpoison._progress import progress_bar
 from kpoison._validation import check_name, check_positive
 from kpoison.datasets.files import FOLDERS, data_directory
 
@@ -151,7 +152,6 @@ class _Fetch:
     def _continue(self, url: str) -> str | None:
         """Ask for what is missing; returns why it is not whole."""
         import requests
-        from tqdm import tqdm
 
         have = self._have()
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
@@ -171,8 +171,8 @@ class _Fetch:
                 self._check_space(url, (total or have) - have)
                 with (
                     self.part.open("ab" if have else "wb") as file,
-                    tqdm(
-                        desc=url.rsplit("/", 1)[-1], initial=have, total=total, unit="B", unit_scale=True, disable=None
+                    progress_bar(unit="B", unit_scale=True)(
+                        desc=url.rsplit("/", 1)[-1], initial=have, total=total
                     ) as bar,
                 ):
                     for chunk in answer.iter_content(_CHUNK):

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Num
 
+from kpoison._reports import cell, escaped, table
 from kpoison._validation import plain_array
 
 __all__ = ["ImageDataset", "check_labels", "floating_dtype"]
@@ -18,7 +19,8 @@ class ImageDataset:
 
     Attributes:
         name: where the images come from, such as ``"mnist-train"``.
-        images: (n, height, width, channels), scaled to [0, 1].
+        images: (n, height, width, channels), scaled to [0, 1].  Bytes are divided by 255, and images (n, height, width)
+            have one channel.
         labels: (n,) int64, indices into `class_names`.
         class_names: one name per class, whether or not the class occurs.
 
@@ -27,16 +29,20 @@ class ImageDataset:
     """
 
     name: str
-    images: Float[np.ndarray, "n height width channels"]
+    images: Num[np.ndarray, "..."]
     labels: Integer[np.ndarray, " n"]
     class_names: tuple[str, ...]
 
     def __post_init__(self):
         images, labels = (np.asarray(plain_array(name, getattr(self, name))) for name in ("images", "labels"))
+        if images.dtype == np.uint8:
+            images = images / 255
+        if images.ndim == 3:
+            images = images[..., None]
         if images.ndim != 4 or images.size == 0 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(
-                "images must be floating, non-empty and of shape (n, height, width, channels), "
-                f"got {images.dtype} of shape {images.shape}"
+                "images must be floating or uint8, non-empty and of shape (n, height, width, channels) or (n, height, "
+                f"width), got {self.images.dtype} of shape {np.shape(self.images)}"
             )
         if not (images.min() >= 0 and images.max() <= 1):  # so written, NaN fails too
             raise ValueError(f"images must lie in [0, 1], got values from {images.min()} to {images.max()}")
@@ -52,6 +58,15 @@ class ImageDataset:
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])
         return f"ImageDataset({self.name}: {len(self):,} images of {shape}, {len(self.class_names)} classes)"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how many images each class has."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        rows = [
+            (cell(escaped(name)), cell(f"{count:,}", "number"))
+            for name, count in zip(self.class_names, counts, strict=True)
+        ]
+        return f"<p>{escaped(repr(self))}</p>{table(('class', 'images'), rows)}"
 
     @property
     def inputs(self) -> Float[np.ndarray, "n d"]:

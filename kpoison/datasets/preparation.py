@@ -1,19 +1,19 @@
-"""Subsets, targets and scaling of image data."""
+"""Subsets and scaling of image data."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from kpoison._validation import check_integer, plain_array
-from kpoison.datasets.images import ImageDataset, check_labels, floating_dtype
+from kpoison.datasets.images import ImageDataset
 
-__all__ = ["balanced_subset", "binary_problem", "median_distance", "one_hot", "standardise", "unit_sphere"]
+__all__ = ["balanced_subset", "binary_problem", "median_distance", "standardise", "unit_sphere"]
 
 
 def balanced_subset(
-    dataset: ImageDataset, count: int, classes: Sequence[int] | None = None, seed: int = 0
+    dataset: ImageDataset, count: int, classes: Sequence[int | str] | None = None, seed: int = 0
 ) -> ImageDataset:
     """Draw `count` images without replacement, as evenly from each class as it allows, in random order.
 
@@ -24,7 +24,7 @@ def balanced_subset(
     Args:
         dataset: where to draw from.
         count: how many images in all.
-        classes: labels to draw from; by default all that occur.
+        classes: labels to draw from, or names of classes; by default all that occur.
         seed: an integer >= 0.
 
     Raises:
@@ -53,13 +53,13 @@ def balanced_subset(
 
 
 def binary_problem(
-    dataset: ImageDataset, classes: Sequence[int] = (0, 1), count: int | None = None, seed: int = 0
+    dataset: ImageDataset, classes: Sequence[int | str] = (0, 1), count: int | None = None, seed: int = 0
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
     """Draw two classes as inputs (n, d) and targets (n,): -1 for the first class, +1 for the second.
 
     Args:
         dataset: where to draw from.
-        classes: two labels.
+        classes: two labels, or names of classes.
         count: n, half from each class (if odd, one more from the first); by default the most there is.
         seed: as in `balanced_subset`, which draws the images.
 
@@ -78,25 +78,6 @@ def binary_problem(
         count = max(2, 2 * min(int(np.sum(dataset.labels == label)) for label in pair))
     chosen = balanced_subset(dataset, check_integer("count", count, 2), pair, seed)
     return chosen.inputs, np.where(chosen.labels == pair[1], 1, -1).astype(chosen.images.dtype)
-
-
-def one_hot(
-    labels: Integer[np.ndarray, " n"] | Sequence[int], classes: int, dtype: npt.DTypeLike = np.float64
-) -> Float[np.ndarray, "n classes"]:
-    """Turn labels (n,) into rows (n, classes) that are 1 at the label and 0 elsewhere.
-
-    Raises:
-        ValueError: `labels` is empty, not one-dimensional, not integer, or not within 0..classes-1.
-
-    >>> one_hot([0, 2], 3)
-    array([[1., 0., 0.],
-           [0., 0., 1.]])
-    """
-    classes, array = check_integer("classes", classes, 1), np.asarray(plain_array("labels", labels))
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"labels must be non-empty and of shape (n,), got shape {array.shape}")
-    check_labels("labels", array, classes)
-    return np.equal.outer(array, np.arange(classes)).astype(floating_dtype(dtype))
 
 
 def standardise(
@@ -159,9 +140,15 @@ def median_distance(inputs: Float[np.ndarray, "n d"]) -> float:
     return float(np.median(distances[np.triu_indices(len(sample), 1)]))
 
 
-def _checked_classes(dataset: ImageDataset, classes: Sequence[int]) -> list[int]:
+def _checked_classes(dataset: ImageDataset, classes: Sequence[int | str]) -> list[int]:
+    """As labels, of which those that are named by a class's name have become one."""
     known = len(dataset.class_names)
-    labels = [check_integer("classes", label, 0) for label in classes]
+    labels = [
+        dataset.class_names.index(label)
+        if isinstance(label, str) and label in dataset.class_names
+        else check_integer("classes", label, 0)
+        for label in classes
+    ]
     if not labels or len(set(labels)) < len(labels) or max(labels) >= known:
         raise ValueError(f"classes must be one or more different labels in 0..{known - 1}, got {classes}")
     return labels

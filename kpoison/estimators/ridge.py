@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from kpoison.datasets import one_hot, predicted_classes, signed
 from kpoison.kernels import RBF, Kernel
 from kpoison.laws import predict
 from kpoison.ridge import Posterior, Solver, fit
@@ -140,9 +141,8 @@ class KernelRidgeClassifier(ClassifierMixin, _Ridge):
         self.classes_, places = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y must have at least two classes, got one class: {self.classes_[0]!r}")
-        several = len(self.classes_) > 2
-        targets = np.eye(len(self.classes_))[places] if several else 2.0 * places - 1
-        self._fit(X, targets, sample_weight)
+        encode = one_hot if len(self.classes_) > 2 else signed
+        self._fit(X, encode(places), sample_weight)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -152,4 +152,4 @@ class KernelRidgeClassifier(ClassifierMixin, _Ridge):
     def predict(self, X: Any) -> np.ndarray:
         """The class of the highest score, as it was given to `fit`."""
         scores = self.decision_function(X)
-        return self.classes_[np.argmax(scores, axis=1) if scores.ndim == 2 else (scores > 0).astype(int)]
+        return self.classes_[predicted_classes(scores, np.arange(len(self.classes_)))]

@@ -127,6 +127,7 @@ class Experiment:
 
     def write(self, folder: Path) -> list[Path]:
         """Write NAME.json and NAME.png; returns their paths."""
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         result = {
             "manifest": self.manifest(),

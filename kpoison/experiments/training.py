@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,9 @@ from typing import Any
 import jax
 import optax
 import xarray as xr
-from tqdm import tqdm
 
 from kpoison._identity import hash_of
+from kpoison._progress import progress_bar
 from kpoison.experiments import measuring
 from kpoison.experiments.architectures import create
 from kpoison.experiments.measuring import Measurement
@@ -98,7 +97,7 @@ class Trainer:
             problem.probes(_given(options.probes), options.probe_fraction)
             for fraction in fractions:
                 problem.count(fraction)
-        self.bar = tqdm(total=total, disable=not sys.stderr.isatty(), unit="training", leave=False)
+        self.bar = progress_bar(unit="training", leave=False)(total=total)
 
     def __enter__(self) -> "Trainer":
         return self

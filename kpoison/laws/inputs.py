@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Num, Shaped
 
 from kpoison._typing import Law, Scalar
 from kpoison._validation import check_name, check_positive, in_dtype
@@ -26,9 +27,10 @@ __all__ = ["CleanInputs", "LawInputs", "Probes", "checked_poison", "trained_on"]
 T = TypeVar("T")
 
 
-def _ridge_of(clean: Fitted, ridge: Any) -> Scalar:
-    """λ in the data's dtype, for it not to be another program."""
-    check_positive("ridge", ridge, zero=not clean.ended)
+def _ridge_of(clean: Fitted, ridge: Any, several: bool = False) -> Any:
+    """λ in the data's dtype, for it not to be another program; with `several` a list of them is welcome."""
+    several = several and np.ndim(ridge) == 1 and np.size(ridge) > 0
+    check_positive("ridge", ridge, zero=not clean.ended, scalar=not several)
     return in_dtype(ridge, clean.X.dtype)
 
 
@@ -54,21 +56,21 @@ class CleanInputs(NamedTuple):
 
     Attributes:
         clean: the fitted clean posterior.
-        ridge: λ of the mean loss, in the data's dtype.
+        ridge: λ of the mean loss, in the data's dtype; or several, shape (R,), for `at_each_ridge`.
     """
 
     clean: Fitted
-    ridge: Scalar
+    ridge: Num[ArrayLike, "*R"]
 
     @classmethod
-    def of(cls, clean: Any, ridge: Any) -> "CleanInputs":
-        """The arguments of a public function, checked.
+    def of(cls, clean: Any, ridge: Any, *, several: bool = False) -> "CleanInputs":
+        """The arguments of a public function, checked; `several` says whether it takes an array of ridges.
 
         Raises:
             TypeError, ValueError: naming the argument that does not fit.
         """
         clean = check_fitted("clean", clean)
-        return cls(clean, _ridge_of(clean, ridge))
+        return cls(clean, _ridge_of(clean, ridge, several))
 
     def training_set(self) -> tuple[Float[Array, "n ..."], Float[Array, "n C"], Float[Array, " n"]]:
         """Points, targets and multiplicities."""
@@ -99,18 +101,18 @@ class LawInputs(NamedTuple):
     Attributes:
         clean: the fitted clean posterior.
         poison: of shapes that fit it.
-        ridge: λ of the mean loss, in the data's dtype.
+        ridge: λ of the mean loss, in the data's dtype; or several, shape (R,).
         law: "exact" or "isolated".
     """
 
     clean: Fitted
     poison: Poison
-    ridge: Scalar
+    ridge: Num[ArrayLike, "*R"]
     law: Law = "exact"
 
     @classmethod
-    def of(cls, clean: Any, poison: Any, ridge: Any, law: Any = "exact") -> "LawInputs":
-        """The arguments of a public function, checked.
+    def of(cls, clean: Any, poison: Any, ridge: Any, law: Any = "exact", *, several: bool = False) -> "LawInputs":
+        """The arguments of a public function, checked; `several` says whether it takes an array of ridges.
 
         Raises:
             TypeError, ValueError: naming the argument that does not fit.
@@ -120,7 +122,7 @@ class LawInputs(NamedTuple):
         law = check_name("law", law, get_args(Law))
         if law == "isolated" and clean.observations.constant:
             raise ValueError("law must be 'exact' with an intercept, got 'isolated': it is held by no data")
-        return cls(clean, poison, _ridge_of(clean, ridge), law)
+        return cls(clean, poison, _ridge_of(clean, ridge, several), law)
 
     @property
     def at_one_location(self) -> bool:
@@ -195,9 +197,11 @@ def checked_poison(clean: Fitted, poison: Any) -> Poison:
     return poison
 
 
-def trained_on(clean: Any, ridge: Any, poison: Any) -> CleanInputs | LawInputs:
+def trained_on(clean: Any, ridge: Any, poison: Any, *, several: bool = False) -> CleanInputs | LawInputs:
     """The predictor of the clean data, or of clean data and poison where there is one; errors as of either."""
-    return CleanInputs.of(clean, ridge) if poison is None else LawInputs.of(clean, poison, ridge)
+    if poison is None:
+        return CleanInputs.of(clean, ridge, several=several)
+    return LawInputs.of(clean, poison, ridge, several=several)
 
 
 class Probes(NamedTuple):

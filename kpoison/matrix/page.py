@@ -51,7 +51,7 @@ def write_page(result: "xr.Dataset", path: str | Path, *, tolerance: float = 0.1
         FileNotFoundError: where the folder does not exist.
         ValueError: for a result that does not hold what is described here.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path must lie in a folder that exists, got {path}")
     check_positive("tolerance", tolerance)

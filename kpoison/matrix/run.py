@@ -1,9 +1,7 @@
 """The matrix: every attack against every defence, over seeds, kept attack by attack."""
 
-import functools
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from kpoison._identity import hash_of
+from kpoison._progress import progress_bar
 from kpoison._validation import check_integer, check_name
 from kpoison._version import __version__
 from kpoison.matrix.attacks import ATTACK_OPTIONS, ATTACKS
@@ -82,7 +81,7 @@ def attack_defence_matrix(
         out: FILE.nc or FILE.zarr.  Finished attacks are kept in FILE.parts, so that a killed run is continued by the
             same call.
         data_dir: folder of the official files; by default $KPOISON_DATA.
-        progress: a progress bar; by default on a terminal only.
+        progress: a progress bar; by default on a terminal and in a notebook.
 
     Returns:
         Variables over attack, defence and seed, NaN where a number has no meaning, and `picture` of the first seed over
@@ -96,8 +95,6 @@ def attack_defence_matrix(
 
     Calculations are in double precision, which must be switched on.
     """
-    from tqdm import tqdm
-
     chosen_attacks, chosen_defences = _names("attacks", attacks, ATTACKS), _names("defences", defences, DEFENCES)
     if "none" in chosen_defences:
         chosen_defences.remove("none")
@@ -106,8 +103,8 @@ def attack_defence_matrix(
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError('precision must be double: jax.config.update("jax_enable_x64", True)')
     job = _Job(settings, chosen_attacks, ["none", *chosen_defences], seeds)
-    bar = functools.partial(tqdm, unit="attack", disable=not (sys.stderr.isatty() if progress is None else progress))
-    return job.in_memory(bar) if out is None else job.to_disk(Path(out), bar)
+    bar = progress_bar(progress, unit="attack")
+    return job.in_memory(bar) if out is None else job.to_disk(Path(out).expanduser(), bar)
 
 
 def _names(name: str, given: Sequence[str], known: dict[str, Any]) -> list[str]:

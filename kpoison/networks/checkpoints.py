@@ -19,7 +19,8 @@ class Checkpoints(ChunkStore):
 
     Args:
         folder: its path, in a folder that exists.
-        manifest: what is being trained, JSON-able; a folder with another one is refused.
+        manifest: what is being trained, JSON-able; a folder with another one is refused, unless only its epochs are
+            fewer, and what was measured in them the same.
 
     Raises:
         FileExistsError: the folder holds another training run, or something else.
@@ -37,6 +38,20 @@ class Checkpoints(ChunkStore):
             raise FileExistsError(f"folder must be new, or hold the checkpoints of the same training, got {folder}")
         super().__init__(folder, manifest, {})
         self.verify()
+
+    def goes_on(self, known: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+        """Whether there are only more epochs to train, and what is measured up to now is the same."""
+        different = {key for key in {*known, *manifest} if known.get(key) != manifest.get(key)}
+        reached = self.newest() or 0
+
+        def measured(of: Mapping[str, Any]) -> list[int]:
+            return [step for step in of["measure_at"] if step <= reached]
+
+        return (
+            different <= {"epochs", "measure_at"}
+            and known["epochs"] < manifest["epochs"]
+            and measured(known) == measured(manifest)
+        )
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint."""

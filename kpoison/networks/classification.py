@@ -2,7 +2,6 @@
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Num, PRNGKeyArray, Shaped
 
 from kpoison._identity import function_hash, hash_of, identity_of, tree_hash
-from kpoison._validation import check_integer, check_points, check_positive, check_real, is_integer, known_number
+from kpoison._progress import progress_bar
+from kpoison._validation import (
+    check_integer,
+    check_points,
+    check_positive,
+    check_real,
+    is_integer,
+    known_number,
+    plain_array,
+)
 from kpoison._version import __version__
 from kpoison.networks.checkpoints import Checkpoints, arrays_of, with_arrays
 from kpoison.networks.measurements import Measure, Measurements
@@ -108,7 +116,7 @@ class ClassifierEnsemble:
 def train_classifier(
     model: Callable[[Array], Array],
     images: Num[ArrayLike, "..."],
-    labels: Num[ArrayLike, "..."],
+    labels: Shaped[ArrayLike, "..."],
     *,
     epochs: int,
     batch_size: int = 128,
@@ -134,7 +142,7 @@ def train_classifier(
         model: a function of one image (height, width, channels) with logits (C,) as its result, an Equinox module all
             of whose floating-point arrays are trained: a `Classifier`, or any other.
         images: shape (n, height, width, channels); they are brought to the dtype of the model.
-        labels: classes 0..C − 1, integers, shape (n,).
+        labels: classes 0..C − 1, integers or booleans, shape (n,).
         epochs: passes over the images, an integer >= 1.
         batch_size: B, an integer from 1 to n.
         optimiser: an optax transformation, or a function that makes one for a number of steps.
@@ -145,10 +153,11 @@ def train_classifier(
         measure_at: the steps at which it is called, from 0 (before training) to the last; by default before training
             and after every epoch.
         folder: where a checkpoint is kept after every epoch and measurement: the same call continues from there, and
-            when all is done reads the result.
+            when all is done reads the result.  A call with more epochs goes on from there too, where the optimiser does
+            not depend on their number (`SGD`'s learning rate does): the result is that of one run of them all.
         metadata: anything else that tells this run from another, such as the name of the data, or what is in a list, a
             dictionary or an ordinary object that `measure` reads; of the rest it closes over a change is noticed.
-        progress: a progress bar; by default on a terminal only.
+        progress: a progress bar; by default on a terminal and in a notebook.
 
     Raises:
         TypeError, ValueError: naming the argument that does not fit; ValueError also for a damaged checkpoint.
@@ -166,8 +175,6 @@ def train_classifier(
     >>> result.loss.shape, bool(result.loss[-1] < 0.5 * result.loss[0])
     ((140,), True)
     """
-    from tqdm import tqdm
-
     images, labels = _checked_data(model, images, labels)
     epochs, batch_size = check_integer("epochs", epochs, 1), check_integer("batch_size", batch_size, 1)
     if batch_size > len(images):
@@ -188,7 +195,8 @@ def train_classifier(
     key = jax.random.fold_in(jax.random.key(seed), 0x7472616E)
     penalty = jnp.asarray(gradient_penalty, images.dtype) if np.asarray(gradient_penalty) > 0 else None
     setup = Setup(rest, transformation, augmentation, penalty, key, batch_size, steps_per_epoch)
-    state = State.initial(trained, transformation, steps, images.dtype)
+    one_epoch = State.initial(trained, transformation, steps_per_epoch, images.dtype)
+    state = one_epoch.recording(steps)
     manifest = {
         **_versions(),
         "dtype": str(images.dtype),
@@ -203,17 +211,17 @@ def train_classifier(
     }
     checkpoints = None
     if folder is not None:
-        manifest["initial_hash"] = tree_hash((state, setup))
-        manifest["program_hash"] = program_hash(setup, state, images, labels)
-        checkpoints = Checkpoints(Path(folder), manifest)
+        # Of one epoch, so that more epochs are the same run, going on.
+        manifest["initial_hash"] = tree_hash((one_epoch, setup))
+        manifest["program_hash"] = program_hash(setup, one_epoch, images, labels)
+        checkpoints = Checkpoints(Path(folder).expanduser(), manifest)
         state = _resumed(checkpoints, state, measurements)
 
     ends = {*range(steps_per_epoch, steps + 1, steps_per_epoch), *measurements.at} - {0}
     step = int(state.step)
     if step == 0:
         measurements.take(model, 0)
-    shown = sys.stderr.isatty() if progress is None else progress
-    with tqdm(total=steps, initial=step, unit="step", disable=not shown) as bar:
+    with progress_bar(progress, unit="step")(total=steps, initial=step) as bar:
         for end in sorted(end for end in ends if end > step):
             order = epoch_order(key, jnp.asarray(step // steps_per_epoch, jnp.int32), len(images))
             state = advance(setup, state, order, images, labels, end)
@@ -233,7 +241,7 @@ def train_classifier(
 def train_classifiers(
     create: Callable[[PRNGKeyArray], Any],
     images: Num[ArrayLike, "..."],
-    labels: Num[ArrayLike, "..."],
+    labels: Shaped[ArrayLike, "..."],
     *,
     seeds: int | Sequence[int],
     optimiser: Optimiser = SGD(),  # noqa: B008 - immutable
@@ -266,7 +274,8 @@ def train_classifiers(
     if not callable(create):
         raise TypeError(f"create must be a function of a random key, got {type(create).__name__}")
     if folder is not None:
-        Path(folder).mkdir(exist_ok=True)
+        folder = Path(folder).expanduser()
+        folder.mkdir(exist_ok=True)
     if not isinstance(optimiser, optax.GradientTransformation) and callable(optimiser):
         optimiser = functools.cache(optimiser)  # one transformation for all, so that the training is compiled once
     runs = tuple(
@@ -276,7 +285,7 @@ def train_classifiers(
             labels,
             seed=seed,
             optimiser=optimiser,
-            folder=None if folder is None else Path(folder) / f"seed-{seed}",
+            folder=None if folder is None else folder / f"seed-{seed}",
             **options,
         )
         for seed in chosen
@@ -296,8 +305,9 @@ def _checked_data(model: Any, images: Any, labels: Any) -> tuple[Array, Array]:
         raise ValueError(f"model must accept an image of shape {images.shape[1:]}: {error}") from error
     if getattr(logits, "ndim", None) != 1 or len(logits.shape) != 1 or logits.shape[0] < 2:
         raise ValueError(f"model must return logits (C,) with C >= 2 for one image, got {logits}")
+    labels = plain_array("labels", labels)
+    labels = np.asarray(labels.astype(int) if labels.dtype == bool else labels)
     check_real("labels", labels)
-    labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
     if labels.shape != images.shape[:1]:
@@ -344,7 +354,7 @@ def _resumed(checkpoints: Checkpoints, state: State, measurements: Measurements)
         return state
     arrays = checkpoints.read(newest)
     measurements.restore(arrays)
-    return with_arrays(state, arrays)
+    return with_arrays(state, arrays).recording(len(state.loss))
 
 
 def _check_finite(state: State, steps_per_epoch: int) -> None:

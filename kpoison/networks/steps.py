@@ -68,6 +68,11 @@ class State(NamedTuple):
         # No weak types: a restored state would be compiled anew.
         return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype), state)
 
+    def recording(self, steps: int) -> "State":
+        """With room for the losses of so many steps, no fewer than now."""
+        more = (0, steps - len(self.loss))
+        return self._replace(loss=jnp.pad(self.loss, more), penalty=jnp.pad(self.penalty, more))
+
 
 def batch_objective(
     model: Callable[[Array], Array], images: Array, labels: Array, penalty: Array | None

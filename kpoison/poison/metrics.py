@@ -23,18 +23,20 @@ __all__ = ["attack_success_rate", "class_array", "clean_accuracy"]
 
 
 def attack_success_rate(
-    predictions: Shaped[ArrayLike, "q *C"] | Sequence[Any], labels: Labels | Num[ArrayLike, " q"], target: Scalar | str
+    predictions: Shaped[ArrayLike, "q *C"] | Sequence[Any],
+    labels: Labels | Num[ArrayLike, " q"],
+    target: Scalar | str | bool | np.bool_,
 ) -> Float[Array, ""]:
     """The fraction of triggered inputs that are given the target class, of those that are not of that class.
 
     Inputs whose true class is the target are left out: giving them the target class is no success of the attack.
 
     Args:
-        predictions: for the inputs with the trigger: integers of any width, or text, (q,), the predicted classes;
-            floating-point scores (q, C), whose largest is the predicted class (of equals the first); or floating-point
-            scores (q,), whose sign is the predicted class, −1 or 1 (a score of 0 is neither).
-        labels: the true classes, shape (q,), text, integers or whole floating-point numbers: 0..C − 1 for scores
-            (q, C), −1 or 1 for scores (q,).
+        predictions: for the inputs with the trigger: integers of any width, booleans or text, (q,), the predicted
+            classes; floating-point scores (q, C), whose largest is the predicted class (of equals the first); or
+            floating-point scores (q,), whose sign is the predicted class, −1 or 1 (a score of 0 is neither).
+        labels: the true classes, shape (q,), text, booleans, integers or whole floating-point numbers: 0..C − 1 for
+            scores (q, C), −1 or 1 for scores (q,).
         target: the attacker's class, of the same kind.
 
     Returns:
@@ -91,7 +93,7 @@ def clean_accuracy(
 
 
 def _numbered(predictions: Any, labels: Any, target: Any) -> tuple[Any, Any, Any]:
-    """Classes that are text, or so large that JAX may not tell them apart, as small numbers.
+    """Classes that are text, booleans, or so large that JAX may not tell them apart, as small numbers.
 
     Everything else, and what does not belong together, stays as it is, to be refused by name.
     """
@@ -100,9 +102,10 @@ def _numbered(predictions: Any, labels: Any, target: Any) -> tuple[Any, Any, Any
     if not all(isinstance(array, np.ndarray) and array.ndim == 1 and array.size for array in arrays):
         return unchanged
     arrays = [array.astype(str) if is_text(array) else array for array in arrays]
-    goal = known_number(target)
-    if all(array.dtype.kind == "U" for array in arrays):
-        if not isinstance(goal, str | None):
+    goal = bool(target) if isinstance(target, np.bool_) else known_number(target)
+    kinds = {array.dtype.kind for array in arrays}
+    if kinds in ({"U"}, {"b"}):
+        if not isinstance(goal, (str if kinds == {"U"} else bool) | None):
             return unchanged
     elif not (_are_large(arrays) and isinstance(goal, int | None)):
         return unchanged

@@ -88,24 +88,26 @@ class ChunkStore:
         path = folder / "manifest.json"
         if create and not path.exists():
             folder.mkdir(exist_ok=True)
-            self._write(path, json.dumps({"format": _FORMAT, "manifest": manifest, "plan": plan}, indent=1).encode())
+            self._keep(manifest, plan)
         try:
             found = json.loads(path.read_text())
             self.plan = found["plan"]
         except (ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete {folder} to start again") from None
-        expected = json.loads(json.dumps(manifest))
-        if found.get("format") != _FORMAT or found.get("manifest") != expected:
-            different = [
-                key
-                for key in sorted({*expected, *found.get("manifest", {})})
-                if found.get("manifest", {}).get(key) != expected.get(key)
-            ]
+        self._finished = {path.name.split("-")[0]: path for path in folder.glob("*-*.npz")}
+        expected, known = json.loads(json.dumps(manifest)), found.get("manifest", {})
+        if found.get("format") != _FORMAT or not (known == expected or self.goes_on(known, expected)):
+            different = [key for key in sorted({*expected, *known}) if known.get(key) != expected.get(key)]
             raise FileExistsError(
                 f"{folder} holds a {self.whole} in the making with other arguments ({', '.join(different)}): give the "
                 "same ones to continue it, or delete it"
             )
-        self._finished = {path.name.split("-")[0]: path for path in folder.glob("*-*.npz")}
+        if known != expected:
+            self._keep(manifest, self.plan)
+
+    def goes_on(self, known: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+        """Whether another manifest than the known one asks for the same and more."""
+        return False
 
     def __contains__(self, index: int) -> bool:
         """Whether a chunk is finished."""
@@ -162,6 +164,10 @@ class ChunkStore:
         if not found:
             raise FileNotFoundError(f"{self.part} {index} is missing in {self.folder}")
         return found[0]
+
+    def _keep(self, manifest: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+        content = json.dumps({"format": _FORMAT, "manifest": manifest, "plan": plan}, indent=1)
+        self._write(self.folder / "manifest.json", content.encode())
 
     @staticmethod
     def _write(path: Path, content: bytes | memoryview) -> None:

@@ -4,11 +4,21 @@ import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from kpoison._failures import checked_result
+from kpoison._failures import Failure, checked_result
 from kpoison._typing import Scalar
-from kpoison._validation import check_finite, check_flag, check_positive, check_real, public
+from kpoison._validation import (
+    check_finite,
+    check_flag,
+    check_positive,
+    check_real,
+    is_concrete,
+    is_text,
+    plain_array,
+    public,
+)
 from kpoison.kernels.base import Kernel, check_kernel, with_array_parameters
 from kpoison.ridge.metric import checked_metric, slope_operator
 from kpoison.ridge.observations import Observations
@@ -38,7 +48,8 @@ def fit(
         kernel: k.
         X: clean inputs, shape (n_c, d), float32 or float64; duplicates and close pairs are welcome (for their exactness
             in large data sets see `Kernel.__call__`).  Indices, shape (n_c,), for `kpoison.kernels.Precomputed`.
-        y: clean targets, shape (n_c,) or (n_c, C).
+        y: clean targets, shape (n_c,) or (n_c, C); class labels are encoded first, see `kpoison.signed` (two classes)
+            and `kpoison.one_hot` (several).
         weights: w >= 0, shape (n_c,): multiplicities, as if each point were there so often.  n is then Σw + Σm in
             ρ = nλ; derivatives exist down to w = 0, where they are a point's influence on a fit without it.
         intercept: whether a constant is fitted beside the kernel, free of penalty: exact, not the limit of a large one.
@@ -54,8 +65,11 @@ def fit(
     Returns:
         The posterior, in the dtype of `X`.
 
+    Warns:
+        UserWarning: where `y` are integers 0..C−1, as class labels are.
+
     Raises:
-        TypeError: for a wrong dtype, kernel or solver.
+        TypeError: for a wrong dtype, kernel or solver, and for targets that are text or booleans.
         ValueError: for mismatched shapes, empty or non-finite data, for a kernel that is not symmetric and positive
             semi-definite on `X`, or on 512 points of it where more are not looked at (`Krylov`; of 2,000 points and
             more all solvers for symmetry, and `Cholesky` for both); for γ < 0, a metric that is none, a kernel without
@@ -121,6 +135,7 @@ class TrainingSet(NamedTuple):
 
 def checked_targets(name: str, y: Any, of: str, X: Float[Array, "n ..."]) -> Float[Array, "n *C"]:
     """Targets of points, in their dtype."""
+    _look_for_classes(name, y)
     check_real(name, y)
     y = jnp.asarray(y, X.dtype)
     if y.ndim not in (1, 2) or len(y) != len(X) or y.size == 0:
@@ -129,6 +144,20 @@ def checked_targets(name: str, y: Any, of: str, X: Float[Array, "n ..."]) -> Flo
         )
     check_finite(name, y)
     return y
+
+
+def _look_for_classes(name: str, y: Any) -> None:
+    """Refuse text and booleans, and warn of numbers 0..C−1, as whose targets class 2 would be twice class 1."""
+    given = plain_array(name, y)
+    encoded = "encode class labels by kpoison.signed (two classes) or kpoison.one_hot (several)"
+    if given.dtype == bool or (isinstance(given, np.ndarray) and given.size and is_text(given)):
+        raise TypeError(f"{name} must be real, got {type(y).__name__} of dtype {given.dtype}: {encoded}")
+    if given.ndim == 1 and given.dtype.kind in "iu" and is_concrete(given):
+        found = np.unique(np.asarray(given))
+        # Where no number occurs twice they are an order, not classes.
+        if 2 <= len(found) < len(given) and np.array_equal(found, np.arange(len(found))):
+            message = f"{name} holds the integers 0 to {len(found) - 1}, which are fitted as they are; {encoded}"
+            checked_result(None, [Failure(True, message, kind=UserWarning)])
 
 
 def _checked_weights(weights: Any, X: Float[Array, "n ..."]) -> Float[Array, " n"] | None:

@@ -13,6 +13,7 @@ from kpoison._failures import Failure, checked_result, program
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel
+from kpoison.ridge.description import as_line, as_table
 from kpoison.ridge.early_stopping import at_time, stopped_ridge
 from kpoison.ridge.expansion import KernelExpansion, span_of
 from kpoison.ridge.observations import Observations, covariance, observing
@@ -56,6 +57,14 @@ class Posterior(eqx.Module):
     observations: Observations
     y: Float[Array, "n *C"]
     factor: Factor
+
+    def __repr__(self) -> str:
+        # Without arrays, as of one whose leaves JAX has replaced, it is that of any module.
+        return as_line(self) if eqx.is_array(self.observations.points) else super().__repr__()
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        return as_table(self)
 
     @property
     def X(self) -> Float[Array, "n ..."]:  # noqa: N802
@@ -159,6 +168,9 @@ class StoppedPosterior(eqx.Module):
 
     posterior: Posterior
     time: Scalar
+
+    def __repr__(self) -> str:
+        return f"StoppedPosterior({self.posterior!r}, time={self.time})"
 
     @property
     def kernel(self) -> Kernel:

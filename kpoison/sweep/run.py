@@ -1,8 +1,6 @@
 """The sweep: every cell of a labelled grid, by the laws that a user calls."""
 
-import functools
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -12,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._progress import progress_bar
 from kpoison._typing import Law, Numbers, Scalar
 from kpoison._validation import check_name, check_positive, check_real, known_number
 from kpoison.kernels import Kernel
@@ -83,7 +82,7 @@ def sweep(
         metadata: anything that describes the data, kept with the result.
         mesh: devices to divide the probes among, any `jax.sharding.Mesh` of this process's devices; by default all.
         memory: bytes that a chunk may take; by default a quarter of what is available, at most 1 GiB.
-        progress: a progress bar; by default on a terminal only.
+        progress: a progress bar; by default on a terminal and in a notebook.
 
     Returns:
         A dataset with dimensions r_over_l, m, ridge, before them those of the axes above that were given, after them
@@ -106,8 +105,6 @@ def sweep(
     >>> dict(result.efficacy.sizes)
     {'r_over_l': 2, 'm': 2, 'ridge': 1}
     """
-    from tqdm import tqdm
-
     check_fitted("clean", clean)
     check_poison(poison)
     law = check_name("law", law, get_args(Law))
@@ -142,10 +139,10 @@ def sweep(
         memory = known_number(memory)
     _check_processes(clean)
     job = Job(clean, grid, chosen, law, mesh, dict(metadata or {}), memory)
-    bar = functools.partial(tqdm, unit="chunk", disable=not (sys.stderr.isatty() if progress is None else progress))
+    bar = progress_bar(progress, unit="chunk")
     if out is None:
         return job.in_memory(bar)
-    return job.to_disk(Path(out), bar)
+    return job.to_disk(Path(out).expanduser(), bar)
 
 
 def _check_processes(clean: Fitted) -> None:

@@ -72,6 +72,7 @@ CALLS = {
     "bulk_edge_from_permutations": (curvature.bulk_edge_from_permutations, {"gradients": GRADIENTS, "repeats": 2}),
     "energies": (flow.energies, {"clean": PENALISED, "ridge": 0.1}),
     "loss_gradient_flow": (flow.loss_gradient_flow, {"clean": PENALISED, "ridge": 0.1, "times": np.array([0.1, 0.2])}),
+    "predicted_classes": (kp.predicted_classes, {"scores": X, "classes": [3, 5]}),
     "standardise": (kp.datasets.standardise, {"inputs": X, "reference": X}),
     "unit_sphere": (kp.datasets.unit_sphere, {"inputs": X}),
     **{

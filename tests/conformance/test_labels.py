@@ -152,7 +152,9 @@ def test_tables_and_lists_are_arrays(name):
 
 
 @pytest.mark.parametrize("x64", [True, False])
-@pytest.mark.parametrize("kind", ["int8", "uint64", "beyond 32 bits", "negative", "text", "objects", "a list of text"])
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint64", "beyond 32 bits", "negative", "booleans", "text", "objects", "a list of text"]
+)
 def test_rates_of_predicted_classes(kind, x64):
     with jax.enable_x64(x64):
         labels = WAYS[kind]

@@ -10,7 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from image_files import CIFAR_PIXELS, LABELS, PIXELS, RNG, cifar, idx, real_data, write_mnist
 
-from kpoison.datasets import binary_problem, files, load_cifar10, load_cifar100, load_digits, load_mnist, read_idx
+from kpoison.datasets import (
+    ImageDataset,
+    binary_problem,
+    files,
+    load_cifar10,
+    load_cifar100,
+    load_digits,
+    load_mnist,
+    read_idx,
+)
 
 # Files
 
@@ -87,6 +96,151 @@ def test_cifar100_fine_and_coarse(tmp_path):
     np.testing.assert_array_equal(fine.labels, [99, 0, 5, 6])
     np.testing.assert_array_equal(coarse.labels, [0, 19, 3, 4])
     assert (len(fine.class_names), len(coarse.class_names)) == (100, 20)
+
+
+# Files as others keep them
+
+PLAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"MNIST/raw/{name}" for name in PLAIN],
+        [f"MNIST/raw/{name}.gz" for name in PLAIN],
+        [f"raw/{name}" for name in PLAIN],
+        [name.replace("-idx", ".idx") for name in PLAIN],
+        [f"{name}/{name}" for name in PLAIN],
+    ],
+)
+def test_mnist_as_torchvision_and_kaggle_keep_it(tmp_path, names):
+    data = load_mnist(write(tmp_path, dict(zip(names, (idx(PIXELS), idx(LABELS)), strict=True))))
+    np.testing.assert_array_equal(data.images[..., 0] * 255, PIXELS)
+    np.testing.assert_array_equal(data.labels, LABELS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("folder", [".", "mnist"])
+def test_mnist_as_keras_keeps_it(tmp_path, folder, dtype):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    labels = LABELS.astype(dtype)
+    np.savez(tmp_path / folder / "mnist.npz", x_train=PIXELS, y_train=labels, x_test=PIXELS[::-1], y_test=labels[::-1])
+    np.testing.assert_array_equal(load_mnist(tmp_path).images[..., 0] * 255, PIXELS)
+    np.testing.assert_array_equal(load_mnist(tmp_path, "test").labels, LABELS[::-1])
+    write_mnist(tmp_path, pack=lambda content: content.replace(PIXELS.tobytes(), PIXELS[::-1].tobytes()))
+    np.testing.assert_array_equal(load_mnist(tmp_path).images[..., 0] * 255, PIXELS[::-1])  # IDX files go first
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x_train": PIXELS}, "expected arrays x_train and y_train, got .*y_train"),
+        ({"x_train": PIXELS, "y_train": LABELS.astype(object)}, "expected arrays .*, got .*allow_pickle"),
+        ({"x_train": PIXELS, "y_train": LABELS + 0.5}, r"expected uint8 labels .*, got float64"),
+        ({"x_train": PIXELS, "y_train": LABELS.astype(int) + 256}, r"expected uint8 labels .*, got "),
+        ({"x_train": PIXELS[:, 1:], "y_train": LABELS}, r"expected uint8 images of shape \(n, 28, 28\)"),
+        (None, "expected arrays x_train and y_train, got"),
+    ],
+)
+def test_damaged_npz(tmp_path, arrays, says):
+    if arrays is None:
+        (tmp_path / "mnist.npz").write_bytes(b"PK\3\4 and no more")
+    else:
+        np.savez(tmp_path / "mnist.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"mnist\.npz: {says}"):
+        load_mnist(tmp_path)
+
+
+TABLE = np.column_stack([LABELS, np.arange(49).reshape(7, 7)]).astype(np.int32)
+KIN = {
+    "fashion-mnist": ("FashionMNIST/raw", PLAIN, LABELS, LABELS, PIXELS, "Shirt"),
+    "kmnist": ("KMNIST/raw", PLAIN, LABELS, LABELS, PIXELS, "ma"),
+    "qmnist": (
+        "QMNIST/raw",
+        ("qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int"),
+        TABLE,
+        LABELS,
+        PIXELS,
+        "6",
+    ),
+    **{
+        f"emnist-{kind}": (
+            "EMNIST/raw",
+            (f"emnist-{kind}-train-images-idx3-ubyte", f"emnist-{kind}-train-labels-idx1-ubyte"),
+            LABELS + np.uint8(first),
+            LABELS,
+            PIXELS.swapaxes(1, 2),
+            last,
+        )
+        for kind, first, last in (("letters", 1, "g"), ("balanced", 0, "6"), ("digits", 0, "6"), ("mnist", 0, "6"))
+    },
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", KIN)
+def test_kin_of_mnist(tmp_path, name, packed):
+    folder, names, written, labels, images, last = KIN[name]
+    pack, suffix = (gzip.compress, ".gz") if packed else (bytes, "")
+    contents = (pack(idx(PIXELS)), pack(idx(written)))
+    write_mnist(tmp_path)  # which lies beside them, and has the names of some
+    write(tmp_path / folder, dict(zip([file + suffix for file in names], contents, strict=True)))
+    data = load_mnist(tmp_path, name=name)
+    np.testing.assert_array_equal(data.images[..., 0] * 255, images)
+    np.testing.assert_array_equal(data.labels, labels)
+    assert data.class_names[data.labels[-1]] == last
+    assert data.name == f"{name}-train"
+    with pytest.raises(FileNotFoundError, match=r"found none of the files; expected [^`]*$"):
+        load_mnist(tmp_path, "test", name=name)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("balanced", 47), ("bymerge", 47), ("byclass", 62), ("letters", 26)])
+def test_classes_of_emnist(tmp_path, kind, number):
+    first = int(kind == "letters")
+    labels = np.full(7, number - 1 + first, np.uint8)
+    names = (f"emnist-{kind}-test-images-idx3-ubyte", f"emnist-{kind}-test-labels-idx1-ubyte")
+    write(tmp_path, dict(zip(names, (idx(PIXELS), idx(labels)), strict=True)))
+    data = load_mnist(tmp_path, "test", name=f"emnist-{kind}")
+    assert len(set(data.class_names)) == len(data.class_names) == number
+    assert data.class_names[-1] == {"balanced": "t", "bymerge": "t"}.get(kind, "z")
+    write(tmp_path, {names[1]: idx(labels + np.uint8(1))})
+    with pytest.raises(ValueError, match=rf"{names[1]}: expected labels in"):
+        load_mnist(tmp_path, "test", name=f"emnist-{kind}")
+
+
+@pytest.mark.parametrize(
+    ("loader", "folder", "files"),
+    [
+        (load_cifar10, "cifar-10-batches-py", ("batches.meta", "data_batch_1", "test_batch")),
+        (load_cifar100, "cifar-100-python", ("meta", "train", "test")),
+    ],
+)
+def test_pickles_are_refused_with_the_way_out(tmp_path, loader, folder, files):
+    write(tmp_path / folder, dict.fromkeys(files, b"cos\nsystem\n"))
+    for root in (tmp_path, tmp_path / folder):
+        with pytest.raises(ValueError, match=rf"{folder}: .*pickles.*execute.*kpoison download {loader.__name__[5:]}"):
+            loader(root)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_mnist(tmp_path / "data")
+    assert len(load_mnist("~/data")) == 7
+    assert read_idx(f"~/data/{PLAIN[0]}.gz").shape == PIXELS.shape
+
+
+def test_bytes_and_images_of_one_channel_are_images():
+    names = tuple("0123456789")
+    plain = ImageDataset("x", PIXELS[..., None] / 255, LABELS, names)
+    for images in (PIXELS, PIXELS[..., None], PIXELS / 255):
+        np.testing.assert_array_equal(ImageDataset("x", images, LABELS, names).images, plain.images)
 
 
 # Damaged and missing files: which file, its content, and what the message says besides its name

@@ -108,6 +108,18 @@ def test_binary_problem():
     assert len(binary_problem(digits)[0]) == 2 * min(np.bincount(digits.labels)[:2])
 
 
+def test_classes_may_be_named():
+    data = toy()
+    np.testing.assert_array_equal(
+        balanced_subset(data, 4, ("c", "a"), seed=1).images, balanced_subset(data, 4, (2, 0), seed=1).images
+    )
+    for found, expected in zip(binary_problem(data, ("b", "c")), binary_problem(data, (1, 2)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for classes in (("a", "z"), ("a", 0)):
+        with pytest.raises(ValueError, match="classes must be"):
+            balanced_subset(data, 4, classes)
+
+
 # Targets and scaling
 
 
@@ -167,7 +179,7 @@ X = np.ones((2, 3))
 NOT_FINITE = np.array([[0.0, 1.0], [np.nan, 2.0]])
 IMAGE = np.ones((1, 2, 2, 1))
 BAD = {
-    "images of rank 3": (dataset(X[None], np.zeros(1, int)), r"images .* got float64 of shape \(1, 2, 3\)"),
+    "images of rank 2": (dataset(X, np.zeros(2, int)), r"images .* got float64 of shape \(2, 3\)"),
     "images of integers": (dataset(IMAGE.astype(int), np.zeros(1, int)), "images .* got int64"),
     "no images": (dataset(IMAGE[:0], np.zeros(0, int)), "images .*non-empty"),
     "images up to 255": (dataset(IMAGE * 255, np.zeros(1, int)), r"images .*\[0, 1\], got .* to 255\.0"),

@@ -214,6 +214,31 @@ def test_a_killed_run_is_continued_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(continued.history.step, [0, 1, 3, 5])
 
 
+def test_booleans_are_two_classes():
+    model, labels = MLP((8, 8, 1), 2, width=3, key=jax.random.key(0)), Y > 4
+    numbered = train_classifier(model, X, labels.astype(int), epochs=1, batch_size=32)
+    for given in (labels, jnp.asarray(labels)):
+        assert same(train_classifier(model, X, given, epochs=1, batch_size=32).model, numbered.model)
+
+
+@pytest.mark.parametrize("measured", [None, [0, 3, 5]])
+def test_more_epochs_in_the_same_folder_are_those_of_one_run(tmp_path, measured):
+    options = {"optimiser": optax.adam(1e-2), "measure": accuracy, "batch_size": 32}
+    later = None if measured is None else [*measured, 9]
+    whole = run(**options, epochs=5, measure_at=later)
+    run(**options, folder=tmp_path / "run", epochs=3, measure_at=measured)
+    continued = run(**options, folder=tmp_path / "run", epochs=5, measure_at=later)
+    again = run(**options, folder=tmp_path / "run", epochs=5, measure_at=later)
+    for result in (continued, again):
+        assert same(whole.model, result.model)
+        np.testing.assert_array_equal(whole.loss, result.loss)
+        assert whole.history.identical(result.history)
+    with pytest.raises(FileExistsError, match=r"other arguments \(epochs"):
+        run(**options, folder=tmp_path / "run", epochs=3, measure_at=measured)
+    with pytest.raises(FileExistsError, match=r"other arguments \(epochs, measure_at"):
+        run(**options, folder=tmp_path / "run", epochs=6, measure_at=[0, 1, 12])
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

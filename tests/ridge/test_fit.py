@@ -83,7 +83,7 @@ def test_outputs_decouple_and_keep_their_axes():
 
 
 def test_targets_take_the_dtype_of_the_inputs():
-    labels = np.array([0, 1] * 5)
+    labels = np.array([-1, 1] * 5)
     clean = kp.fit(kernel_of("rbf"), X, labels)
     assert clean.y.dtype == clean.factor.gram.dtype == jnp.float64
     expected, _, bound = brute_force("rbf", X, labels[:, None].astype(float), PROBES, 0.1)
@@ -405,3 +405,43 @@ def test_second_derivatives_in_the_ridge():
     found = jax.grad(jax.grad(value))(np.log(0.03))
     assert truncation < 1e-6
     assert abs(found - expected) <= truncation + 1e-11
+
+
+# --- What a posterior is called ---
+
+REPRESENTATIONS = {
+    "plain": ({}, (), "Posterior(n=10, d=3, RBF(length_scale=1.1), Spectral(), dtype=float32)"),
+    "outputs": ({}, (2,), "Posterior(n=10, d=3, C=2, RBF(length_scale=1.1), Spectral(), dtype=float32)"),
+    "weights and a constant": (
+        {"weights": np.full(10, 2.0), "intercept": True},
+        (),
+        "Posterior(n=10, d=3, RBF(length_scale=1.1), Spectral(), Σw=20.0, intercept=True, dtype=float32)",
+    ),
+    "slopes": (
+        {"gradient_penalty": 0.1, "solver": kp.Cholesky()},
+        (),
+        "Posterior(n=10, d=3, RBF(length_scale=1.1), Cholesky(), slopes=3, dtype=float32)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REPRESENTATIONS)
+def test_a_posterior_is_one_line(case):
+    options, outputs, expected = REPRESENTATIONS[case]
+    clean = kp.fit(kp.kernels.RBF(1.1), X.astype(np.float32), np.ones((10, *outputs)), **options)
+    assert repr(clean) == expected
+    assert repr(kp.flow.early_stopped(clean, 3.0)) == f"StoppedPosterior({expected}, time=3.0)"
+    page = clean._repr_html_()
+    assert page.count("<tr>") == expected.count(", ") + 1
+    assert "RBF(length_scale=1.1)" in page
+
+
+def test_posteriors_without_their_arrays_have_a_representation():
+    clean = kp.fit(kp.kernels.RBF(1.1), X, Y)
+    seen = []
+    jax.jit(lambda clean: seen.append(repr(clean)))(clean)
+    assert seen == ["Posterior(n=10, d=3, C=2, RBF(length_scale=f64[]), Spectral(), dtype=float64)"]
+    for other in (jax.eval_shape(lambda: clean), jax.tree.map(lambda leaf: None, clean)):
+        assert repr(other).startswith("Posterior(")
+    images = kp.fit(kp.kernels.ConvolutionalNTK(1), RNG.random((2, 4, 4, 1)), np.ones(2))
+    assert repr(images).startswith("Posterior(n=2, d=4x4x1, ConvolutionalNTK(hidden_layers=1, ")

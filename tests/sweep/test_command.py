@@ -34,6 +34,15 @@ def test_file_and_picture(tmp_path, capsys):
     assert out.stat().st_mtime_ns == before
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert (
+        main(["sweep", "--r-over-l", "0.1", "--m", "1", "--law", "isolated", "--quantities", "gain", "--out=~/s.nc"])
+        == 0
+    )
+    assert (tmp_path / "s.nc").exists()
+
+
 @pytest.mark.slow
 def test_to_the_terminal_in_single_precision(capsys):
     assert main(["sweep", "--r-over-l", "0.1", "--m", "1,10", "--precision", "float32", "--law", "isolated"]) == 0
