@@ -1,5 +1,7 @@
 """The ridge predictor, clean or poisoned: at many points, or as a function of one."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
