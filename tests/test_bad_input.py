@@ -318,7 +318,10 @@ def _of_laws():
     for name, takes in TAKES.items():
         rows = [(argument, *row) for argument in takes for row in tables[argument]]
         rows += [("clean", *row) for row in POSTERIORS]
-        if name != "predict":
+        if name == "predict":  # of which there may be several
+            rows = [row for row in rows if row[:2] != ("ridge", "several")]
+            rows.append(("ridge", "a table", np.ones((1, 2)), ValueError, r"ridge must be .* got shape \(1, 2\)"))
+        else:
             rows.append(("poison", "none", None, TypeError, "poison must be a kpoison.Poison, got NoneType"))
         if name in ONE_LOCATION:
             expected = r"poison must be clones at one location, shape \(3,\), got a cluster of shape \(2, 3\)"

@@ -49,7 +49,10 @@ BRUTE = {
 }
 
 
-@pytest.mark.parametrize("objective", BRUTE)
+QUICK = ["leave-one-out", *(pytest.param(name, marks=pytest.mark.slow) for name in list(BRUTE)[1:])]
+
+
+@pytest.mark.parametrize("objective", QUICK)
 def test_it_finds_what_a_grid_does_not_beat(objective):
     others = {"held_out": HELD_OUT} if objective == "held-out" else {}
     found = kp.tune(kp.kernels.RBF(0.3), X, Y, 1e-1, objective, **others)
@@ -79,6 +82,7 @@ def test_the_slope_that_is_searched(objective):
         assert float(found[axis]) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_every_positive_parameter_is_chosen():
     kernel = 2.0 * kp.kernels.RBF(1.0) + kp.kernels.Polynomial(2)
     found = kp.tune(kernel, X, Y, 1e-2, "marginal-likelihood", starts=2, max_iterations=60)
@@ -87,6 +91,7 @@ def test_every_positive_parameter_is_chosen():
     assert float(found.value) < evidence(1.0, 1e-2)
 
 
+@pytest.mark.slow
 def test_weights_and_an_intercept():
     weights = np.where(np.arange(N) < 5, 0.0, 1.0)
     options = {"starts": 1, "max_iterations": 40}
@@ -96,6 +101,7 @@ def test_weights_and_an_intercept():
     assert float(found.kernel.length_scale) == pytest.approx(float(fewer.kernel.length_scale), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_single_precision():
     found = kp.tune(kp.kernels.RBF(0.3), X.astype(np.float32), Y.astype(np.float32), 1e-1)
     exact = kp.tune(kp.kernels.RBF(0.3), X, Y, 1e-1)
@@ -112,6 +118,7 @@ class TestStatus:
         found = kp.tune(kp.kernels.RBF(1.0), far, np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]), 1e-2)
         assert found.status is kp.TuningStatus.FLAT
 
+    @pytest.mark.slow
     def test_unbounded(self):
         # A constant function is fitted the better the longer the length scale.
         found = kp.tune(kp.kernels.RBF(1.0), X, np.ones(N), 1e-2, "marginal-likelihood", max_iterations=200)
@@ -122,6 +129,7 @@ class TestStatus:
         found = kp.tune(kp.kernels.RBF(0.3), X, Y, 1e-1, starts=1, max_iterations=1)
         assert found.status is kp.TuningStatus.LIMIT
 
+    @pytest.mark.slow
     def test_failed(self):
         found = kp.tune(kp.kernels.RBF(1e5), X, Y, 1e-40, starts=1)
         assert found.status is kp.TuningStatus.FAILED
