@@ -112,9 +112,11 @@ RIDGE = 1e-2
     "options",
     [
         {},
-        {"solver": kp.Krylov(rank=8)},
+        pytest.param({"solver": kp.Krylov(rank=8)}, marks=pytest.mark.slow),
         {"gradient_penalty": 0.05},
-        {"gradient_penalty": 0.05, "solver": kp.ConjugateGradients(tolerance=1e-12)},
+        pytest.param(
+            {"gradient_penalty": 0.05, "solver": kp.ConjugateGradients(tolerance=1e-12)}, marks=pytest.mark.slow
+        ),
     ],
     ids=["dense", "krylov", "penalty", "penalty by iterations"],
 )

@@ -75,8 +75,20 @@ def bordered(w, rho, x, poison=None):
     return k(x, points) @ solved[:-1] + solved[-1]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("poison", [POISON, CLUSTER], ids=["clones", "cluster"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("solver", "poison"),
+    [
+        ("spectral", CLUSTER),
+        ("tridiagonal", POISON),
+        ("cholesky", CLUSTER),
+        ("krylov", POISON),
+        *(pytest.param(solver, POISON, marks=SLOW) for solver in ("spectral", "cholesky", "conjugate gradients")),
+        *(pytest.param(solver, CLUSTER, marks=SLOW) for solver in ("tridiagonal", "krylov", "conjugate gradients")),
+    ],
+)
 def test_an_intercept_is_the_bordered_system(solver, poison):
     w = COUNTS + RNG.random(N)
     clean = kp.fit(KERNEL, X, Y, weights=w, intercept=True, solver=SOLVERS[solver])
@@ -89,8 +101,15 @@ def test_an_intercept_is_the_bordered_system(solver, poison):
     )
 
 
-@pytest.mark.parametrize("intercept", [False, True])
-@pytest.mark.parametrize("solver", ["spectral", "conjugate gradients"])
+@pytest.mark.parametrize(
+    ("solver", "intercept"),
+    [
+        ("spectral", True),
+        pytest.param("spectral", False, marks=SLOW),
+        pytest.param("conjugate gradients", True, marks=SLOW),
+        pytest.param("conjugate gradients", False, marks=SLOW),
+    ],
+)
 def test_weights_are_repeated_points_under_a_penalty(intercept, solver):
     options = {"intercept": intercept, "gradient_penalty": 0.2}
     weighted = kp.fit(KERNEL, X, Y, weights=COUNTS.astype(float), solver=SOLVERS[solver], **options)
@@ -123,8 +142,15 @@ def test_a_constant_is_at_its_optimum_along_the_flow(time):
     np.testing.assert_allclose(kp.predict(clean, PROBES, RIDGE), expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("solver", ["spectral", "krylov"])
-@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "intercept"),
+    [
+        ("spectral", True),
+        ("krylov", False),
+        pytest.param("spectral", False, marks=SLOW),
+        pytest.param("krylov", True, marks=SLOW),
+    ],
+)
 def test_prepared_and_swept(solver, intercept):
     weights = COUNTS + 0.25
     clean = kp.fit(KERNEL, X, Y[:, 0], weights=weights, intercept=intercept, solver=SOLVERS[solver])
@@ -166,7 +192,9 @@ def oracle(weights):
     return jnp.sum((predicted(counts) - predicted(0 * counts)) ** 2)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(name, marks=() if name in ("spectral", "tridiagonal") else SLOW) for name in SOLVERS]
+)
 def test_derivatives_in_weights_down_to_none(solver):
     weights = jnp.asarray(COUNTS, float)
     assert jnp.sum(weights == 0) == 2
