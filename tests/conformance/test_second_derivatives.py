@@ -116,6 +116,18 @@ def refitted(parameters, thresholds=None) -> dict:
         visible = root(lambda m: jnp.sum(jax.grad(effect)(x, m) ** 2) / THRESHOLD - 1, start["m_visible 0"])
         found |= {"lag 0": visible / success, "m_success 0": success, "m_visible 0": visible}
     if thresholds in (None, False):
+        everything, weights = jnp.concatenate([X_, zeta[None]]), jnp.concatenate([jnp.ones(len(X_)), count[None]])
+        gram, rho = kernel(everything, everything, scale), (len(X_) + count) * ridge
+        cross = kernel(x[None], everything, scale)[0]
+        system, alone = gram + jnp.diag(rho / weights), gram[:-1, :-1] + len(X_) * ridge * jnp.eye(len(X_))
+        inverse = jnp.linalg.inv(alone)
+        left_out = y - inverse @ y / jnp.diagonal(inverse)
+        volume = jnp.linalg.slogdet(alone)[1] + len(X_) * jnp.log(2 * jnp.pi)
+        found |= {f"leave_one_out 0 {i}": left_out[i] for i in range(len(X_))} | {
+            "degrees_of_freedom 0": jnp.trace(jnp.linalg.solve(system, gram)),
+            "log_marginal_likelihood 0": -0.5 * (y @ inverse @ y + volume),
+            "posterior_covariance 0": kernel(x[None], x[None], scale)[0, 0] - cross @ jnp.linalg.solve(system, cross),
+        }
         found |= {
             "coupling_floor 0": ratio(covariance, zeta),
             "coupling_ratio 0": ratio(covariance, x) / ratio(isolated, x),

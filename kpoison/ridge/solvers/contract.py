@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._failures import one_by_one
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.expansion import Span, span_of
@@ -110,7 +111,7 @@ class Factor(eqx.Module):
             columns = jax.nn.one_hot(places, self.number, dtype=self.bounds()[1].dtype, axis=0)
             return self.solve(rho, columns)[places, jnp.arange(_COLUMNS_AT_ONCE)]
 
-        of_inverse = jax.lax.map(entries, places.reshape(-1, _COLUMNS_AT_ONCE)).ravel()[:first]
+        of_inverse = one_by_one(entries, places.reshape(-1, _COLUMNS_AT_ONCE)).ravel()[:first]
         return of_inverse, 1 - rho * of_inverse
 
     def log_determinant(self, rho: Float[Array, ""]) -> Float[Array, ""]:
