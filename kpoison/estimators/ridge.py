@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from kpoison._validation import public
 from kpoison.datasets import one_hot, predicted_classes, signed
 from kpoison.kernels import RBF, Kernel
 from kpoison.laws import predict
@@ -19,6 +21,7 @@ __all__ = ["KernelRidge", "KernelRidgeClassifier"]
 class _Ridge(BaseEstimator):
     """What both estimators share: the posterior, fitted in float64 whatever JAX's own precision is."""
 
+    @public
     def __init__(
         self,
         kernel: Kernel | None = None,
@@ -108,6 +111,11 @@ class KernelRidge(RegressorMixin, _Ridge):
     def predict(self, X: Any) -> np.ndarray:
         """The predictor at X, in the shape of y."""
         return self._scores(X)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
 
 class KernelRidgeClassifier(ClassifierMixin, _Ridge):
