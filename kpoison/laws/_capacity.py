@@ -51,7 +51,7 @@ def degrees_of_freedom(
     """tr H of the map H from the labels to the fitted values, one for each training point with its weight (T7, L14).
 
     H = K(K + ρ diag(1/w))⁻¹ at ρ = nλ; with a gradient penalty that of the values, with an early-stopped posterior that
-    of the flow at its time.  n clones of a poison are n labels: with a poison it grows by
+    of the flow at its time.  m clones of a poison are m labels: with a poison it grows (here without weights) by
     tr(G k̃(Z, Z)) − ρ tr(G CᵀC), C = A⁻¹k(X, Z), which is below 1 for clones (L14), at ρ = (n_c + Σm)λ.
 
     Args:
