@@ -1,66 +1,34 @@
 """Every ridge from one tridiagonal reduction, the first and smaller part of an eigendecomposition."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from kpoison._linear_algebra import tridiagonal
+from kpoison._linear_algebra import matrix_product, tridiagonal
 from kpoison.ridge.solvers.dense import DenseSolver, Factorisation
 
 __all__ = ["Tridiagonal", "TridiagonalFactorisation"]
 
 _SHIFTS = 64
-
-
-def _rotation(*, transpose: bool) -> Callable[[Array, Array, Array], Array]:
-    """Q c, or Qᵀc, for many c at once also under `jax.vmap`, which would copy the reflections for each."""
-
-    @jax.custom_batching.custom_vmap
-    def rotate(reflections: Array, scales: Array, c: Array) -> Array:
-        if jnp.iscomplexobj(c):
-            parts = rotate(reflections, scales, jnp.concatenate([c.real, c.imag], axis=1))
-            real, imaginary = jnp.split(parts, 2, axis=1)
-            return jax.lax.complex(real, imaginary)
-        if len(c) == 1:
-            return c
-        # The first coordinate is no part of any reflection.
-        turned = jax.lax.linalg.ormqr(reflections[1:, :-1], scales, c[1:], transpose=transpose)
-        return jnp.concatenate([c[:1], turned])
-
-    @rotate.def_vmap
-    def _(size, batched, reflections, scales, c):
-        if any(batched[:2]):
-            arguments = (reflections, scales, c)
-            mapped = tuple(a for a, one in zip(arguments, batched, strict=True) if one)
-
-            def each(some):
-                rest = iter(some)
-                return rotate(*(next(rest) if one else a for a, one in zip(arguments, batched, strict=True)))
-
-            return jax.lax.map(each, mapped), True
-        columns = jnp.moveaxis(c, 0, 1).reshape(c.shape[1], -1)
-        turned = rotate(reflections, scales, columns).reshape(c.shape[1], size, -1)
-        return jnp.moveaxis(turned, 1, 0), True
-
-    return rotate
-
-
-_forward, _backward = _rotation(transpose=True), _rotation(transpose=False)
+_WIDTH = 64  # reflections a block: matrix products from there on, and n·64 numbers for the triangles
 
 
 class TridiagonalFactorisation(Factorisation):
-    """K = Q T Qᵀ with T tridiagonal and Q orthogonal, kept as the reflections that make it.
+    """K = Q T Qᵀ with T tridiagonal and Q orthogonal, kept as blocks of reflections.
+
+    Q = Π_b (I − V_b U_b V_bᵀ), the columns of V_b being w reflections and U_b upper triangular.  LAPACK has a routine
+    for Qᵀb (``ormqr``), which writes on the reflections while it reads them: two solves of one program at a time, and
+    both are wrong.
 
     Attributes:
-        reflections, scales: as LAPACK's ``sytrd`` leaves them.
+        reflections: V_b, unit lower trapezoids in the rows below the first.
+        triangles: U_b.
         diagonal, off_diagonal: of T.
         lowest, highest: bounds on the eigenvalues, within rounding of them.
     """
 
-    reflections: Float[Array, "n n"]
-    scales: Float[Array, " n-1"]
+    reflections: Float[Array, "b n w"]
+    triangles: Float[Array, "b w w"]
     diagonal: Float[Array, " n"]
     off_diagonal: Float[Array, " n-1"]
     lowest: Float[Array, ""]
@@ -73,11 +41,11 @@ class TridiagonalFactorisation(Factorisation):
 
     def rotate(self, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Qᵀb, O(n²) per column."""
-        return _forward(self.reflections, self.scales, b)
+        return _reflected(self.reflections, jnp.swapaxes(self.triangles, 1, 2), b, reverse=False)
 
     def rotate_back(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Q c."""
-        return _backward(self.reflections, self.scales, c)
+        return _reflected(self.reflections, self.triangles, c, reverse=True)
 
     def rotated_product(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """T c."""
@@ -122,9 +90,51 @@ class Tridiagonal(DenseSolver):
         if jax.default_backend() == "tpu":
             raise ValueError("solver=Tridiagonal() does not run on a TPU, for which JAX has no tridiagonal reduction: "
                              "use solver=kpoison.Spectral()")  # fmt: skip
-        reflections, diagonal, off_diagonal, scales = tridiagonal(gram)
+        reduced, diagonal, off_diagonal, scales = tridiagonal(gram)
+        reflections, triangles = _blocks(reduced, scales)
         lowest, highest = _extreme_eigenvalues(diagonal, off_diagonal)
-        return TridiagonalFactorisation(reflections, scales, diagonal, off_diagonal, lowest, highest)
+        return TridiagonalFactorisation(reflections, triangles, diagonal, off_diagonal, lowest, highest)
+
+
+@jax.jit
+def _blocks(
+    reduced: Float[Array, "n n"], scales: Float[Array, " n-1"]
+) -> tuple[Float[Array, "b n w"], Float[Array, "b w w"]]:
+    """V_b and U_b, with I − V_b U_b V_bᵀ = Π_j (I − τ_j v_j v_jᵀ).
+
+    U's column j is τ_j (e_j − U VᵀV e_j), of the columns before it: it takes nothing but the products of reflections.
+    """
+    n = len(reduced)
+    width = min(_WIDTH, max(n - 1, 1))
+    blocks = -(-max(n - 1, 1) // width)
+    vectors = jnp.tril(reduced, -2) + jnp.eye(n, k=-1, dtype=reduced.dtype)
+    spare = blocks * width - (n - 1)  # reflections with τ = 0, which do nothing
+    vectors = jnp.pad(vectors[:, : n - 1], ((0, 0), (0, spare))).reshape(n, blocks, width).transpose(1, 0, 2)
+    scales = jnp.pad(scales, (0, spare)).reshape(blocks, width)
+    products = jax.vmap(lambda block: matrix_product(block.T, block))(vectors)
+
+    def column(triangles, j):
+        before = jnp.where(jnp.arange(width)[None] < j, products[:, :, j], 0)
+        made = -jnp.sum(triangles * before[:, None, :], axis=2)
+        return triangles.at[:, :, j].set(scales[:, j, None] * made.at[:, j].add(1)), None
+
+    return vectors, jax.lax.scan(column, jnp.zeros((blocks, width, width), reduced.dtype), jnp.arange(width))[0]
+
+
+def _reflected(
+    reflections: Float[Array, "b n w"], triangles: Float[Array, "b w w"], c: Inexact[Array, "n k"], *, reverse: bool
+) -> Inexact[Array, "n k"]:
+    """One block after the other: c − V_b U_b V_bᵀc."""
+    if jnp.iscomplexobj(c):
+        parts = _reflected(reflections, triangles, jnp.concatenate([c.real, c.imag], axis=1), reverse=reverse)
+        real, imaginary = jnp.split(parts, 2, axis=1)
+        return jax.lax.complex(real, imaginary)
+
+    def reflect(c, block):
+        vectors, triangle = block
+        return c - matrix_product(vectors, matrix_product(triangle, matrix_product(vectors.T, c))), None
+
+    return jax.lax.scan(reflect, c, (reflections, triangles), reverse=reverse)[0]
 
 
 def _tridiagonal_product(diagonal: Array, off_diagonal: Array, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
