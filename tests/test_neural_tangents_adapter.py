@@ -217,7 +217,8 @@ def test_predict_ensemble(nt, stax):
     assert both.nngp.covariance.shape == (4, 4)
 
 
-@pytest.mark.parametrize("t", [pytest.param(None, marks=pytest.mark.slow), 2.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [None, 2.0])
 def test_predict_under_jit_and_after(nt, stax, t):
     kernel_fn = mlp(stax)[2]
     x, z, y = normal(6, 5), normal(4, 5, seed=1), normal(6, 2, seed=2)

@@ -501,6 +501,8 @@ def lossy(**options):
 
 
 SLOW = {
+    "input_spectrum",
+    "tune",
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",

@@ -95,7 +95,12 @@ CALLS = {
 }
 
 
-EVERY = [*(("gradients", kind) for kind in KINDS), *((call, "global") for call in CALLS if call != "gradients")]
+EVERY = [
+    *(("gradients", kind) for kind in KINDS),
+    ("custom kernel", "global"),
+    ("Hessian", "global"),
+    pytest.param("activation", "global", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("call", "kind"), EVERY)

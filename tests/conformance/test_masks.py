@@ -147,7 +147,9 @@ def leaves(result):
     return jax.tree.leaves(result)
 
 
-@pytest.mark.parametrize("name", TAKES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "input_spectrum_law.attacked" else n for n in TAKES]
+)
 def test_zeros_and_ones_are_a_mask(name):
     expected = leaves(TAKES[name](TRUTH))
     ways = [TRUTH.astype(dtype) for dtype in (int, np.int8, np.uint8, np.uint64)]

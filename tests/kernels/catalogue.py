@@ -3,6 +3,7 @@
 import itertools
 
 import jax.numpy as jnp
+import pytest
 from covering import pairwise
 
 from kpoison import kernels as kk
@@ -47,6 +48,11 @@ def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2
         )
         for kind, activation, depth, bias in design(kinds, activations, depths, biases)
     }
+
+
+def deep_are_slow(names, depth: int) -> list:
+    """The names as parameters; networks that deep are slow, the others of the same code being quick."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if f"-{depth}-" in name else []) for name in names]
 
 
 def quadratures() -> dict[str, kk.Kernel]:

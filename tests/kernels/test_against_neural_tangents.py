@@ -36,7 +36,13 @@ def peer(stax, activation, depth, weight_std, bias_std):
     return stax.serial(*hidden, stax.Dense(1, weight_std, bias_std))[2]
 
 
-@pytest.mark.parametrize(("activation", "depth", "stds"), pairwise(ACTIVATIONS, (1, 2, 3), STDS))
+EVERY_PAIR = [
+    pytest.param(*case, marks=[pytest.mark.slow] if case[1] == 3 else [])
+    for case in pairwise(ACTIVATIONS, (1, 2, 3), STDS)
+]
+
+
+@pytest.mark.parametrize(("activation", "depth", "stds"), EVERY_PAIR)
 def test_gram_matrices(stax, activation, depth, stds):
     weight_std, bias_std = stds
     kernel_fn = peer(stax, activation, depth, weight_std, bias_std)

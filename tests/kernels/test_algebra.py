@@ -61,15 +61,8 @@ def test_powers_add_up(n, m):
     np.testing.assert_allclose((K2**n * K2**m)(X), (K2 ** (n + m))(X), rtol=1e-13)
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        pytest.param(K1**2, marks=pytest.mark.slow),
-        pytest.param(K1 + 0.5, marks=pytest.mark.slow),
-        (K1 + 0.5) ** 2 / 3,
-    ],
-    ids=["power", "shifted", "both"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [K1**2, K1 + 0.5, (K1 + 0.5) ** 2 / 3], ids=["power", "shifted", "both"])
 def test_a_penalised_fit_by_matrix_products_is_that_by_derivatives(kernel):
     """`pair_derivatives` of sums with constants and of powers, against the dense matrix of `jax.grad`."""
     poison, probe = kp.Poison(X[0] + 0.1, -1.0, 3.0), X[0] + 0.2

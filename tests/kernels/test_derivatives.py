@@ -12,7 +12,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, is_cone, networks, quadratures
+from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, deep_are_slow, is_cone, networks, quadratures
 
 from kpoison import kernels as kk
 
@@ -98,7 +98,7 @@ def test_gradients_are_finite_and_right(name):
         assert_close(gradient, np.concatenate([oracles.gradient(kernel, x, z), oracles.gradient(kernel, z, x)]))
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", deep_are_slow(COVER, 2))
 def test_hessians_are_finite_and_right(name):
     kernel = CLOSED[name]
     pairs = [pair for pair in PAIRS if not cusp(kernel, pair)]
@@ -203,7 +203,8 @@ def test_they_are_refused_in_every_kind_of_program(kernel, pair, transforms):
 # --- Transformations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["matern32", pytest.param("NNGP-relu-1-free", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["matern32", "NNGP-relu-1-free"])
 def test_all_ways_to_differentiate_agree(name):
     kernel = (ALL | networks(depths=(1,)))[name]
     batches = stacked([pair for pair in PAIRS if not cusp(kernel, pair)])
@@ -347,7 +348,14 @@ def parameter(kernel, path):
     return where(kernel), lambda number: eqx.tree_at(where, kernel, number)
 
 
-@pytest.mark.parametrize(("name", "path"), [(name, path) for name, paths in PARAMETERS.items() for path in paths])
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        pytest.param(name, path, marks=[pytest.mark.slow] if name.startswith("NTK") else [])
+        for name, paths in PARAMETERS.items()
+        for path in paths
+    ],
+)
 def test_derivatives_in_parameters(name, path):
     value, replaced = parameter(CLOSED[name], path)
     batches = stacked(PAIRS)

@@ -296,7 +296,13 @@ def test_float32(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["rbf", "matern52", pytest.param("NTK-relu-1-free", marks=pytest.mark.slow), "NTK-erf-1-bias", "NNGP-gelu-1-bias"],
+    [
+        "rbf",
+        "matern52",
+        pytest.param("NTK-relu-1-free", marks=pytest.mark.slow),
+        pytest.param("NTK-erf-1-bias", marks=pytest.mark.slow),
+        "NNGP-gelu-1-bias",
+    ],
 )
 def test_float32_pairs(name):
     kernel = ALL[name]

@@ -113,7 +113,7 @@ RIDGE = 1e-2
     [
         {},
         pytest.param({"solver": kp.Krylov(rank=8)}, marks=pytest.mark.slow),
-        {"gradient_penalty": 0.05},
+        pytest.param({"gradient_penalty": 0.05}, marks=pytest.mark.slow),
         pytest.param(
             {"gradient_penalty": 0.05, "solver": kp.ConjugateGradients(tolerance=1e-12)}, marks=pytest.mark.slow
         ),
@@ -135,6 +135,7 @@ def test_laws_are_those_of_the_scaled_problem(options):
     np.testing.assert_allclose(kp.spike(clean, poison, PROBES, RIDGE), jnp.sum(slopes**2, axis=1), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_thresholds_and_curvature():
     clean, poison = kp.fit(kk.RBF(LENGTHS), X, Y), kp.Poison(ZETA, -1.0, 4.0)
     threshold = 0.5 * float(kp.spike(clean, poison, PROBES[0], RIDGE))

@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, is_cone, is_kinked, networks
+from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, deep_are_slow, is_cone, is_kinked, networks
 
 from kpoison import kernels as kk
 from kpoison.kernels.activations import Covariance
@@ -62,7 +62,7 @@ def directions(kernel):
     return [name for name in PROBES if not (cusp_along_ray and name == "radial")]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", deep_are_slow(ALL, 3))
 def test_every_distance_and_direction(name):
     kernel = ALL[name]
     errors = {direction: worst_errors(kernel, PROBES[direction]) for direction in directions(kernel)}

@@ -20,12 +20,27 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("outputs", [(), (2,)])
+# Every two of way, outputs and whether the flow is stopped, which for `Krylov` it cannot be.
+@pytest.mark.parametrize(
+    ("way", "outputs", "stopped"),
+    [
+        ("values", (), True),
+        ("an intercept", (2,), False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("values", (2,), False),
+                ("an intercept", (), True),
+                ("weights", (2,), True),
+                ("weights", (), False),
+                ("slopes", (2,), True),
+                ("slopes", (), False),
+                ("Krylov", (2,), False),
+            ]
+        ),
+    ],
+)
 def test_several_ridges_are_each_of_them(way, outputs, stopped):
-    if stopped and way == "Krylov":
-        pytest.skip("a flow has no ridge that it is prepared for")
     clean = kp.fit(RBF, X, RNG.normal(size=(12, *outputs)), **WAYS[way])
     clean = kp.flow.early_stopped(clean, 3.0) if stopped else clean
     for poison in (None, kp.Poison(X[0] + 0.1, np.ones(outputs) if outputs else 1.0, 3.0)):

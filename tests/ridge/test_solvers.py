@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import pairwise
 from known_solvers import every_solver
 
 import kpoison as kp
@@ -199,10 +200,13 @@ def test_solvers_are_values():
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [0.0, 1e-17, 1e12])
 @pytest.mark.parametrize(
-    "solver", [kp.Spectral(), kp.Tridiagonal(), kp.Cholesky(), kp.Krylov(), kp.ConjugateGradients()]
+    ("solver", "scale", "dtype"),
+    pairwise(
+        [kp.Spectral(), kp.Tridiagonal(), kp.Cholesky(), kp.Krylov(), kp.ConjugateGradients()],
+        [0.0, 1e-17, 1e12],
+        [np.float32, np.float64],
+    ),
 )
 def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
     """Clean points without features: f = m y_t k/(ρ + m k(ζ, ζ)) with 3 poisons beside 3 points, −3/3.6."""

@@ -108,6 +108,7 @@ def half_done(tmp_path, monkeypatch):
     return out
 
 
+@pytest.mark.slow
 def test_another_plan_of_chunks_is_continued_as_it_was(half_done):
     with swept(out=half_done) as result:
         for name, variable in swept().items():

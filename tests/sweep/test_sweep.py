@@ -38,7 +38,7 @@ def swept(posterior, **options):
     return kp.sweep(posterior, options.pop("poison", poison()), direction=DIRECTION, **(AXES | options))
 
 
-SLOW = ("ntk-relu", "ntk-erf", "matern52", "laplace")
+SLOW = ("rbf", "ntk-relu", "ntk-erf", "matern52", "laplace")
 
 
 @pytest.mark.parametrize(

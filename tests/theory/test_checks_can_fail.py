@@ -89,7 +89,12 @@ WRONG = [
     ("L5", "rbf", scaled("spike")),
     ("L5", "rbf", dataclasses.replace(Laws(), spike_efficacy_ratio=wrong_exponent_in_distance)),
     ("L5", "laplace", dataclasses.replace(Laws(), spike_efficacy_ratio=wrong_exponent_in_distance)),
-    ("L5", "ntk-erf", dataclasses.replace(Laws(), spike_components=wrong_exponent_across_the_sphere)),
+    pytest.param(
+        "L5",
+        "ntk-erf",
+        dataclasses.replace(Laws(), spike_components=wrong_exponent_across_the_sphere),
+        marks=pytest.mark.slow,
+    ),
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
     ("L7", "rbf", scaled("spike")),
