@@ -5,7 +5,15 @@ from kpoison.attacks._bilevel import Bilevel, bilevel, greedy_bases
 from kpoison.attacks._bilevel_objective import BilevelObjective, bilevel_objective
 from kpoison.attacks._feature_collision import FeatureCollision, collision_objective, feature_collision
 from kpoison.attacks._sybil import SybilAttack, shared_features, sybil
-from kpoison.attacks.aggregators import Aggregator, CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from kpoison.attacks.aggregators import (
+    Aggregator,
+    Bulyan,
+    CoordinateMedian,
+    GeometricMedian,
+    Krum,
+    Mean,
+    TrimmedMean,
+)
 from kpoison.attacks.byzantine import (
     ALittleIsEnough,
     FixedUpdates,
@@ -24,6 +32,7 @@ __all__ = [
     "Aggregator",
     "Bilevel",
     "BilevelObjective",
+    "Bulyan",
     "Clients",
     "CoordinateMedian",
     "FeatureCollision",

@@ -187,6 +187,7 @@ CASES = {
         {"rounds": 4, "local_steps": 2, "target": -1},
     ),
     "GeometricMedian": (lambda **o: attacks.GeometricMedian(**o)(X), {"max_iterations": 500, "tolerance": 0.01}),
+    "Bulyan": (lambda **o: attacks.Bulyan(**o)(X), {"byzantine": 1}),
     "Krum": (lambda **o: attacks.Krum(**o)(X), {"byzantine": 2, "selected": 3}),
     "TrimmedMean": (lambda **o: attacks.TrimmedMean(**o)(X), {"trim": 2}),
     # curvature

@@ -77,7 +77,13 @@ CALLS = {
     "unit_sphere": (kp.datasets.unit_sphere, {"inputs": X}),
     **{
         f"{name}.__call__": (getattr(attacks, name)(*options), {"updates": X})
-        for name, options in (("Mean", ()), ("Krum", (1,)), ("GeometricMedian", ()), ("CoordinateMedian", ()))
+        for name, options in (
+            ("Mean", ()),
+            ("Krum", (1,)),
+            ("Bulyan", (1,)),
+            ("GeometricMedian", ()),
+            ("CoordinateMedian", ()),
+        )
     },
 }
 DATA = [

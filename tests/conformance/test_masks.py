@@ -57,6 +57,7 @@ TAKES = {
             lambda rule, mask: rule.guarantees(mask, np.arange(1.0, 9)), getattr(attacks, name)(*options)
         )
         for name, options in {
+            "Bulyan": (1,),
             "CoordinateMedian": (),
             "GeometricMedian": (),
             "Krum": (1,),
