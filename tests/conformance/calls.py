@@ -165,6 +165,14 @@ CASES = {
         ),
         {"objective": "error"},
     ),
+    "generalisation_attack": (
+        lambda **o: attacks.generalisation_attack(CLEAN, 0.1, probes=XX + 0.1, target=Y[:2], ball=0.2, **o),
+        {"objective": "margin", "norm": "l2", "passes": 1, "steps": 2, "block": 5},
+    ),
+    "generalisation_objective": (
+        lambda **o: attacks.generalisation_objective(CLEAN, 0.1, probes=XX + 0.1, target=Y[:2], **o)(X + 0.1),
+        {"objective": "margin"},
+    ),
     "feature_collision": (
         lambda **o: attacks.feature_collision(CLEAN, XX, -1.0, Z, 0.1, ball=0.5, **o),
         {"steps": 2, "norm": "l2", "beta": 0.25},
@@ -506,6 +514,7 @@ SLOW = {
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
     "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective",
+    "generalisation_attack", "generalisation_objective",
     "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
 }  # fmt: skip
 
