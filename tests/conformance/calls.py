@@ -257,6 +257,10 @@ CASES = {
         lambda **o: [move(IMAGES[0]) for move in defences.draw_transformations(networks.RandomCrop(1), **o)],
         {"number": 2, "seed": 3},
     ),
+    "exclusionary_reclassification": (
+        lambda **o: defences.exclusionary_reclassification(CLEAN, np.arange(10) < 4, 0.1, **o),
+        {"threshold": 0.5},
+    ),
     "input_spectrum": (
         lambda **o: defences.input_spectrum(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, X[::-1] + 0.1, **o),
         {"loss": "softmax", "level": 0.75, "repeats": 3, "seed": 2},
