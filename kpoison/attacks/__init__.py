@@ -4,8 +4,18 @@ from kpoison.attacks._backdoor import backdoor
 from kpoison.attacks._bilevel import Bilevel, bilevel, greedy_bases
 from kpoison.attacks._bilevel_objective import BilevelObjective, bilevel_objective
 from kpoison.attacks._feature_collision import FeatureCollision, collision_objective, feature_collision
+from kpoison.attacks._generalisation_attack import GeneralisationAttack, generalisation_attack
+from kpoison.attacks._generalisation_objective import MovedObjective, generalisation_objective
 from kpoison.attacks._sybil import SybilAttack, shared_features, sybil
-from kpoison.attacks.aggregators import Aggregator, CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from kpoison.attacks.aggregators import (
+    Aggregator,
+    Bulyan,
+    CoordinateMedian,
+    GeometricMedian,
+    Krum,
+    Mean,
+    TrimmedMean,
+)
 from kpoison.attacks.byzantine import (
     ALittleIsEnough,
     FixedUpdates,
@@ -24,6 +34,7 @@ __all__ = [
     "Aggregator",
     "Bilevel",
     "BilevelObjective",
+    "Bulyan",
     "Clients",
     "CoordinateMedian",
     "FeatureCollision",
@@ -31,11 +42,13 @@ __all__ = [
     "FixedUpdates",
     "FlippedLabels",
     "GaussianUpdates",
+    "GeneralisationAttack",
     "GeometricMedian",
     "GuaranteeVoidWarning",
     "Krum",
     "Mean",
     "ModelReplacement",
+    "MovedObjective",
     "PoisonedData",
     "SignFlip",
     "SybilAttack",
@@ -49,6 +62,8 @@ __all__ = [
     "federate",
     "flip_certificate",
     "flip_labels",
+    "generalisation_attack",
+    "generalisation_objective",
     "greedy_bases",
     "mean_aggregated",
     "shared_features",

@@ -5,13 +5,15 @@ conditions on p poisons by a block update (L7) and differentiates it; nothing is
 but a system of p equations.
 """
 
+import functools
 from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Num
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, ArrayLike, Float, Inexact, Num
 
 from kpoison._failures import program
 from kpoison._linear_algebra import linear_solve, matrix_product
@@ -21,7 +23,7 @@ from kpoison.attacks.classes import checked_targets
 from kpoison.kernels.base import Kernel
 from kpoison.laws.effect import conditioning_system
 from kpoison.poison import Poison, check_poison
-from kpoison.ridge import Posterior, check_conditioning, check_fitted, check_plain, checked_ridge
+from kpoison.ridge import Fitted, Posterior, check_conditioning, check_fitted, check_plain, checked_ridge
 
 __all__ = [
     "BilevelObjective",
@@ -30,6 +32,7 @@ __all__ = [
     "check_objective",
     "checked_clean",
     "checked_probes",
+    "cross_matrix",
     "objective_value",
     "prepare",
 ]
@@ -39,7 +42,7 @@ _DIFFERENCES_UP_TO = 2**22  # coordinates of differences of a kernel that feels 
 
 
 @jax.custom_jvp
-def _quadratic_form(inverse: Float[Array, "n n"], cross: Float[Array, "p n"]) -> Float[Array, "p p"]:
+def _quadratic_form(inverse: Inexact[Array, "n n"], cross: Float[Array, "p n"]) -> Inexact[Array, "p p"]:
     """k(Z, X) A⁻¹ k(X, Z) for p poisons in 2n²p + 2np² flops, and its derivative in 4np² more.
 
     Autodiff would multiply by A⁻¹ again on its way back, 2n²p flops more: it does not know that A⁻¹ is symmetric.
@@ -51,13 +54,19 @@ def _quadratic_form(inverse: Float[Array, "n n"], cross: Float[Array, "p n"]) ->
     return matrix_product(matrix_product(cross, inverse), cross.T)
 
 
-@_quadratic_form.defjvp
+@functools.partial(_quadratic_form.defjvp, symbolic_zeros=True)
 def _quadratic_form_jvp(primals, tangents):
-    inverse, cross = primals
-    _, d_cross = tangents  # A⁻¹ is a constant: ρ and the clean data are fixed
+    (inverse, cross), (d_inverse, d_cross) = primals, tangents
     solved = matrix_product(cross, inverse)
-    half = matrix_product(d_cross, solved.T)
-    return matrix_product(solved, cross.T), half + half.T
+    value = matrix_product(solved, cross.T)
+    tangent = jnp.zeros_like(value)
+    if not isinstance(d_cross, SymbolicZero):
+        half = matrix_product(d_cross, solved.T)
+        tangent = half + half.T
+    # Not along an attack, which leaves ρ and the clean data as they are.
+    if not isinstance(d_inverse, SymbolicZero):
+        tangent = tangent + matrix_product(matrix_product(cross, d_inverse), cross.T)
+    return value, tangent
 
 
 class BilevelObjective(eqx.Module):
@@ -71,29 +80,29 @@ class BilevelObjective(eqx.Module):
         probe_coefficients: A⁻¹k(X, x), shape (n, q).
         prediction: f_c(x) at the same ρ, shape (q, C).
         counts: multiplicities of the poisons, shape (p,).
-        rho: ρ = (n + Σm)λ.
+        rho: ρ = (n + Σm)λ, or one of the complex ones of a flow.
         target: shape (q, C).
         objective: "targeted", "error" or "margin".
     """
 
     kernel: Kernel
     points: Float[Array, "all ..."]
-    inverse: Float[Array, "n n"]
-    coefficients: Float[Array, "n C"]
-    probe_coefficients: Float[Array, "n q"]
-    prediction: Float[Array, "q C"]
+    inverse: Inexact[Array, "n n"]
+    coefficients: Inexact[Array, "n C"]
+    probe_coefficients: Inexact[Array, "n q"]
+    prediction: Inexact[Array, "q C"]
     counts: Float[Array, " p"]
-    rho: Float[Array, ""]
+    rho: Inexact[Array, ""]
     target: Float[Array, "q C"]
     objective: Objective = eqx.field(static=True)
 
-    def predictions(self, locations: Float[Array, "p ..."], labels: Float[Array, "p *C"]) -> Float[Array, "q C"]:
+    def predictions(self, locations: Float[Array, "p ..."], labels: Float[Array, "p *C"]) -> Inexact[Array, "q C"]:
         """The poisoned predictor at the probes, f_c(x) + k̃(x, Z)(k̃(Z, Z) + diag(ρ/m))⁻¹(y_t − f_c(Z)) (L7).
 
         Traceable, and differentiable in locations and labels; the formula of `kpoison.predict`, from what is kept.
         """
         n, counts = len(self.inverse), self.counts
-        cross = _cross(self.kernel, locations, self.points)
+        cross = cross_matrix(self.kernel, locations, self.points)
         seen, probed = cross[:, :n], cross[:, n:]
         covariance = self.kernel.gram(locations, locations) - _quadratic_form(self.inverse, seen)
         system, scale = conditioning_system(self.rho, counts, covariance)
@@ -117,7 +126,7 @@ class BilevelObjective(eqx.Module):
         return jax.value_and_grad(lambda both: self(*both))((locations, labels))
 
 
-def _cross(kernel: Kernel, Z: Float[Array, "p ..."], points: Float[Array, "m ..."]) -> Float[Array, "p m"]:
+def cross_matrix(kernel: Kernel, Z: Float[Array, "p ..."], points: Float[Array, "m ..."]) -> Float[Array, "p m"]:
     """k(Z, points), in this order: a kernel may take distances about its second points' centre, here a constant."""
     exact = kernel.smoothness != float("inf") and len(Z) * points.size <= _DIFFERENCES_UP_TO
     return kernel.pairwise(Z, points) if exact else kernel.gram(Z, points)
@@ -154,10 +163,10 @@ def checked_clean(clean: object) -> Posterior:
     return fitted.posterior
 
 
-def checked_probes(clean: Posterior, arguments: dict) -> None:
+def checked_probes(clean: Fitted, arguments: dict) -> None:
     """Check probes, their targets, which become (q, C), ridge and objective."""
     arguments["objective"] = check_name("objective", arguments["objective"], get_args(Objective))
-    check_positive("ridge", arguments["ridge"])
+    check_positive("ridge", arguments["ridge"], zero=not clean.ended)
     probes = check_points("probes", arguments["probes"], clean.X.ndim - 1, like=clean.X)
     target = checked_targets("target", arguments["target"], len(probes), "probe", clean.y)
     signed = arguments["objective"] == "margin" and clean.outputs == 1 and is_concrete(target)

@@ -8,14 +8,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._failures import checked_result
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import boundary, check_finite, check_floating, check_mask, check_positive, integer, is_concrete
 
-__all__ = ["Aggregator", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
+__all__ = ["Aggregator", "Bulyan", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
 
 
 def _check_updates(arguments: dict[str, Any]) -> None:
@@ -191,17 +191,89 @@ class Krum(Aggregator):
             raise ValueError(f"selected must be at most the number of clients, {clients}, got {self.selected}")
 
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
-        number = len(updates)
-        # Row by row: all differences at once would take K² p numbers.
-        distances = jax.lax.map(lambda update: _distances(update, updates), updates)
-        others = jnp.where(jnp.eye(number, dtype=bool), jnp.inf, distances)
-        # The roots of the sums of squares have the same order, and do not overflow.
-        scores = row_lengths(jnp.sort(others, axis=1)[:, : number - self.byzantine - 2])
+        everyone = jnp.ones(len(updates), bool)
+        scores = _Neighbours.of(updates).scores(everyone, len(updates) - self.byzantine - 2)
         return jnp.mean(updates[jnp.argsort(scores)[: self.selected]], axis=0)
 
     def tolerates(self, clients: int) -> int:
         """F; 0 where more than K − f − 2 updates are averaged."""
         return self.byzantine if self.selected <= clients - self.byzantine - 2 else 0
+
+
+class Bulyan(Aggregator):
+    """Krum's choices, one after the other, and of each coordinate the values that are nearest to their median.
+
+    El Mhamdi, Guerraoui, Rouault (2018), "The hidden vulnerability of distributed learning in Byzantium": what is
+    close to others in distance may still be far off in one of many coordinates.  Of K updates θ = K − 2f are taken,
+    each the one that Krum chooses from those that are left, and of each coordinate the θ − 2f values nearest to the
+    median of the θ are averaged; of two that are equally near the smaller first.  The median of an even number is the
+    mean of the middle two.
+
+    Where no more than f + 2 updates are left, which is no neighbour for Krum to measure by, it is the nearest one.  Of
+    equal scores the first client's is taken, as in Krum, and the two that are each other's nearest have equal ones:
+    the order of clients may matter.  It depends on the basis of the parameters, as `TrimmedMean` does.
+
+    Attributes:
+        byzantine: f, how many clients are expected to lie; K >= 4f + 3.
+
+    Raises:
+        ValueError: for f that is no integer >= 0, and when called with too few clients.
+
+    >>> Bulyan(1)(jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [100.0]])).tolist()
+    [2.0]
+    """
+
+    byzantine: int = eqx.field(static=True, converter=integer("byzantine", 0))
+
+    def check(self, clients: int) -> None:
+        """K >= 4f + 3."""
+        if clients < 4 * self.byzantine + 3:
+            raise ValueError(
+                f"byzantine must be at most (K - 3)/4 of K = {clients} clients: Bulyan needs K >= 4 byzantine + 3, got "
+                f"{self.byzantine}"
+            )
+
+    def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
+        neighbours = _Neighbours.of(updates)
+        taken = len(updates) - 2 * self.byzantine
+
+        def choose(left: Array, _) -> tuple[Array, Array]:
+            scores = neighbours.scores(left, jnp.maximum(jnp.sum(left) - self.byzantine - 2, 1))
+            best = jnp.argmin(jnp.where(left, scores, jnp.inf))
+            return left.at[best].set(False), best
+
+        _, chosen = jax.lax.scan(choose, jnp.ones(len(updates), bool), length=taken)
+        values = jnp.sort(updates[chosen], axis=0)
+        order = jnp.argsort(jnp.abs(values - jnp.median(values, axis=0)[None]), axis=0)
+        return jnp.mean(jnp.take_along_axis(values, order[: taken - 2 * self.byzantine], axis=0), axis=0)
+
+    def tolerates(self, clients: int) -> int:
+        """F."""
+        return self.byzantine
+
+
+class _Neighbours(eqx.Module):
+    """Of each update the others, nearest first: (K, K − 1) distances, and whose they are."""
+
+    distances: Float[Array, "K others"]
+    clients: Int[Array, "K others"]
+
+    @classmethod
+    def of(cls, updates: Float[Array, "K p"]) -> "_Neighbours":
+        # Row by row: all differences at once would take K² p numbers.
+        distances = jax.lax.map(lambda update: _distances(update, updates), updates)
+        others = jnp.where(jnp.eye(len(updates), dtype=bool), jnp.inf, distances)
+        order = jnp.argsort(others, axis=1)[:, :-1]
+        return cls(jnp.take_along_axis(others, order, axis=1), order)
+
+    def scores(self, left: Bool[Array, " K"], number: Int[ArrayLike, ""]) -> Float[Array, " K"]:
+        """Krum's, from the given number of nearest neighbours among the clients that are left.
+
+        The roots of the sums of squares have the same order, and do not overflow.
+        """
+        present = left[self.clients]
+        counted = present & (jnp.cumsum(present, axis=1) <= number)
+        return row_lengths(jnp.where(counted, self.distances, 0))
 
 
 class GeometricMedian(Aggregator):
@@ -308,10 +380,12 @@ def _geometric_median_jvp(max_iterations, primals, tangents):
 def row_lengths(rows: Float[Array, "K p"]) -> Float[Array, " K"]:
     """Norms, divided by the largest entry first: squares of what is beyond 1e19 or below 1e-23 leave float32."""
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    there = largest > 0
-    squares = jnp.sum((rows / jnp.where(there, largest, 1)) ** 2, axis=1)
+    there = (largest > 0) & jnp.isfinite(largest)
+    # Of numbers beyond 1e38 the reciprocal would underflow.
+    unit = jnp.where(largest > 1, 0.0625, 1).astype(rows.dtype)
+    scaled = jnp.where(there, (unit * rows) / jnp.where(there, unit * largest, 1), 0)
     # The root's derivative at 0 would be NaN.
-    return largest[:, 0] * jnp.where(there[:, 0], jnp.sqrt(jnp.where(there[:, 0], squares, 1)), 0)
+    return largest[:, 0] * jnp.sqrt(jnp.where(there[:, 0], jnp.sum(scaled**2, axis=1), 1))
 
 
 def _distances(z: Float[Array, " p"], updates: Float[Array, "K p"]) -> Float[Array, " K"]:

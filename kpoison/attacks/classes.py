@@ -13,10 +13,12 @@ from kpoison.ridge import Fitted
 __all__ = ["checked_target", "checked_targets", "class_indices", "common_class"]
 
 
-def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.ndarray, " n"], int]:
+def class_indices(
+    y: Float[Array | np.ndarray, "n *C"], name: str = "clean.y"
+) -> tuple[Int[Array | np.ndarray, " n"], int]:
     """The class of each point, and how many classes there are.
 
-    One output: 0 for −1 and 1 for 1.  C outputs: the column that is larger than the others.
+    One output: 0 for −1 and 1 for 1.  C outputs: the column that is larger than the others.  The name is for messages.
 
     Raises:
         ValueError: for values other than −1 and 1 in one column, rows that are not one-hot in several, a single class;
@@ -28,19 +30,19 @@ def class_indices(y: Float[Array | np.ndarray, "n *C"]) -> tuple[Int[Array | np.
     if targets.shape[1] == 1:
         labels = (targets[:, 0] > 0).astype(int)
         wrong = numpy.any(numpy.abs(targets) != 1)
-        expected = "clean.y must hold −1 and 1"
+        expected = f"{name} must hold −1 and 1"
     else:
         labels = numpy.argmax(targets, axis=1)
         high = numpy.sum(targets == numpy.max(targets), axis=1)
         low = numpy.sum(targets == numpy.min(targets), axis=1)
         wrong = numpy.any((high != 1) | (low != targets.shape[1] - 1))
-        expected = "clean.y must be one-hot: one value in the column of the class, another in all others"
+        expected = f"{name} must be one-hot: one value in the column of the class, another in all others"
     alike = numpy.all(labels == labels[0]) & ~wrong
     came = ""
     if is_concrete(y):
         rows = np.unique(targets, axis=0)
         came = f", got {len(rows)} kind(s) of row, the first {rows[0].tolist()}"
-    failures = [(wrong, expected + came), (alike, "clean.y must hold at least two classes" + came)]
+    failures = [(wrong, expected + came), (alike, f"{name} must hold at least two classes" + came)]
     return checked_result(labels, failures), max(2, targets.shape[1])
 
 

@@ -1,6 +1,7 @@
 """Defences against poisoned training sets: scores, decisions, and what each assumes."""
 
 from kpoison.defences._activation_clustering import activation_clustering
+from kpoison.defences._exclusionary_reclassification import exclusionary_reclassification
 from kpoison.defences._input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
 from kpoison.defences._neural_cleanse import NeuralCleanse, anomaly_index, neural_cleanse
 from kpoison.defences._partition_aggregation import (
@@ -55,6 +56,7 @@ __all__ = [
     "centroid_distance",
     "certified_radius",
     "draw_transformations",
+    "exclusionary_reclassification",
     "input_spectrum",
     "input_spectrum_law",
     "isotropic_visibility",

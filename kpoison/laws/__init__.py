@@ -4,7 +4,7 @@ from kpoison.laws._capacity import EstimatedDegrees, degrees_of_freedom
 from kpoison.laws._covariance import posterior_covariance
 from kpoison.laws._efficacy import efficacy, gain
 from kpoison.laws._evidence import log_marginal_likelihood
-from kpoison.laws._left_out import leave_one_out
+from kpoison.laws._left_out import leave_one_out, without_group
 from kpoison.laws._spike import (
     coupling_floor,
     coupling_ratio,
@@ -38,4 +38,5 @@ __all__ = [
     "spike",
     "spike_components",
     "spike_efficacy_ratio",
+    "without_group",
 ]

@@ -14,7 +14,7 @@ from kpoison._validation import public
 from kpoison.laws.inputs import CleanInputs
 from kpoison.ridge import Observations, Posterior
 
-__all__ = ["leave_one_out"]
+__all__ = ["leave_one_out", "without_group"]
 
 _ASKED = "the prediction without a point is that"
 
@@ -48,14 +48,44 @@ def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Any = None) -> Flo
     >>> kp.leave_one_out(apart, 0.1, groups=[0, 0, 1]).round(3).tolist()
     [0.0, 0.0, 0.0]
     """
-    inputs = CleanInputs.of(clean, ridge)
-    if not inputs.clean.factor.abilities.any_right_hand_side:
-        raise ValueError("clean must not be prepared for one poison: ask the posterior that it was made from")
+    inputs = _checked(clean, ridge)
     if groups is None and not inputs.clean.observations.slopes:
         residuals = _alone(inputs)
     else:
-        residuals = _together(inputs, *_places(inputs.clean.observations, groups))
-    return inputs.clean.y - residuals.reshape(inputs.clean.y.shape)
+        observed = inputs.clean.observations
+        residuals = _together(inputs, np.arange(observed.number), *_places(observed, groups))
+    return inputs.clean.y - residuals[: len(inputs.clean.X)].reshape(inputs.clean.y.shape)
+
+
+def without_group(clean: Posterior, ridge: Scalar, group: Int[np.ndarray, " s"]) -> Float[Array, "s *C"]:
+    """`leave_one_out` of one group alone, at its points: s solves in place of n, and a system of s equations.
+
+    Args:
+        clean: as there.
+        ridge: λ > 0 of the mean loss of all points.
+        group: the places of its points in X, all different.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    inputs = _checked(clean, ridge)
+    named = _observations_of(inputs.clean.observations, group)
+    places = np.arange(len(named))[None]
+    residuals = _together(inputs, named, places, np.ones(places.shape, bool))[: len(group)]
+    return inputs.clean.y[group] - residuals.reshape(len(group), *inputs.clean.y.shape[1:])
+
+
+def _checked(clean: Any, ridge: Any) -> CleanInputs:
+    inputs = CleanInputs.of(clean, ridge)
+    if not inputs.clean.factor.abilities.any_right_hand_side:
+        raise ValueError("clean must not be prepared for one poison: ask the posterior that it was made from")
+    return inputs
+
+
+def _observations_of(observed: Observations, group: Int[np.ndarray, " s"]) -> Int[np.ndarray, " m"]:
+    """The values at these points, and after them the slopes."""
+    r = observed.slopes
+    return np.concatenate([group, (len(observed.points) + group[:, None] * r + np.arange(r)).ravel()])
 
 
 def _places(observed: Observations, groups: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -65,9 +95,7 @@ def _places(observed: Observations, groups: Any) -> tuple[np.ndarray, np.ndarray
     if labels.shape != (number,):
         raise ValueError(f"groups must have shape ({number},), one label for each point of X, got {labels.shape}")
     members = np.unique(labels, return_inverse=True)[1]
-    found = [np.flatnonzero(members == group) for group in range(members.max() + 1)]
-    r = observed.slopes
-    found = [np.concatenate([group, (number + group[:, None] * r + np.arange(r)).ravel()]) for group in found]
+    found = [_observations_of(observed, np.flatnonzero(members == group)) for group in range(members.max() + 1)]
     places = np.zeros((len(found), max(map(len, found))), int)
     real = np.zeros(places.shape, bool)
     for row, group in enumerate(found):
@@ -82,15 +110,17 @@ def _alone(inputs: CleanInputs) -> Float[Array, "n C"]:
 
 @program
 def _together(
-    inputs: CleanInputs, places: Int[ArrayLike, "groups size"], real: Bool[ArrayLike, "groups size"]
-) -> Float[Array, "n C"]:
-    """(S_gg)⁻¹(Sy)_g of the observations of each group, S the residuals' operator of all."""
-    reference = inputs.reference(_ASKED)
-    factor, observed = reference.posterior.factor, reference.posterior.observations
+    inputs: CleanInputs,
+    named: Int[ArrayLike, " m"],
+    places: Int[ArrayLike, "groups size"],
+    real: Bool[ArrayLike, "groups size"],
+) -> Float[Array, "m C"]:
+    """(S_gg)⁻¹(Sy)_g of the named observations, g their groups, by places among them; S the residuals' operator."""
+    reference, named = inputs.reference(_ASKED), jnp.asarray(named)
     targets = reference.posterior.observed_targets
-    identity = jnp.eye(len(targets), observed.number, dtype=targets.dtype)
-    both = factor.residuals(reference.rho, jnp.concatenate([identity, targets], axis=1))[: observed.number]
-    S, left = both[:, : observed.number], both[:, observed.number :]
+    columns = jax.nn.one_hot(named, len(targets), dtype=targets.dtype, axis=0)
+    both = reference.posterior.factor.residuals(reference.rho, jnp.concatenate([columns, targets], axis=1))[named]
+    S, left = both[:, : len(named)], both[:, len(named) :]
 
     def solve(group):
         places, real = group
@@ -99,6 +129,6 @@ def _together(
 
     solved = jax.lax.map(solve, (jnp.asarray(places), jnp.asarray(real)))
     # What fills a group goes nowhere.
-    where = jnp.where(jnp.asarray(real), jnp.asarray(places), observed.number).ravel()
-    found = jnp.zeros((observed.number + 1, left.shape[1]), S.dtype)
-    return found.at[where].set(solved.reshape(len(where), -1))[: len(observed.points)]
+    where = jnp.where(jnp.asarray(real), jnp.asarray(places), len(named)).ravel()
+    found = jnp.zeros((len(named) + 1, left.shape[1]), S.dtype)
+    return found.at[where].set(solved.reshape(len(where), -1))[: len(named)]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Complex, Float
 from kpoison._failures import mapped
 from kpoison._typing import Scalar
 
-__all__ = ["at_time", "stopped_ridge"]
+__all__ = ["at_time", "nodes_at_time", "stopped_ridge"]
 
 T = TypeVar("T")
 
@@ -67,11 +67,18 @@ def at_time(
         time: t >= 0, also ∞ where λ > 0.
         one_by_one: the ridges one after the other, in the memory of one.
     """
+    nodes, weights = nodes_at_time(n, ridge, time)
+    results = mapped(_one_by_one if one_by_one else jax.vmap, function)(nodes)
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1, precision="highest").real, results)
+
+
+def nodes_at_time(
+    n: Scalar, ridge: Float[Array, ""], time: Scalar
+) -> tuple[Complex[Array, " k"], Complex[Array, " k"]]:
+    """ρ_j = n(λ + z_j/t) and w_j of the sum that `at_time` takes the real part of; arguments as there."""
     z, weights = _contour(ridge.dtype)
     dtype = jnp.result_type(ridge.dtype, jnp.complex64)
     time = jnp.asarray(time, ridge.dtype)
     later = _after_start(time)
     nodes = jnp.asarray(n * (ridge + jnp.asarray(z, dtype) / later))
-    results = mapped(_one_by_one if one_by_one else jax.vmap, function)(nodes)
-    scale = jnp.asarray(weights, dtype) * jnp.where(time < later, time / later, 1)
-    return jax.tree.map(lambda leaf: jnp.tensordot(scale, leaf, axes=1, precision="highest").real, results)
+    return nodes, jnp.asarray(weights, dtype) * jnp.where(time < later, time / later, 1)

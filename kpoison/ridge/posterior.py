@@ -14,7 +14,7 @@ from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison.kernels.base import Kernel
 from kpoison.ridge.description import as_line, as_table
-from kpoison.ridge.early_stopping import at_time, stopped_ridge
+from kpoison.ridge.early_stopping import at_time, nodes_at_time, stopped_ridge
 from kpoison.ridge.expansion import KernelExpansion, span_of
 from kpoison.ridge.observations import Observations, covariance, observing
 from kpoison.ridge.solvers import Factor
@@ -122,6 +122,10 @@ class Posterior(eqx.Module):
             in_turn: several ridges one after the other, in the memory of one.
         """
         return function(jnp.asarray(n * ridge))
+
+    def nodes(self, n: Scalar, ridge: Float[Array, ""]) -> tuple[Inexact[Array, " k"], Inexact[Array, " k"]]:
+        """ρ_j and w_j of Re Σ w_j function(ρ_j), which `combined` takes without an intercept: nλ and 1."""
+        return jnp.asarray(n * ridge)[None], jnp.ones(1, ridge.dtype)
 
     def resolved(self, ridge: Float[Array, ""]) -> Float[Array, ""]:
         """The ridge up to which eigenvalues of K/n are not resolved: λ."""
@@ -233,6 +237,10 @@ class StoppedPosterior(eqx.Module):
             return jax.tree.map(jnp.subtract, function(rho), alone)
 
         return jax.tree.map(jnp.add, alone, at_time(rest, n, ridge, self.time, one_by_one=in_turn))
+
+    def nodes(self, n: Scalar, ridge: Float[Array, ""]) -> tuple[Inexact[Array, " k"], Inexact[Array, " k"]]:
+        """Those of the flow's quadrature, see `combined`."""
+        return nodes_at_time(n, ridge, self.time)
 
     def resolved(self, ridge: Float[Array, ""]) -> Float[Array, ""]:
         """λ + 1/t."""

@@ -279,3 +279,18 @@ def test_bad_input():
         greedy_bases(clean, Z, labels, RIDGE, number=4, probes=x, target=target)
     with pytest.raises(ValueError, match=r"labels must have shape \(3,\)"):
         greedy_bases(clean, Z, jnp.zeros(2), RIDGE, number=1, probes=x, target=target)
+
+
+@pytest.mark.slow
+def test_derivatives_in_the_ridge_are_those_of_refits():
+    """The clean predictor's inverse moves with ρ, too."""
+    X, y, Z, labels, x, target = problem()
+    clean = kp.fit(KERNELS["rbf"], X, y)
+
+    def value(ridge):
+        return bilevel_objective(clean, kp.Poison(Z, labels, COUNTS), ridge, probes=x, target=target)(Z, labels)
+
+    def law(ridge):
+        return jnp.mean((kp.predict(clean, x, ridge, kp.Poison(Z, labels, COUNTS)) - target) ** 2)
+
+    np.testing.assert_allclose(jax.grad(value)(RIDGE), jax.grad(law)(RIDGE), rtol=1e-8)

@@ -165,6 +165,14 @@ CASES = {
         ),
         {"objective": "error"},
     ),
+    "generalisation_attack": (
+        lambda **o: attacks.generalisation_attack(CLEAN, 0.1, probes=XX + 0.1, target=Y[:2], ball=0.2, **o),
+        {"objective": "margin", "norm": "l2", "passes": 1, "steps": 2, "block": 5},
+    ),
+    "generalisation_objective": (
+        lambda **o: attacks.generalisation_objective(CLEAN, 0.1, probes=XX + 0.1, target=Y[:2], **o)(X + 0.1),
+        {"objective": "margin"},
+    ),
     "feature_collision": (
         lambda **o: attacks.feature_collision(CLEAN, XX, -1.0, Z, 0.1, ball=0.5, **o),
         {"steps": 2, "norm": "l2", "beta": 0.25},
@@ -187,6 +195,7 @@ CASES = {
         {"rounds": 4, "local_steps": 2, "target": -1},
     ),
     "GeometricMedian": (lambda **o: attacks.GeometricMedian(**o)(X), {"max_iterations": 500, "tolerance": 0.01}),
+    "Bulyan": (lambda **o: attacks.Bulyan(**o)(X), {"byzantine": 1}),
     "Krum": (lambda **o: attacks.Krum(**o)(X), {"byzantine": 2, "selected": 3}),
     "TrimmedMean": (lambda **o: attacks.TrimmedMean(**o)(X), {"trim": 2}),
     # curvature
@@ -247,6 +256,10 @@ CASES = {
     "draw_transformations": (
         lambda **o: [move(IMAGES[0]) for move in defences.draw_transformations(networks.RandomCrop(1), **o)],
         {"number": 2, "seed": 3},
+    ),
+    "exclusionary_reclassification": (
+        lambda **o: defences.exclusionary_reclassification(CLEAN, np.arange(10) < 4, 0.1, **o),
+        {"threshold": 0.5},
     ),
     "input_spectrum": (
         lambda **o: defences.input_spectrum(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, X[::-1] + 0.1, **o),
@@ -507,6 +520,7 @@ SLOW = {
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
     "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective",
+    "generalisation_attack", "generalisation_objective",
     "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
 }  # fmt: skip
 

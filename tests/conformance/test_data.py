@@ -58,6 +58,10 @@ CALLS = {
         attacks.bilevel_objective,
         {"clean": CLEAN, "poison": kp.Poison(Z[None], -1.0, 1), "ridge": 0.1, "probes": X[:2], "target": Y[:2]},
     ),
+    "generalisation_objective": (
+        attacks.generalisation_objective,
+        {"clean": CLEAN, "ridge": 0.1, "probes": X[:2], "target": Y[:2], "objective": "error"},
+    ),
     "greedy_bases": (
         attacks.greedy_bases,
         {"clean": CLEAN, "candidates": X + 1, "labels": Y, "ridge": 0.1, "number": 1, "probes": X[:2], "target": Y[:2]},
@@ -77,7 +81,13 @@ CALLS = {
     "unit_sphere": (kp.datasets.unit_sphere, {"inputs": X}),
     **{
         f"{name}.__call__": (getattr(attacks, name)(*options), {"updates": X})
-        for name, options in (("Mean", ()), ("Krum", (1,)), ("GeometricMedian", ()), ("CoordinateMedian", ()))
+        for name, options in (
+            ("Mean", ()),
+            ("Krum", (1,)),
+            ("Bulyan", (1,)),
+            ("GeometricMedian", ()),
+            ("CoordinateMedian", ()),
+        )
     },
 }
 DATA = [

@@ -11,7 +11,7 @@ import pytest
 import kpoison as kp
 from kpoison import attacks, curvature, datasets, defences
 
-MASKS = ("is_poison", "attacked", "malicious", "mask", "which")
+MASKS = ("is_poison", "attacked", "malicious", "mask", "movable", "suspected", "which")
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(8, 2)), np.where(np.arange(8) % 2, 1.0, -1.0)
 TRUTH = np.array([False, False, True, False, True, True, False, False])
@@ -37,6 +37,10 @@ def sent(attack):
     return lambda mask: attack(jnp.asarray(X), mask, weights, theta, key)
 
 
+def moved(movable):
+    return attacks.generalisation_objective(CLEAN, 0.1, probes=X[:2] + 0.1, target=Y[:2], movable=movable)
+
+
 def kp_key():
     import jax
 
@@ -51,12 +55,18 @@ TAKES = {
     "input_spectrum_law.attacked": lambda mask: defences.input_spectrum_law(
         CLEAN, kp.Poison(X[0] + 1, 1.0, 2.0), X, mask, 0.1, X[::-1] + 0.1, repeats=4
     ),
+    "exclusionary_reclassification.suspected": lambda mask: defences.exclusionary_reclassification(CLEAN, mask, 0.1),
+    "generalisation_objective.movable": lambda mask: moved(movable=mask),
+    "generalisation_attack.movable": lambda mask: attacks.generalisation_attack(
+        CLEAN, 0.1, probes=X[:2] + 0.1, target=Y[:2], ball=0.1, movable=mask, passes=1, steps=1
+    ),
     "spike_threshold.attacked": lambda mask: curvature.spike_threshold(X, mask, np.array([1.0, 2.0]), 9.0),
     **{
         f"{name}.guarantees.malicious": functools.partial(
             lambda rule, mask: rule.guarantees(mask, np.arange(1.0, 9)), getattr(attacks, name)(*options)
         )
         for name, options in {
+            "Bulyan": (1,),
             "CoordinateMedian": (),
             "GeometricMedian": (),
             "Krum": (1,),
@@ -97,6 +107,7 @@ OTHERS = {
     *(f"{name}.__call__.malicious" for name in ("UpdateAttack",)),
     "Aggregator.guarantees.malicious",
     "Federation.malicious",  # made by federate
+    *(f"{name}.suspected" for name in ("Detection", "NeuralCleanse", "SpectrumDetection")),  # made by detectors
 }
 
 

@@ -64,7 +64,11 @@ def detectors():
 
 
 def test_all_detectors_are_here():
-    assert detectors() == set(DETECTORS) | {"leave_one_out", "strip"}  # these two are below
+    assert detectors() == set(DETECTORS) | {
+        "leave_one_out",
+        "strip",
+        "exclusionary_reclassification",
+    }  # these are below
 
 
 @pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
@@ -141,6 +145,19 @@ def test_residuals_of_clones(case):
     order = np.random.default_rng(1).permutation(len(rows))
     again = residuals(rows[order], labels[order])
     np.testing.assert_array_equal(np.asarray(again.suspected), np.asarray(found.suspected)[order])
+
+
+def test_clusters_are_judged_together_in_any_order():
+    rows = np.concatenate([RNG.normal(size=(30, 2)), RNG.normal(size=(30, 2)) + 3, np.full((6, 2), 3.0)])
+    labels, suspected = np.repeat([-1.0, 1.0, -1.0], [30, 30, 6]), np.arange(66) >= 60
+
+    def detect(order):
+        fitted = kp.fit(kp.kernels.RBF(1.0), rows[order], labels[order])
+        return defences.exclusionary_reclassification(fitted, suspected[order], 0.01)
+
+    found, order = detect(np.arange(66)), RNG.permutation(66)
+    np.testing.assert_array_equal(found.suspected, suspected)
+    np.testing.assert_array_equal(detect(order).scores, np.asarray(found.scores)[order])
 
 
 @pytest.mark.slow

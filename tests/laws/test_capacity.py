@@ -133,6 +133,16 @@ def test_left_out_together(weighted, intercept):
         np.testing.assert_allclose(found[~rest], map_ @ Y[rest], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{"weights": W, "intercept": True}, {"gradient_penalty": 0.3}])
+def test_one_group_alone_is_that_of_all_groups(options):
+    clean, groups = kp.fit(KERNEL, X, Y, **options), np.array(list("aabcccdefghi"))
+    together = kp.leave_one_out(clean, RIDGE, groups=groups)
+    for group in "ac":
+        members = np.flatnonzero(groups == group)
+        found = kp.laws.without_group(clean, RIDGE, members[::-1].copy())
+        np.testing.assert_allclose(found, together[members[::-1]], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("solver", [kp.Spectral(), kp.ConjugateGradients(tolerance=1e-13)], ids=["dense", "searched"])
 def test_a_point_is_left_out_with_its_slopes(solver):
     clean = kp.fit(KERNEL, X, Y, gradient_penalty=0.3, solver=solver)

@@ -234,6 +234,9 @@ REFUSING = {
     "bilevel": lambda clean: kp.attacks.bilevel_objective(
         clean, POISON, RIDGE, probes=PROBES, target=np.ones(len(PROBES))
     ),
+    "generalisation": lambda clean: kp.attacks.generalisation_objective(
+        clean, RIDGE, probes=PROBES, target=np.ones(len(PROBES))
+    ),
 }
 
 
