@@ -52,13 +52,14 @@ def all_to_all(classes: int | Labels) -> dict[Any, Any]:
     return dict(zip(names, names[1:] + names[:1], strict=True))
 
 
-def target_of_each(target: Any, labels: Any) -> Any:
+def target_of_each(target: Any, labels: Any, name: str = "target") -> Any:
     """The attacker's class for images of these true classes: the one place where it is determined.
 
     Args:
         target: one class for all images; a mapping, from every class that occurs to the class wanted for it; or one
             class for each image, shape (q,).  Of the kind of the labels: numbers, booleans or text.
         labels: true classes, shape (q,).
+        name: of the target, for messages.
 
     Returns:
         A single class as it came; otherwise an array of classes, shape (q,).  An image whose target is its own class
@@ -69,32 +70,32 @@ def target_of_each(target: Any, labels: Any) -> Any:
         ValueError: for a class without a target (under `jit`, at run time), or another shape.
     """
     if isinstance(target, Mapping):
-        return _looked_up(target, labels)
-    targets = plain_array("target", target)
+        return _looked_up(target, labels, name)
+    targets = plain_array(name, target)
     if targets.ndim == 0:
         return target
     if targets.shape != np.shape(labels):
         raise ValueError(
-            f"target must be a single class, a mapping from classes to classes, or of shape {np.shape(labels)}, one "
+            f"{name} must be a single class, a mapping from classes to classes, or of shape {np.shape(labels)}, one "
             f"class for each image, got shape {targets.shape}"
         )
     return targets
 
 
-def _looked_up(target: Mapping[Any, Any], labels: Any) -> Any:
+def _looked_up(target: Mapping[Any, Any], labels: Any, name: str) -> Any:
     """What a mapping says of every label."""
     classes = plain_array("labels", labels)
     if classes.ndim != 1:
         raise ValueError(f"labels must have shape (q,), one for each image, got {classes.shape}")
     if not is_concrete(classes):
-        return _selected(target, classes)
+        return _selected(target, classes, name)
     classes = np.asarray(classes)
     kind = "text" if is_text(classes) else "booleans" if classes.dtype == bool else "numbers"
     entries = (classes.astype(str) if kind == "text" else classes).tolist()
-    table = {_entry(kind, key): _entry(kind, value) for key, value in target.items()}
+    table = {_entry(kind, key, name): _entry(kind, value, name) for key, value in target.items()}
     missing = [entry for entry in entries if entry not in table]
     if missing:
-        raise ValueError(f"target must say a class for every class in labels, got none for {missing[0]!r}")
+        raise ValueError(f"{name} must say a class for every class in labels, got none for {missing[0]!r}")
     goals = [table[entry] for entry in entries]
     if not all(map(is_concrete, goals)):
         return jnp.stack([jnp.asarray(goal) for goal in goals])
@@ -103,7 +104,7 @@ def _looked_up(target: Mapping[Any, Any], labels: Any) -> Any:
     return np.asarray(goals, np.uint64 if large and min(goals) >= 0 else None)
 
 
-def _entry(kind: str, value: Any) -> Any:
+def _entry(kind: str, value: Any, name: str) -> Any:
     """A class of a mapping as a scalar of Python."""
     entry = bool(value) if isinstance(value, np.bool_) else known_number(value)
     if isinstance(entry, bool):
@@ -111,23 +112,24 @@ def _entry(kind: str, value: Any) -> Any:
     elif isinstance(entry, str):
         entry, found = str(entry), "text"
     else:
-        check_real("target", entry)
+        check_real(name, entry)
         found = "numbers"
     if found != kind or np.ndim(entry) != 0:
-        raise TypeError(f"target must map {kind} to {kind}, as labels are {kind}, got {value!r}")
+        raise TypeError(f"{name} must map {kind} to {kind}, as labels are {kind}, got {value!r}")
     return entry
 
 
-def _selected(target: Mapping[Any, Any], labels: Any) -> Any:
+def _selected(target: Mapping[Any, Any], labels: Any, name: str) -> Any:
     """The same of labels that are traced, and so numbers."""
     if not target:
-        raise ValueError("target must say a class for every class in labels, got an empty mapping")
+        raise ValueError(f"{name} must say a class for every class in labels, got an empty mapping")
     try:
         keys, values = (
-            jnp.stack([jnp.asarray(_entry("numbers", entry)) for entry in part]) for part in (target, target.values())
+            jnp.stack([jnp.asarray(_entry("numbers", entry, name)) for entry in part])
+            for part in (target, target.values())
         )
     except OverflowError:
-        raise ValueError(f"target must hold classes that fit into JAX's integers, got {target!r}") from None
+        raise ValueError(f"{name} must hold classes that fit into JAX's integers, got {target!r}") from None
     matches = labels[:, None] == keys[None]
-    failures = [(~jnp.any(matches, axis=1), "target must say a class for every class in labels")]
+    failures = [(~jnp.any(matches, axis=1), f"{name} must say a class for every class in labels")]
     return checked_result(values[jnp.argmax(matches, axis=1)], failures)

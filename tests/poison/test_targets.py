@@ -83,6 +83,7 @@ def test_labels_of_every_kind(kind, x64):
         assert float(found) == pytest.approx(rate(goals))
 
 
+@pytest.mark.slow
 def test_jit_and_vmap():
     rate = kp.attack_success_rate
     np.testing.assert_allclose(jax.jit(lambda s, t: rate(s, t, NEXT))(SCORES, LABELS), 3 / 5, rtol=1e-15)
