@@ -102,8 +102,9 @@ def backdoor(
     each image.  The efficacy is exact, by the cluster law (L7); none of it needs the poisoned set to be fitted.
 
     The trigger of training need not be that of the test, for which a fainter or a stronger one may be shown.  For a
-    stationary kernel an isolated poison works best where both are the same; for a linear one the gain saturates, and
-    beyond a strength α = √(ρ/m) of training a stronger trigger works less (L11, after arXiv 2605.22481).
+    stationary kernel an isolated poison works best where both are the same; for a linear one its gain saturates, and
+    from a strength α = √(ρ/m) of training on a stronger trigger works less (L11, after arXiv 2605.22481).  Clean images
+    nearby, such as the poisons' own originals, move both optima.
 
     Args:
         clean: fitted to images; y holds −1 and 1, shape (n,), or is one-hot, shape (n, C), with any two values.
