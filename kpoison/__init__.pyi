@@ -38,7 +38,7 @@ from .laws import (
     spike_components,
     spike_efficacy_ratio,
 )
-from .poison import Blend, Patch, Poison, Sinusoid, Trigger, attack_success_rate, clean_accuracy
+from .poison import Blend, Patch, Poison, Sinusoid, Trigger, all_to_all, attack_success_rate, clean_accuracy
 from .ridge import (
     Cholesky,
     ConjugateGradients,
@@ -71,6 +71,7 @@ __all__ = [
     "Tuned",
     "TuningStatus",
     "__version__",
+    "all_to_all",
     "attack_success_rate",
     "attacks",
     "choose_solver",

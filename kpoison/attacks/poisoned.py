@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from kpoison._typing import Scalar
 from kpoison._validation import check_mask, plain_array
+from kpoison.attacks.classes import Wanted
 from kpoison.laws import efficacy
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted
@@ -35,8 +36,8 @@ class PoisonedData(eqx.Module):
         probes: inputs at which the attacker wants another prediction, shape (q, ...).
         efficacy: Δf at the probes by the law, shape (q,) or (q, C): the prediction with the attack less that without
             it, both at the ρ = nλ of the attacked training set.
-        target: the class that the attacker wants at the probes, −1 or 1 or a column of y; None where any wrong
-            prediction will do.
+        target: the class that the attacker wants at the probes, −1 or 1 or a column of y; a mapping from their true
+            classes to the class wanted for each; one class for each probe; or None where any wrong prediction will do.
     """
 
     X: Float[Array, "n ..."]
@@ -44,7 +45,7 @@ class PoisonedData(eqx.Module):
     is_poison: Bool[Array, " n"] = eqx.field(converter=_mask)
     probes: Float[Array, "q ..."]
     efficacy: Float[Array, "q *C"]
-    target: int | None = eqx.field(static=True, default=None)
+    target: Wanted | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         number, shape = np.shape(self.X)[:1], np.shape(self.is_poison)

@@ -10,7 +10,7 @@ from kpoison._typing import Labels
 from kpoison._validation import check_classes, check_finite, check_integer, check_real, plain_array, public
 from kpoison.datasets.images import check_labels, floating_dtype
 
-__all__ = ["one_hot", "predicted_classes", "signed"]
+__all__ = ["distinct_classes", "one_hot", "predicted_classes", "signed"]
 
 
 @public
@@ -89,7 +89,7 @@ def predicted_classes(scores: Num[npt.ArrayLike, "q *C"], classes: Labels) -> Sh
     >>> predicted_classes(kp.predict(clean, np.array([[2.5], [0.1]]), ridge=1e-3), ["left", "right"]).tolist()
     ['right', 'left']
     """
-    number = len(_distinct(classes))
+    number = len(distinct_classes(classes))
     check_real("scores", scores)
     check_finite("scores", scores)
     scores = np.asarray(plain_array("scores", scores))
@@ -117,15 +117,20 @@ def _places(labels: Any, classes: Any) -> tuple[np.ndarray, int]:
         raise TypeError("labels must be known, got traced ones: jax.nn.one_hot encodes these")
     if classes is None:
         return numbers, len(found)
-    known = {label: place for place, label in enumerate(_distinct(classes))}
+    known = {label: place for place, label in enumerate(distinct_classes(classes))}
     unknown = [label for label in found.tolist() if label not in known]
     if unknown:
         raise ValueError(f"labels must be among classes, {', '.join(map(repr, known))}, got {unknown[0]!r}")
     return np.array([known[label] for label in found.tolist()])[numbers], len(known)
 
 
-def _distinct(classes: Any) -> list[Any]:
-    """The classes as scalars of Python, in their order."""
+def distinct_classes(classes: Any) -> list[Any]:
+    """The classes as scalars of Python, in their order.
+
+    Raises:
+        TypeError: for classes of another kind, or traced ones.
+        ValueError: for a class that is named twice.
+    """
     numbers, found = check_classes("classes", classes, np.size(plain_array("classes", classes)), "classes")
     if found is None:
         raise TypeError("classes must be known, got traced ones")

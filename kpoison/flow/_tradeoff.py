@@ -1,6 +1,7 @@
 """Safety against efficacy: what a gradient penalty and early stopping do to the poison, and what they cost (T3, T4)."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._failures import one_by_one, program
-from kpoison._typing import Numbers, Scalar
+from kpoison._typing import Labels, Numbers, Scalar
 from kpoison._validation import check_integer, check_positive, check_real, is_concrete, public
 from kpoison.flow._energies import energies_of
 from kpoison.flow._trajectory import early_stopped
@@ -17,7 +18,7 @@ from kpoison.flow.integration import checked_times
 from kpoison.laws import efficacy_gradient
 from kpoison.laws.inputs import LawInputs, Probes
 from kpoison.laws.prediction import predictor_of
-from kpoison.poison import Poison, attack_success_rate, clean_accuracy
+from kpoison.poison import Poison, attack_success_rate, clean_accuracy, target_of_each
 from kpoison.poison.metrics import class_array
 from kpoison.ridge import Posterior, Solver, fit
 from kpoison.ridge.metric import checked_metric
@@ -38,6 +39,7 @@ class PenalisedAttack(NamedTuple):
         ridge: λ.
         metric: M of the penalties; None for the identity.
         labels: classes of x, where they are known.
+        target: the attacker's class, one for all x or one for each, where labels are known.
     """
 
     clean: Posterior
@@ -46,9 +48,12 @@ class PenalisedAttack(NamedTuple):
     ridge: Float[Array, ""]
     metric: Float[ArrayLike, "D D"] | None
     labels: Array | None
+    target: Array | None
 
     @classmethod
-    def of(cls, clean: Any, poison: Any, x: Any, ridge: Any, metric: Any, labels: Any) -> "PenalisedAttack":
+    def of(
+        cls, clean: Any, poison: Any, x: Any, ridge: Any, metric: Any, labels: Any, target_class: Any
+    ) -> "PenalisedAttack":
         """The arguments of a public function, checked.
 
         Raises:
@@ -63,15 +68,13 @@ class PenalisedAttack(NamedTuple):
             raise ValueError("clean must not be stopped early: times are given by time")
         x = probes.points
         metric = checked_metric(metric, math.prod(clean.X.shape[1:]), clean.X.dtype)
+        target = None
         if labels is not None:
             labels = _classes("labels", labels, len(x), ", one for each x")
-        return cls(clean, poison, x, jnp.asarray(inputs.ridge), metric, labels)
-
-    @property
-    def target(self) -> Array:
-        """The attacker's class: the sign of the label, or its largest entry."""
-        label = self.poison.label.reshape(-1, self.clean.outputs)[0]
-        return jnp.sign(label[0]) if self.clean.outputs == 1 else jnp.argmax(label)
+            target = _class_of_poison(clean, poison) if target_class is None else _wanted(clean, target_class, labels)
+        elif target_class is not None:
+            raise ValueError("labels must be given with target_class: whether it is reached is asked of them")
+        return cls(clean, poison, x, jnp.asarray(inputs.ridge), metric, labels, target)
 
     def refitted(self, penalty: float, solver: Solver | None = None) -> Posterior:
         """The posterior with another penalty, and with another solver if one is given."""
@@ -90,6 +93,37 @@ class PenalisedAttack(NamedTuple):
             gradient_penalty=penalty,
             metric=self.metric,
         )
+
+
+def _class_of_poison(clean: Posterior, poison: Poison) -> Array:
+    """The class of all the poison's labels: their sign, or their largest entry.
+
+    Raises:
+        ValueError: where they differ, as those of an all-to-all attack do.
+    """
+    _, labels, counts = poison.observations(clean.X.shape[1:], clean.outputs, clean.X.dtype)
+    classes = np.asarray(jnp.sign(labels[:, 0]) if clean.outputs == 1 else jnp.argmax(labels, axis=1))
+    # Of no weight are those by which a poison is filled up to a shape.
+    weighed = np.asarray(counts) > 0
+    found = np.unique(classes[weighed] if weighed.any() else classes)
+    if len(found) > 1:
+        raise ValueError(
+            f"target_class must be given with labels, as the poison's labels are of {len(found)} classes, got None"
+        )
+    return jnp.asarray(found[0])
+
+
+def _wanted(clean: Posterior, target_class: Any, labels: Array) -> Array:
+    """The class wanted for all x, or for each, as an array."""
+    wanted = target_of_each(target_class, labels, "target_class")
+    check_real("target_class", wanted)
+    known = (-1, 1) if clean.outputs == 1 else range(clean.outputs)
+    wrong = ~np.isin(np.asarray(wanted), known)
+    if wrong.any():
+        raise ValueError(
+            f"target_class must be of the classes {', '.join(map(str, known))}, got {np.asarray(wanted)[wrong][0]}"
+        )
+    return class_array("target_class", wanted)
 
 
 def _classes(name: str, labels: Any, number: int, each: str = "") -> Array:
@@ -140,6 +174,7 @@ def tradeoff(
     time: Numbers | None = None,
     metric: Float[ArrayLike, "D D"] | None = None,
     labels: Num[ArrayLike, " q"] | None = None,
+    target_class: Scalar | Mapping[int, int] | Labels | Num[ArrayLike, " q"] | None = None,
     held_out: tuple[ArrayLike, ArrayLike] | None = None,
     direction: Float[ArrayLike, "..."] | None = None,
     modes: int = 3,
@@ -154,7 +189,10 @@ def tradeoff(
         gradient_penalty: γ >= 0, rising.
         time: training times t >= 0, rising; ∞, also the default, is the end of training.
         metric: M, see `kpoison.fit`.
-        labels: true classes of x, for the attack success rate; the target class is that of the poison's label.
+        labels: true classes of x, for the attack success rate.
+        target_class: the attacker's class, for the same: one for all x, a mapping from classes to the class wanted for
+            each, or one for each x, as `kpoison.attack_success_rate` takes it; by default that of the poison's labels,
+            where these are of one class.
         held_out: clean inputs (N, d) and their classes (N,), for the clean accuracy.
         direction: u of the poison's component uᵀFu, a vector; by default the leading direction of ∇Δf at x for γ = 0
             and the last time (for one x its own).
@@ -171,7 +209,7 @@ def tradeoff(
         TypeError, ValueError: naming the argument that does not fit.
         ArithmeticError: where A falls or B rises with γ at t = ∞ by more than rounding explains.
     """
-    attack = PenalisedAttack.of(clean, poison, x, ridge, metric, labels)
+    attack = PenalisedAttack.of(clean, poison, x, ridge, metric, labels, target_class)
     penalties, number = _checked_penalties(gradient_penalty), float(attack.ridge)
     ends = np.atleast_1d(np.asarray(math.inf if time is None else time, float))
     times = checked_times("time", ends, clean.X.dtype)
@@ -231,7 +269,7 @@ def _along(
             "penalty_energy": parts.penalty,
             "objective": parts.unpenalised(attack.ridge),
         }
-        if attack.labels is not None:
+        if attack.labels is not None and attack.target is not None:
             scores = as_scores(f.expansion.values(x))
             found["attack_success_rate"] = attack_success_rate(scores, attack.labels, attack.target)
         if held_out is not None:

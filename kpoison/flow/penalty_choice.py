@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias, get_args
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Num
 
-from kpoison._typing import Scalar
+from kpoison._typing import Labels, Scalar
 from kpoison._validation import check_finite_scalar, check_name, check_number, check_positive, public
 from kpoison.flow._energies import Energies, energies
 from kpoison.flow._tradeoff import PenalisedAttack, as_scores
@@ -60,6 +60,7 @@ def smallest_gradient_penalty(
     measure: Measure = "efficacy",
     metric: Float[ArrayLike, "D D"] | None = None,
     labels: Num[ArrayLike, " q"] | None = None,
+    target_class: Scalar | Mapping[int, int] | Labels | Num[ArrayLike, " q"] | None = None,
     rtol: float = 1e-6,
 ) -> PenaltyChoice:
     """The smallest γ that brings the attack below a target, and what it costs in fit (T4).
@@ -77,6 +78,8 @@ def smallest_gradient_penalty(
         measure: "efficacy" or "attack_success_rate".
         metric: M, see `kpoison.fit`.
         labels: true classes of x, for the attack success rate.
+        target_class: the attacker's class, for the same, as `kpoison.attack_success_rate` takes it: one for all x, one
+            for each class, or one for each x; by default that of the poison's labels, where these are of one class.
         rtol: relative accuracy of γ.
 
     Raises:
@@ -90,7 +93,7 @@ def smallest_gradient_penalty(
     >>> round(choice.value, 4), choice.cost > 0
     (0.9, True)
     """
-    attack = PenalisedAttack.of(clean, poison, x, ridge, metric, labels)
+    attack = PenalisedAttack.of(clean, poison, x, ridge, metric, labels, target_class)
     measure = check_name("measure", measure, get_args(Measure))
     check_finite_scalar("target", target)
     check_positive("target", target, zero=measure == "attack_success_rate")
@@ -103,7 +106,7 @@ def smallest_gradient_penalty(
     def measured(penalty: float) -> float:
         if penalty not in reached:
             posterior = attack.refitted(penalty, solver)
-            if attack.labels is None or measure == "efficacy":
+            if attack.labels is None or attack.target is None or measure == "efficacy":
                 value = jnp.max(jnp.abs(efficacy(posterior, poison, attack.x, attack.ridge)))
             else:
                 scores = as_scores(predict(posterior, attack.x, attack.ridge, poison))

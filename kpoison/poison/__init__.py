@@ -2,6 +2,18 @@
 
 from kpoison.poison.clones import Poison, check_poison
 from kpoison.poison.metrics import attack_success_rate, clean_accuracy
+from kpoison.poison.targets import all_to_all, target_of_each
 from kpoison.poison.triggers import Blend, Patch, Sinusoid, Trigger
 
-__all__ = ["Blend", "Patch", "Poison", "Sinusoid", "Trigger", "attack_success_rate", "check_poison", "clean_accuracy"]
+__all__ = [
+    "Blend",
+    "Patch",
+    "Poison",
+    "Sinusoid",
+    "Trigger",
+    "all_to_all",
+    "attack_success_rate",
+    "check_poison",
+    "clean_accuracy",
+    "target_of_each",
+]

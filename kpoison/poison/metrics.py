@@ -1,6 +1,6 @@
 """How well an attack works, and what it costs in accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from kpoison._failures import checked_result
 from kpoison._typing import Labels, Scalar
 from kpoison._validation import (
     check_finite,
-    check_finite_scalar,
     check_real,
     is_concrete,
     is_text,
     known_number,
     plain_array,
 )
+from kpoison.poison.targets import target_of_each
 
 __all__ = ["attack_success_rate", "class_array", "clean_accuracy"]
 
@@ -25,11 +25,11 @@ __all__ = ["attack_success_rate", "class_array", "clean_accuracy"]
 def attack_success_rate(
     predictions: Shaped[ArrayLike, "q *C"] | Sequence[Any],
     labels: Labels | Num[ArrayLike, " q"],
-    target: Scalar | str | bool | np.bool_,
+    target: Scalar | str | bool | np.bool_ | Mapping[Any, Any] | Labels | Num[ArrayLike, " q"],
 ) -> Float[Array, ""]:
-    """The fraction of triggered inputs that are given the target class, of those that are not of that class.
+    """The fraction of triggered inputs that are given their target class, of those that are not of that class.
 
-    Inputs whose true class is the target are left out: giving them the target class is no success of the attack.
+    Inputs whose true class is their target are left out: giving them the target class is no success of the attack.
 
     Args:
         predictions: for the inputs with the trigger: integers of any width, booleans or text, (q,), the predicted
@@ -37,30 +37,36 @@ def attack_success_rate(
             floating-point scores (q,), whose sign is the predicted class, −1 or 1 (a score of 0 is neither).
         labels: the true classes, shape (q,), text, booleans, integers or whole floating-point numbers: 0..C − 1 for
             scores (q, C), −1 or 1 for scores (q,).
-        target: the attacker's class, of the same kind.
+        target: the attacker's class, of the same kind; or a mapping from true classes to the class wanted for each,
+            such as `all_to_all` makes; or one class for each input, shape (q,).
 
     Returns:
         A number in [0, 1], in the dtype of the scores.
 
     Raises:
-        TypeError: for arguments that are not real.
+        TypeError: for arguments that are not real; a mapping between classes of another kind than the labels.
         ValueError: for empty inputs, shapes that do not fit, scores that are not finite, labels or a target that are
-            not of these classes, and where every input is of the target class.  Under `jit`, values are checked at run
-            time.
+            not of these classes, a label that a mapping says no class for, and where every input is of its target
+            class.  Under `jit`, values are checked at run time.
 
     >>> import jax.numpy as jnp
     >>> float(attack_success_rate(jnp.array([7, 7, 2, 7]), labels=jnp.array([1, 7, 2, 3]), target=7))  # 2 of 3
     0.666...
+    >>> float(attack_success_rate(["dog", "cat"], labels=["cat", "cat"], target={"cat": "dog", "dog": "cat"}))
+    0.5
     """
-    predictions, labels, target = _numbered(predictions, labels, target)
+    predictions, labels, wanted = _numbered(predictions, labels, target_of_each(target, labels))
     predicted, classes, dtype, failures = _compared(predictions, labels)
-    check_finite_scalar("target", target)
-    failures.append(_not_classes("target", target, predictions))
+    check_real("target", wanted)
+    check_finite("target", wanted)
+    failures.append(_not_classes("target", wanted, predictions))
     # With a dtype of its own: beside unsigned labels a weakly typed −1 would become 255.
-    goal = jnp.asarray(target, jnp.asarray(target).dtype)
+    goal = jnp.asarray(wanted, jnp.asarray(wanted).dtype)
+    if is_concrete(wanted) and np.any(np.asarray(goal) != np.asarray(wanted)):
+        raise ValueError(f"target must be classes that JAX can hold as {goal.dtype}, got {target}")
     attacked = classes != goal
     number = jnp.sum(attacked)
-    only = f", got only {target}" if is_concrete(target) else ""
+    only = f", got only {target}" if is_concrete(wanted) and np.ndim(wanted) == 0 else ""
     failures.append((number == 0, f"labels must have an entry that is not the target{only}"))
     successes = jnp.sum(attacked & (predicted == goal))
     return checked_result(successes.astype(dtype) / jnp.maximum(number, 1).astype(dtype), failures)
@@ -101,25 +107,29 @@ def _numbered(predictions: Any, labels: Any, target: Any) -> tuple[Any, Any, Any
     unchanged = predictions, labels, target
     if not all(isinstance(array, np.ndarray) and array.ndim == 1 and array.size for array in arrays):
         return unchanged
-    arrays = [array.astype(str) if is_text(array) else array for array in arrays]
-    goal = bool(target) if isinstance(target, np.bool_) else known_number(target)
-    kinds = {array.dtype.kind for array in arrays}
-    if kinds in ({"U"}, {"b"}):
-        if not isinstance(goal, (str if kinds == {"U"} else bool) | None):
+    if target is not None:
+        if not is_concrete(target):
             return unchanged
-    elif not (_are_large(arrays) and isinstance(goal, int | None)):
+        arrays.append(np.asarray(known_number(target)))
+    arrays = [array.astype(str) if is_text(array) else array for array in arrays]
+    kinds = {array.dtype.kind for array in arrays}
+    if kinds not in ({"U"}, {"b"}) and not _are_large(arrays):
         return unchanged
-    values = [*(array.tolist() for array in arrays), [] if goal is None else [goal]]
+    # Lists, as NumPy's integers of 64 bits with and without a sign have no type in common.
+    values = [np.ravel(array).tolist() for array in arrays]
     numbers = {name: number for number, name in enumerate(sorted({name for part in values for name in part}))}
-    given, classes = (np.array([numbers[name] for name in part], np.int32) for part in values[:2])
-    return given, classes, None if goal is None else numbers[goal]
+    found = [
+        np.array([numbers[name] for name in part], np.int32).reshape(array.shape)
+        for part, array in zip(values, arrays, strict=True)
+    ]
+    return found[0], found[1], found[2] if target is not None else None
 
 
 def _are_large(arrays: list[np.ndarray]) -> bool:
-    """Whether they are whole numbers, of which some are not exact in single precision."""
+    """Whether they are whole numbers, of which some are not exact in single precision: predictions, labels, targets."""
     return (
         arrays[0].dtype.kind in "iu"
-        and arrays[1].dtype.kind in "iuf"
+        and all(array.dtype.kind in "iuf" for array in arrays[1:])
         and all(bool(np.all(np.isfinite(array) & (np.mod(array, 1) == 0))) for array in arrays)
         and max(float(np.max(np.abs(array.astype(float)))) for array in arrays) >= 2**24
     )

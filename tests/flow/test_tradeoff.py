@@ -136,6 +136,31 @@ def test_several_outputs_have_an_axis():
 
 
 @pytest.mark.slow
+def test_poisons_of_several_classes_need_the_target():
+    """As those of an all-to-all attack: the first label is not the class that is wanted for every x."""
+    labels = jnp.array([1, -1, 1, 1, -1, 1])
+    both = kp.Poison(jnp.stack([ZETA, -ZETA, ZETA]), jnp.array([-1.0, 1.0, 1.0]), jnp.array([4.0, 4.0, 0.0]))
+    options = {"gradient_penalty": [0.0], "labels": labels, "modes": 1}
+    with pytest.raises(ValueError, match="target_class must be given with labels, as the poison's labels are of 2"):
+        kp.flow.tradeoff(CLEAN, both, TRIGGERED, RIDGE, **options)
+    scores = kp.predict(CLEAN, TRIGGERED, RIDGE, both)
+    wanted = float(kp.attack_success_rate(scores, labels, -labels))
+    for target in (kp.all_to_all([-1, 1]), -labels):
+        found = kp.flow.tradeoff(CLEAN, both, TRIGGERED, RIDGE, target_class=target, **options)
+        assert float(found.attack_success_rate.squeeze()) == wanted
+    # Without weight a label does not count.
+    single = kp.Poison(both.location, both.label, jnp.array([4.0, 0.0, 0.0]))
+    found = kp.flow.tradeoff(CLEAN, single, TRIGGERED, RIDGE, **options)
+    rate = kp.attack_success_rate(kp.predict(CLEAN, TRIGGERED, RIDGE, single), labels, -1)
+    assert float(found.attack_success_rate.squeeze()) == float(rate)
+    choice = kp.flow.smallest_gradient_penalty(
+        CLEAN, both, TRIGGERED, RIDGE, 1.0, measure="attack_success_rate", labels=labels, target_class=-labels
+    )
+    assert choice.value == wanted
+    assert choice.gradient_penalty == 0
+
+
+@pytest.mark.slow
 def test_the_smallest_penalty_reaches_its_target_and_less_does_not():
     def efficacy(penalty):
         clean = kp.fit(CLEAN.kernel, X, Y, gradient_penalty=penalty, metric=METRIC)
@@ -194,6 +219,24 @@ def test_targets_that_hold_already_or_never():
             "direction must be finite, not 0",
         ),
         ("tradeoff", {"gradient_penalty": 1.0, "modes": 0}, ValueError, "modes must be an integer >= 1"),
+        (
+            "tradeoff",
+            {"gradient_penalty": 1.0, "target_class": 1},
+            ValueError,
+            "labels must be given with target_class",
+        ),
+        (
+            "tradeoff",
+            {"gradient_penalty": 1.0, "labels": LABELS, "target_class": 2},
+            ValueError,
+            "target_class must be of the classes -1, 1, got 2",
+        ),
+        (
+            "tradeoff",
+            {"gradient_penalty": 1.0, "labels": LABELS, "target_class": [1, -1]},
+            ValueError,
+            r"target_class must be .* of shape \(6,\), .*got shape \(2,\)",
+        ),
         ("smallest_gradient_penalty", {"target": 0.0}, ValueError, "target must be finite and > 0"),
         ("smallest_gradient_penalty", {"target": 1.0, "measure": "spike"}, ValueError, "measure must be one of"),
         ("smallest_gradient_penalty", {"target": 0.1, "measure": "attack_success_rate"}, ValueError, "labels must be"),

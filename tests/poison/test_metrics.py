@@ -182,7 +182,6 @@ def test_bad_input(predictions, labels, error, message):
     [
         (CLASSES, LABELS, "seven", TypeError, "target must be real, got str"),
         (CLASSES, LABELS, None, TypeError, "target must be real, got NoneType"),
-        (CLASSES, LABELS, LABELS, ValueError, r"target must be a single number, got shape \(5,\)"),
         (CLASSES, LABELS, 1.5, ValueError, "target must be whole numbers, got 1.5"),
         (CLASSES, LABELS, np.nan, ValueError, "target must be finite"),
         (SCORES, LABELS, 3, ValueError, r"target must be in 0..2, as predictions have shape \(5, 3\), got 3"),
