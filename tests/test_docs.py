@@ -38,6 +38,6 @@ def test_every_workflow_has_its_result():
 @pytest.mark.parametrize("number", range(len(WORKFLOWS)))
 def test_a_workflow_prints_what_the_page_says(number, capsys):
     block, expected = WORKFLOWS[number]
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):  # as the reader's JAX is set
         exec(compile(block, f"workflows.md, block {number}", "exec"), {"__name__": "workflows"})
     assert capsys.readouterr().out == expected
