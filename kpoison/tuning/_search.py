@@ -129,7 +129,7 @@ def tune(
     kernel, observed, y = TrainingSet.of(kernel, X, y, weights, intercept)
     dtype = observed.points.dtype
     check_positive("ridge", ridge)
-    kernel = with_array_parameters(kernel, dtype)
+    kernel = jax.tree.map(jnp.asarray, with_array_parameters(kernel, dtype))  # parameters may be arrays of NumPy
     chosen = tuple(_is_chosen(leaf) for leaf in jax.tree.leaves(kernel))
     given = _logarithms(kernel, chosen, jnp.asarray(ridge, dtype))
     starts = check_integer("starts", starts, 1)
