@@ -273,7 +273,8 @@ def check_kernel(name: str, value: object) -> None:
         TypeError: naming the argument.
     """
     if not isinstance(value, Kernel):
-        raise TypeError(f"{name} must be a kpoison.kernels.Kernel, got {type(value).__name__}")
+        got = f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be a kpoison.kernels.Kernel, got {got}; one is made as kpoison.kernels.RBF(1.0)")
 
 
 def with_array_parameters(kernel: Kernel, dtype) -> Kernel:

@@ -1,7 +1,5 @@
 """Predictions of points that were left out, without a refit."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from kpoison._failures import program
 from kpoison._linear_algebra import linear_solve
-from kpoison._typing import Scalar
-from kpoison._validation import public
+from kpoison._typing import Labels, Scalar
+from kpoison._validation import check_classes, public
 from kpoison.laws.inputs import CleanInputs
 from kpoison.ridge import Observations, Posterior
 
@@ -20,7 +18,7 @@ _ASKED = "the prediction without a point is that"
 
 
 @public
-def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Any = None) -> Float[Array, "n *C"]:
+def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Labels | None = None) -> Float[Array, "n *C"]:
     """The prediction at each training point of the predictor that was fitted without it, at the same ρ: no refit.
 
     f₋ᵢ(x_i) = y_i − (A⁻¹y)_i/(A⁻¹)_ii, A = K + ρ diag(1/w) at ρ = nλ of all points; in the mean loss without point i
@@ -30,8 +28,8 @@ def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Any = None) -> Flo
     Args:
         clean: the fitted clean posterior, trained to the end.
         ridge: λ > 0 of the mean loss of all points.
-        groups: a label for each point, any integers or strings, of those that are left out together: copies of an
-            image, say, which would tell each other's labels.  By default each point alone.
+        groups: a label for each point, integers, booleans or text, the same for those that are left out together:
+            copies of an image, say, which would tell each other's labels.  By default each point alone.
 
     Returns:
         In the shape and units of y.
@@ -53,7 +51,9 @@ def leave_one_out(clean: Posterior, ridge: Scalar, *, groups: Any = None) -> Flo
         residuals = _alone(inputs)
     else:
         observed = inputs.clean.observations
-        residuals = _together(inputs, np.arange(observed.number), *_places(observed, groups))
+        residuals = _together(
+            inputs, np.arange(observed.number), *_places(observed, _members(len(observed.points), groups))
+        )
     return inputs.clean.y - residuals[: len(inputs.clean.X)].reshape(inputs.clean.y.shape)
 
 
@@ -88,13 +88,18 @@ def _observations_of(observed: Observations, group: Int[np.ndarray, " s"]) -> In
     return np.concatenate([group, (len(observed.points) + group[:, None] * r + np.arange(r)).ravel()])
 
 
-def _places(observed: Observations, groups: Any) -> tuple[np.ndarray, np.ndarray]:
+def _members(number: int, groups: Labels | None) -> Int[np.ndarray, " n"]:
+    """The group of each point, numbered from 0."""
+    if groups is None:
+        return np.arange(number)
+    members, labels = check_classes("groups", groups, number, "points of X")
+    if labels is None:
+        raise TypeError("groups must be known, got traced ones: they decide what is solved")
+    return members
+
+
+def _places(observed: Observations, members: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """Of each group the places of its observations, shape (groups, size), and which of them are no filling."""
-    number = len(observed.points)
-    labels = np.arange(number) if groups is None else np.asarray(groups)
-    if labels.shape != (number,):
-        raise ValueError(f"groups must have shape ({number},), one label for each point of X, got {labels.shape}")
-    members = np.unique(labels, return_inverse=True)[1]
     found = [_observations_of(observed, np.flatnonzero(members == group)) for group in range(members.max() + 1)]
     places = np.zeros((len(found), max(map(len, found))), int)
     real = np.zeros(places.shape, bool)

@@ -13,7 +13,7 @@ from kpoison._validation import is_concrete, known_number
 if TYPE_CHECKING:
     from kpoison.ridge.posterior import Posterior
 
-__all__ = ["as_line", "as_table"]
+__all__ = ["as_line", "as_table", "in_words", "rows_of"]
 
 
 def as_line(posterior: "Posterior") -> str:
@@ -25,7 +25,12 @@ def as_line(posterior: "Posterior") -> str:
 
 def as_table(posterior: "Posterior") -> str:
     """The same as HTML, a row for each."""
-    return table((), [(cell(escaped(name)), cell(escaped(value))) for name, value in _facts(posterior).items()])
+    return rows_of(_facts(posterior))
+
+
+def rows_of(facts: dict[str, str]) -> str:
+    """Names and what they are, in words, as a table of HTML."""
+    return table((), [(cell(escaped(name)), cell(escaped(words))) for name, words in facts.items()])
 
 
 def _facts(posterior: "Posterior") -> dict[str, str]:
@@ -34,9 +39,9 @@ def _facts(posterior: "Posterior") -> dict[str, str]:
     facts = {"n": str(number), "d": "x".join(map(str, shape))}
     if posterior.y.ndim == 2:
         facts["C"] = str(posterior.outputs)
-    facts |= {"kernel": _in_words(posterior.kernel), "solver": _in_words(posterior.factor.solver)}
+    facts |= {"kernel": in_words(posterior.kernel), "solver": in_words(posterior.factor.solver)}
     if observed.weights is not None:
-        facts["Σw"] = _in_words(jnp.asarray(observed.total))
+        facts["Σw"] = in_words(jnp.asarray(observed.total))
     if observed.constant:
         facts["intercept"] = "True"
     if observed.slopes:
@@ -44,7 +49,7 @@ def _facts(posterior: "Posterior") -> dict[str, str]:
     return facts | {"dtype": str(observed.points.dtype)}
 
 
-def _in_words(tree: Any) -> str:
+def in_words(tree: Any) -> str:
     """In one line: known numbers as they are, arrays by dtype and shape."""
 
     def plain(leaf: Any) -> Any:

@@ -14,6 +14,7 @@ from kpoison._typing import Scalar
 from kpoison._validation import check_integer, check_name, check_positive, is_concrete, public
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.ridge import Observations, TrainingSet, checked_targets
+from kpoison.ridge.description import in_words, rows_of
 from kpoison.tuning.objectives import OBJECTIVES, HeldOut
 from kpoison.tuning.one_ridge import posterior_at_one_ridge
 
@@ -54,6 +55,24 @@ class Tuned(NamedTuple):
     value: Float[Array, ""]
     path: Float[Array, "starts iterations"]
     status: TuningStatus
+
+    def __repr__(self) -> str:
+        return f"Tuned({', '.join(f'{name}={words}' for name, words in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        return rows_of(self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """All but the path, of which the numbers of iterations, as words."""
+        iterations = np.sum(np.isfinite(np.asarray(self.path)), axis=1) - 1
+        numbers = {name: f"{float(getattr(self, name)):.6g}" for name in ("ridge", "value")}
+        return {
+            "kernel": in_words(self.kernel),
+            **numbers,
+            "iterations": str(iterations.tolist()),
+            "status": self.status.value,
+        }
 
 
 @public
@@ -110,7 +129,7 @@ def tune(
     kernel, observed, y = TrainingSet.of(kernel, X, y, weights, intercept)
     dtype = observed.points.dtype
     check_positive("ridge", ridge)
-    kernel = with_array_parameters(kernel, dtype)
+    kernel = jax.tree.map(jnp.asarray, with_array_parameters(kernel, dtype))  # parameters may be arrays of NumPy
     chosen = tuple(_is_chosen(leaf) for leaf in jax.tree.leaves(kernel))
     given = _logarithms(kernel, chosen, jnp.asarray(ridge, dtype))
     starts = check_integer("starts", starts, 1)

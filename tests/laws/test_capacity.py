@@ -305,6 +305,18 @@ REFUSED = {
     "stopped evidence": (lambda c: kp.log_marginal_likelihood(kp.flow.early_stopped(c, 1.0), RIDGE), "to the end"),
     "stopped left out": (lambda c: kp.leave_one_out(kp.flow.early_stopped(c, 1.0), RIDGE), "to the end"),
     "groups": (lambda c: kp.leave_one_out(c, RIDGE, groups=[0, 1]), "groups must have shape"),
+    **{
+        f"groups of {what}": (lambda c, groups=groups: kp.leave_one_out(c, RIDGE, groups=groups), "groups must be int")
+        for what, groups in {
+            "numbers with a point": np.arange(N) / 2,
+            "NaN": np.full(N, np.nan),
+            "None": np.full(N, None),
+        }.items()
+    },
+    "traced groups": (
+        lambda c: jax.jit(lambda groups: kp.leave_one_out(c, RIDGE, groups=groups))(jnp.arange(N)),
+        "groups must be known",
+    ),
     "slopes": (lambda c: kp.log_marginal_likelihood(kp.fit(KERNEL, X, Y, gradient_penalty=1.0), RIDGE), "slopes"),
     "searched": (lambda c: kp.log_marginal_likelihood(kp.fit(KERNEL, X, Y, solver=kp.Krylov()), RIDGE), "factorises"),
     "no weight": (lambda c: kp.log_marginal_likelihood(kp.fit(KERNEL, X, Y, weights=W * (W > 1)), RIDGE), "weights"),

@@ -159,3 +159,15 @@ def test_what_is_refused(case):
 def test_it_needs_known_numbers():
     with pytest.raises(TypeError, match="jit"):
         jax.jit(lambda scale: kp.tune(kp.kernels.RBF(scale), X, Y, 1e-2).value)(1.0)
+
+
+def test_what_was_found_is_one_line_and_a_table():
+    path = np.array([[3.0, 2.0, 1.5, np.nan], [2.5, 2.0, np.nan, np.nan]])
+    kernel = kp.kernels.RBF(jnp.asarray(1.5)) + 1.0
+    found = kp.Tuned(kernel, jnp.asarray(0.01), jnp.asarray(1.5), jnp.asarray(path), kp.TuningStatus.LIMIT)
+    kernel_in_words = "Sum(first=RBF(length_scale=1.5), second=Constant(value=1.0))"
+    end = f"ridge=0.01, value=1.5, iterations=[2, 1], status={kp.TuningStatus.LIMIT.value})"
+    assert repr(found) == f"Tuned(kernel={kernel_in_words}, {end}"
+    page = found._repr_html_()
+    assert page.count("<tr>") == 5
+    assert kernel_in_words in page
