@@ -1,5 +1,6 @@
 """Intervals cover, levels are kept, and standard errors are those of the estimates: by simulation of every promise."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -99,6 +100,7 @@ SIMULATIONS = {
 }
 
 
+@functools.cache  # two promises may be one simulation
 def kept(simulation, draws, seed=0):
     rng = np.random.default_rng(seed)
     return np.mean([float(simulation(rng)) for _ in range(draws)])

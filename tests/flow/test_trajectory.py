@@ -24,20 +24,24 @@ RIDGE, COUNT, LABEL = 1e-3, 3, -1.0
 POISON = kp.Poison(ZETA, LABEL, COUNT)
 
 
-def flow_by_eigenvectors(clean, points, targets, n, ridge, time, x):
+def flow_by_eigenvectors(clean, points, targets, x):
     """c(t) = Q diag((1 − e^{−(μ+ρ)t/n})/(μ+ρ)) Qᵀȳ (T2), poisons copied; values at x and their rounding."""
     seen = clean.observations.at(points)
-    gram = np.asarray(covariance(clean.kernel, seen, seen))
+    gram = np.asarray(jax.jit(covariance)(clean.kernel, seen, seen))
     eigenvalues, vectors = np.linalg.eigh(gram)
-    rates = eigenvalues + n * ridge
-    with np.errstate(divide="ignore", invalid="ignore"):
-        filtered = np.where(rates * time / n < 1e-12, time / n, -np.expm1(-rates * time / n) / rates)
     targets = np.asarray(seen.with_flat_slopes(targets.reshape(len(points), -1)))
-    coefficients = vectors @ (filtered[:, None] * (vectors.T @ targets))
-    cross = np.asarray(covariance(clean.kernel, seen, Observations(x)))
-    condition = 1 + (eigenvalues[-1] + n * ridge) * filtered[0]
-    size = np.linalg.norm(cross, axis=0).max() * np.linalg.norm(coefficients)
-    return cross.T @ coefficients, 100 * EPS * condition * size
+    cross = np.asarray(jax.jit(covariance)(clean.kernel, seen, Observations(x)))
+
+    def at(n, ridge, time):
+        rates = eigenvalues + n * ridge
+        with np.errstate(divide="ignore", invalid="ignore"):
+            filtered = np.where(rates * time / n < 1e-12, time / n, -np.expm1(-rates * time / n) / rates)
+        coefficients = vectors @ (filtered[:, None] * (vectors.T @ targets))
+        condition = 1 + (eigenvalues[-1] + n * ridge) * filtered[0]
+        size = np.linalg.norm(cross, axis=0).max() * np.linalg.norm(coefficients)
+        return cross.T @ coefficients, 100 * EPS * condition * size
+
+    return at
 
 
 def with_copies(y):
@@ -51,16 +55,23 @@ def test_predictions_and_efficacy_are_those_of_the_flow(name, penalty):
     clean = kp.fit(KERNELS[name], X, Y, gradient_penalty=penalty)
     points, targets = with_copies(Y)
     n = len(points)
-    for time in TIMES:
+    without, poisoned = flow_by_eigenvectors(clean, X, Y, PROBES), flow_by_eigenvectors(clean, points, targets, PROBES)
+
+    @jax.jit
+    def laws(time):
         stopped = kp.flow.early_stopped(clean, time)
-        before, e0 = flow_by_eigenvectors(clean, X, Y, n, RIDGE, time, PROBES)
-        after, e1 = flow_by_eigenvectors(clean, points, targets, n, RIDGE, time, PROBES)
-        alone, e2 = flow_by_eigenvectors(clean, X, Y, len(X), RIDGE, time, PROBES)
-        for law, reference, error in (
-            (kp.predict(stopped, PROBES, RIDGE, POISON), after, e1),
-            (kp.efficacy(stopped, POISON, PROBES, RIDGE), after - before, e0 + e1),
-            (kp.predict(stopped, PROBES, RIDGE), alone, e2),
-        ):
+        return (
+            kp.predict(stopped, PROBES, RIDGE, POISON),
+            kp.efficacy(stopped, POISON, PROBES, RIDGE),
+            kp.predict(stopped, PROBES, RIDGE),
+        )
+
+    for time in TIMES:
+        before, e0 = without(n, RIDGE, time)
+        after, e1 = poisoned(n, RIDGE, time)
+        alone, e2 = without(len(X), RIDGE, time)
+        references = (after, e1), (after - before, e0 + e1), (alone, e2)
+        for law, (reference, error) in zip(laws(time), references, strict=True):
             np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error + 1e-300)
 
 
@@ -69,15 +80,16 @@ def test_every_output_flows():
     clean = kp.fit(KERNELS["rbf"], X, Y2, gradient_penalty=0.1)
     poison = kp.Poison(ZETA, jnp.array([LABEL, LABEL]), COUNT)
     points, targets = with_copies(Y2)
-    reference, error = flow_by_eigenvectors(clean, points, targets, len(points), RIDGE, 10.0, PROBES)
+    reference, error = flow_by_eigenvectors(clean, points, targets, PROBES)(len(points), RIDGE, 10.0)
     stopped = kp.flow.early_stopped(clean, 10.0)
     np.testing.assert_allclose(kp.predict(stopped, PROBES, RIDGE, poison), reference, rtol=0, atol=error)
 
 
 def test_without_ridge_training_is_stopped_by_time_alone():
     clean = kp.fit(KERNELS["rbf"], X, Y)
+    flow = flow_by_eigenvectors(clean, X, Y, PROBES)
     for time in (1e-3, 1.0, 1e3):
-        reference, error = flow_by_eigenvectors(clean, X, Y, len(X), 0.0, time, PROBES)
+        reference, error = flow(len(X), 0.0, time)
         law = kp.predict(kp.flow.early_stopped(clean, time), PROBES, 0.0)
         np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error)
 
@@ -88,7 +100,7 @@ def test_a_cluster_flows():
     poison = kp.Poison(Z, jnp.array([-1.0, 0.5]), jnp.array([2.0, 1.0]))
     clean = kp.fit(KERNELS["rbf"], X, Y)
     points, targets = jnp.concatenate([X, Z[:1], Z]), jnp.concatenate([Y, jnp.array([-1.0, -1.0, 0.5])])
-    reference, error = flow_by_eigenvectors(clean, points, targets, len(points), RIDGE, 20.0, PROBES)
+    reference, error = flow_by_eigenvectors(clean, points, targets, PROBES)(len(points), RIDGE, 20.0)
     law = kp.predict(kp.flow.early_stopped(clean, 20.0), PROBES, RIDGE, poison)
     np.testing.assert_allclose(law, reference[:, 0], rtol=0, atol=error)
 

@@ -374,21 +374,27 @@ def test_lenet_learns_digits():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "width", "rate", "number", "options"),
+    ("kind", "width", "rate", "shrink", "options"),
     [
-        (LeNet, 6, 0.1, 10_000, {"epochs": 2}),
+        (LeNet, 6, 0.1, 1, {"epochs": 2}),
         # Means over all pixels of few channels: what tells digits apart has to be learnt by the convolutions, which
-        # takes four times the steps (accuracy 0.52, 0.82, 0.94, 0.96, 0.96 after each epoch).
-        (ResNet, 8, 0.3, 10_000, {"epochs": 5, "batch_size": 64}),
+        # takes four times the steps: of a quarter of the pixels, from which as much is learnt (accuracy 0.97).
+        (ResNet, 8, 0.3, 2, {"epochs": 5, "batch_size": 64}),
     ],
     ids=["LeNet", "ResNet"],
 )
-def test_learns_mnist(data_dir, kind, width, rate, number, options):
-    mnist = load_mnist(data_dir, "train", dtype=np.float32).subset(np.arange(number))
-    test = load_mnist(data_dir, "test", dtype=np.float32).subset(np.arange(1000))
-    model = kind((28, 28, 1), 10, width=width, dtype=jnp.float32, key=jax.random.key(0))
-    result = train_classifier(model, mnist.images, mnist.labels, optimiser=SGD(rate), **options)
-    assert float(kp.clean_accuracy(jax.vmap(result.model)(test.images), test.labels)) > 0.93
+def test_learns_mnist(data_dir, kind, width, rate, shrink, options):
+    def read(part, number):
+        chosen = load_mnist(data_dir, part, dtype=np.float32).subset(np.arange(number))
+        size = 28 // shrink
+        return chosen.images.reshape(number, size, shrink, size, shrink, 1).mean((2, 4)), chosen.labels
+
+    (images, labels), (unseen, expected) = read("train", 10_000), read("test", 1000)
+    model = kind(images.shape[1:], 10, width=width, dtype=jnp.float32, key=jax.random.key(0))
+    result = train_classifier(model, images, labels, optimiser=SGD(rate), **options)
+    found = float(kp.clean_accuracy(jax.vmap(result.model)(unseen), expected))
+    print(kind, found)
+    assert found > 0.93
 
 
 # --- Bad input ----------------------------------------------------------------------------------------------------

@@ -247,17 +247,19 @@ def test_input_curvature_of_a_classifier():
     def loss(flat, target):
         return -jax.nn.log_softmax(model(flat.reshape(4, 4, 1)))[target]
 
-    hessian = sum(jax.hessian(loss)(jnp.asarray(p.ravel()), t) for p, t in zip(x, targets, strict=True)) / 2
+    second = jax.jit(jax.hessian(loss))
+    hessian = sum(second(jnp.asarray(p.ravel()), t) for p, t in zip(x, targets, strict=True)) / 2
     found = kp.curvature.input_hessian(model, x, targets, loss="softmax")
     np.testing.assert_allclose(found.dense(), hessian, atol=1e-10 * float(jnp.abs(hessian).max()))
     top = kp.curvature.top_eigenpairs(found, 2)
     by_size = sorted(np.linalg.eigvalsh(hessian), key=lambda value: -value)[:2]
     np.testing.assert_allclose(top.values, by_size, rtol=1e-6)
-    fisher = np.zeros((16, 16))
+    fisher, slope = np.zeros((16, 16)), jax.jit(jax.grad(loss))
+    probabilities = jax.jit(lambda point: jax.nn.softmax(model(point)))
     for point in x:
-        p = np.asarray(jax.nn.softmax(model(point)))
+        p = np.asarray(probabilities(point))
         for c in range(3):
-            g = np.asarray(jax.grad(loss)(jnp.asarray(point.ravel()), c))
+            g = np.asarray(slope(jnp.asarray(point.ravel()), c))
             fisher += p[c] * np.outer(g, g) / 2
     np.testing.assert_allclose(kp.curvature.fisher(model, x, loss="softmax").dense(), fisher, atol=1e-12)
 

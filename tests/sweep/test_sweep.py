@@ -56,24 +56,30 @@ def test_every_cell_is_the_law(name, law):
     result = swept(posterior, quantities=names, law=law)
     assert dict(result.sizes) == {"r_over_l": 5, "m": 4, "ridge": 3}
     x = jnp.stack([probe(kernel, r) for r in AXES["r_over_l"]])
+    prior = np.asarray(kernel.pairwise(x, ZETA[None]))[:, 0]
     worst = dict.fromkeys(names, 0.0)
+
+    @jax.jit
+    def one_by_one(m, ridge):
+        p, rho = poison(count=m), (len(X) + m) * ridge
+        expected = {
+            "gain": kp.gain(posterior, p, ridge, law),
+            "efficacy": kp.efficacy(posterior, p, x, ridge, law),
+            "spike": kp.spike(posterior, p, x, ridge, law),
+            "spike_efficacy_ratio": kp.spike_efficacy_ratio(posterior, p, x, ridge, law),
+            "prediction": kp.predict(posterior, x, ridge, p),
+        }
+        covariance = posterior.at(rho).covariance(jnp.concatenate([x, ZETA[None]]))[:-1, -1]
+        return expected, posterior.condition_number(rho), covariance
+
     for j, m in enumerate(AXES["m"]):
         for k, ridge in enumerate(AXES["ridge"]):
-            cells, p = result.isel(m=j, ridge=k), poison(count=m)
-            expected = {
-                "gain": kp.gain(posterior, p, ridge, law),
-                "efficacy": kp.efficacy(posterior, p, x, ridge, law),
-                "spike": kp.spike(posterior, p, x, ridge, law),
-                "spike_efficacy_ratio": kp.spike_efficacy_ratio(posterior, p, x, ridge, law),
-                "prediction": kp.predict(posterior, x, ridge, p),
-            }
+            cells = result.isel(m=j, ridge=k)
+            expected, condition, covariance = one_by_one(m, ridge)
             # Both sides solve with the same matrix: they differ by its condition number times eps, twice for squares.
-            rho = jnp.asarray((len(X) + m) * ridge)
-            tolerance = 100 * np.finfo(float).eps * float(posterior.condition_number(rho))
+            tolerance = 100 * np.finfo(float).eps * float(condition)
             # Where k̃(x, ζ) is a small difference, its relative error grows by as much.
-            covariance = np.asarray(posterior.at(rho).covariance(jnp.concatenate([x, ZETA[None]])))[:-1, -1]
-            prior = np.asarray(kernel.pairwise(x, ZETA[None]))[:, 0]
-            cancellation = 1.0 if law == "isolated" else np.maximum(1, np.abs(prior / covariance))
+            cancellation = 1.0 if law == "isolated" else np.maximum(1, np.abs(prior / np.asarray(covariance)))
             for quantity, law_value in expected.items():
                 got, value = np.asarray(cells[quantity]), np.asarray(law_value)
                 error = np.abs(got - value) / np.where(value == 0, 1, np.abs(value))
