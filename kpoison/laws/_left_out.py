@@ -75,7 +75,7 @@ def without_group(clean: Posterior, ridge: Scalar, group: Int[np.ndarray, " s"])
     return inputs.clean.y[group] - residuals.reshape(len(group), *inputs.clean.y.shape[1:])
 
 
-def _checked(clean: Posterior, ridge: Scalar) -> CleanInputs:
+def _checked(clean: object, ridge: object) -> CleanInputs:
     inputs = CleanInputs.of(clean, ridge)
     if not inputs.clean.factor.abilities.any_right_hand_side:
         raise ValueError("clean must not be prepared for one poison: ask the posterior that it was made from")
