@@ -24,6 +24,9 @@ from kpoison.kernels._neural_tangents import (
 W_STD, B_STD = 1.3, 0.2
 
 
+pytestmark = pytest.mark.slow  # the library takes longer to import and to compile than what is asked of it here
+
+
 @pytest.fixture(autouse=True)
 def _precision():
     before = jax.config.jax_enable_x64
@@ -175,7 +178,6 @@ def test_attention_under_jit_and_after(stax):
     close(jax.jit(lambda x: kernel_fn(x, None, "ntk"))(x), kernel_fn(x, None, "ntk"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("device_count", [0, -1])
 def test_batch(nt, stax, device_count):
     kernel_fn = mlp(stax)[2]
@@ -185,7 +187,6 @@ def test_batch(nt, stax, device_count):
     close(batched(x, None, ("nngp", "ntk")).nngp, kernel_fn(x, None, "nngp"))
 
 
-@pytest.mark.slow
 def test_kernel_under_transformations(stax):
     kernel_fn = mlp(stax)[2]
     x, z = jnp.asarray(normal(4, 5)), normal(3, 5, seed=1)
@@ -201,7 +202,6 @@ def test_kernel_under_transformations(stax):
 # --- Predictions --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_predict_ensemble(nt, stax):
     kernel_fn = mlp(stax)[2]
     x, z, y = normal(6, 5), normal(4, 5, seed=1), normal(6, 2, seed=2)
@@ -217,7 +217,6 @@ def test_predict_ensemble(nt, stax):
     assert both.nngp.covariance.shape == (4, 4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("t", [None, 2.0])
 def test_predict_under_jit_and_after(nt, stax, t):
     kernel_fn = mlp(stax)[2]
@@ -286,7 +285,6 @@ def finite_networks(stax):
     yield convolution[1], convolution[0](key, images[0].shape)[1], *images
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("network", range(3), ids=["dense", "own", "convolution"])
 def test_empirical_ntk_implementations(nt, stax, network):
     f, params, x, z = next(itertools.islice(finite_networks(stax), network, None))
@@ -303,7 +301,7 @@ def small_network(params, x):
 SMALL = {"in": normal(5, 4), "out": normal(4, 3)}
 
 
-@pytest.mark.parametrize("implementation", [pytest.param(0, marks=pytest.mark.slow), 1, 2, 3])
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
 def test_empirical_ntk_outputs(nt, implementation):
     x, z = normal(3, 5), normal(2, 5, seed=1)
     kernel, zero = nt.empirical_ntk_fn(small_network, implementation=implementation)(x, z, SMALL)
@@ -314,7 +312,7 @@ def test_empirical_ntk_outputs(nt, implementation):
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param({"_j_rules": False}, marks=pytest.mark.slow), {"_s_rules": False, "_j_rules": False, "_fwd": True}],
+    [{"_j_rules": False}, {"_s_rules": False, "_j_rules": False, "_fwd": True}],
 )
 def test_structured_derivatives_without_rules(nt, stax, options):
     f, params, x, z = next(finite_networks(stax))
@@ -347,7 +345,6 @@ def test_equations_known_beforehand_are_evaluated():
     close(constants[-1], np.sin(weights))
 
 
-@pytest.mark.slow
 def test_monte_carlo(nt, stax):
     init_fn, apply_fn, kernel_fn = mlp(stax, width=128, outputs=1)
     x, z = normal(4, 5), normal(3, 5, seed=1)
@@ -356,7 +353,6 @@ def test_monte_carlo(nt, stax):
     assert np.linalg.norm(sampled - exact) < 0.05 * np.linalg.norm(exact)
 
 
-@pytest.mark.slow
 def test_linearize_and_taylor(nt, stax):
     f, params, x, _ = next(finite_networks(stax))
     step = jax.tree.map(lambda w: 1e-2 * jnp.ones_like(w), params)
@@ -391,7 +387,6 @@ UNPATCHED = """
 """
 
 
-@pytest.mark.slow
 def test_lazy_and_jax_unpatched():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(UNPATCHED)], capture_output=True, text=True, check=False

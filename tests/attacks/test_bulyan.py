@@ -31,7 +31,11 @@ def bulyan(updates, f):
     return np.array(result)
 
 
-@pytest.mark.parametrize(("number", "f"), [(3, 0), (6, 0), (7, 1), (10, 1), (11, 2), (16, 3)])
+SMALLEST = [(3, 0), (11, 2)]
+LARGER = [pytest.param(*case, marks=pytest.mark.slow) for case in ((6, 0), (7, 1), (10, 1), (16, 3))]
+
+
+@pytest.mark.parametrize(("number", "f"), SMALLEST + LARGER)
 def test_as_loops_have_it(number, f):
     for _ in range(4):
         updates = RNG.normal(size=(number, 5)) * np.exp(RNG.normal(size=(number, 1)))

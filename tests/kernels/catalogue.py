@@ -50,9 +50,12 @@ def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2
     }
 
 
-def deep_are_slow(names, depth: int) -> list:
+def deep_are_slow(names, *depths: int) -> list:
     """The names as parameters; networks that deep are slow, the others of the same code being quick."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if f"-{depth}-" in name else []) for name in names]
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if any(f"-{depth}-" in name for depth in depths) else [])
+        for name in names
+    ]
 
 
 def quadratures() -> dict[str, kk.Kernel]:

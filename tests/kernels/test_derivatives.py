@@ -351,7 +351,7 @@ def parameter(kernel, path):
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        pytest.param(name, path, marks=[pytest.mark.slow] if name.startswith("NTK") else [])
+        pytest.param(name, path, marks=[pytest.mark.slow] if name.startswith(("NTK", "NNGP")) else [])
         for name, paths in PARAMETERS.items()
         for path in paths
     ],

@@ -62,7 +62,7 @@ def directions(kernel):
     return [name for name in PROBES if not (cusp_along_ray and name == "radial")]
 
 
-@pytest.mark.parametrize("name", deep_are_slow(ALL, 3))
+@pytest.mark.parametrize("name", deep_are_slow(ALL, 2, 3))
 def test_every_distance_and_direction(name):
     kernel = ALL[name]
     errors = {direction: worst_errors(kernel, PROBES[direction]) for direction in directions(kernel)}

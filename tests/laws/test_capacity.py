@@ -162,9 +162,17 @@ def test_a_point_of_no_weight_is_left_out_already():
     assert float(kp.degrees_of_freedom(clean, RIDGE)) < N - 1
 
 
-@pytest.mark.parametrize(("weighted", "intercept"), MODES)
-@pytest.mark.parametrize("poison", [None, POISON, CLUSTER], ids=["clean", "clones", "cluster"])
-def test_posterior_covariance(weighted, intercept, poison):
+# Each mode, and each kind of poison, once: the others are slow.
+QUICK = {(False, False): "clean", (False, True): "clean", (True, False): "clones", (True, True): "cluster"}
+POISONS = {"clean": None, "clones": POISON, "cluster": CLUSTER}
+
+
+@pytest.mark.parametrize(
+    ("mode", "poison"),
+    [pytest.param(mode, poison, marks=[] if QUICK[mode] == poison else SLOW) for mode in MODES for poison in POISONS],
+)
+def test_posterior_covariance(mode, poison):
+    (weighted, intercept), poison = mode, POISONS[poison]
     weights = W if weighted else np.ones(N)
     points, all_weights = (X, weights) if poison is None else with_poison(weights, poison)
     probes = RNG.normal(size=(4, 2))
@@ -252,11 +260,7 @@ HESSIANS = {
 
 @pytest.mark.parametrize(
     ("law", "solver"),
-    [
-        pytest.param(law, solver, marks=() if (law, solver) == ("capacity", "tridiagonal") else SLOW)
-        for law in HESSIANS
-        for solver in DENSE
-    ],
+    [pytest.param(law, solver, marks=SLOW) for law in HESSIANS for solver in DENSE],
 )
 def test_derivatives_to_second_order(law, solver):
     function, refitted = HESSIANS[law]

@@ -93,7 +93,7 @@ def test_the_laws_are_found():
         if law != "log_marginal_likelihood"
     ],
 )
-@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("intercept", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_weights_are_repeated_points(law, intercept):
     poison = CLUSTER if law in CLUSTERS else POISON
     weighted = kp.fit(KERNEL, X, Y, weights=COUNTS.astype(float), intercept=intercept)
@@ -178,7 +178,7 @@ def test_weights_are_repeated_points_under_a_penalty(intercept, solver):
         np.testing.assert_allclose(LAWS[law](weighted, CLUSTER), LAWS[law](plain, CLUSTER), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("intercept", [False, pytest.param(True, marks=SLOW)])
 def test_weights_are_repeated_points_along_the_flow(intercept):
     weighted = kp.fit(KERNEL, X, Y, weights=COUNTS.astype(float), intercept=intercept)
     plain = kp.fit(KERNEL, *repeated(), intercept=intercept)
@@ -205,7 +205,7 @@ def test_a_constant_is_at_its_optimum_along_the_flow(time):
 @pytest.mark.parametrize(
     ("solver", "intercept"),
     [
-        ("spectral", True),
+        pytest.param("spectral", True, marks=SLOW),
         pytest.param("krylov", False, marks=SLOW),
         pytest.param("spectral", False, marks=SLOW),
         pytest.param("krylov", True, marks=SLOW),
@@ -252,9 +252,8 @@ def oracle(weights):
     return jnp.sum((predicted(counts) - predicted(0 * counts)) ** 2)
 
 
-@pytest.mark.parametrize(
-    "solver", [pytest.param(name, marks=() if name == "tridiagonal" else SLOW) for name in SOLVERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_derivatives_in_weights_down_to_none(solver):
     weights = jnp.asarray(COUNTS, float)
     assert jnp.sum(weights == 0) == 2

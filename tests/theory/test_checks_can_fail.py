@@ -66,7 +66,7 @@ def wrong_exponent_across_the_sphere(clean, poison, x, ridge, law="exact"):
     return radial, tangential * jnp.linalg.norm(x - poison.location[None], axis=-1) ** 0.1
 
 
-@pytest.mark.parametrize("statement", QUICK)
+@pytest.mark.parametrize("statement", [pytest.param(s, marks=[pytest.mark.slow] if s == "L3" else []) for s in QUICK])
 @pytest.mark.parametrize("kernel", [pytest.param("rbf", marks=pytest.mark.slow), "laplace"])
 def test_holds_for_the_right_law(settings, statement, kernel):
     record = STATEMENTS[statement].load()(settings[kernel], Laws())
