@@ -53,7 +53,7 @@ def fit(
         weights: w >= 0, shape (n_c,): multiplicities, as if each point were there so often.  n is then Σw + Σm in
             ρ = nλ; derivatives exist down to w = 0, where they are a point's influence on a fit without it.
         intercept: whether a constant is fitted beside the kernel, free of penalty: exact, not the limit of a large one.
-        solver: `Spectral()` (one eigendecomposition, every ridge), `Tridiagonal()` (the same for sweeps, in 2/5 of the
+        solver: `Spectral()` (one eigendecomposition, every ridge), `Tridiagonal()` (the same for sweeps, in half of the
             time), `Cholesky()` (factorises at each ridge), `Krylov()` (for more points than can be factorised), by
             default the first or the last of these as `choose_solver` says; or `ConjugateGradients()` (for a gradient
             penalty in many dimensions; `gain` is not available then).

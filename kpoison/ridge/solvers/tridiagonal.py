@@ -17,8 +17,8 @@ class TridiagonalFactorisation(Factorisation):
     """K = Q T Qᵀ with T tridiagonal and Q orthogonal, kept as blocks of reflections.
 
     Q = Π_b (I − V_b U_b V_bᵀ), the columns of V_b being w reflections and U_b upper triangular.  LAPACK has a routine
-    for Qᵀb (``ormqr``), which writes on the reflections while it reads them: two solves of one program at a time, and
-    both are wrong.
+    for Qᵀb (``ormqr``), which writes on the reflections while it reads them: of two solves at a time either may be
+    wrong.
 
     Attributes:
         reflections: V_b, unit lower trapezoids in the rows below the first.
@@ -75,7 +75,7 @@ class TridiagonalFactorisation(Factorisation):
 
 
 class Tridiagonal(DenseSolver):
-    """One tridiagonal reduction, then every ridge: for sweeps on a CPU, where it takes 2/5 of `Spectral`'s time.
+    """One tridiagonal reduction, then every ridge: for sweeps on a CPU, where it takes half of `Spectral`'s time.
 
     A law at a single ridge takes longer than with `Spectral`, as reflections are slower than matrix products.  Not on
     TPUs, for which JAX has no such reduction.
