@@ -245,3 +245,16 @@ def test_old_spellings_say_the_new_one(old, new):
     clean = kp.fit(kp.kernels.RBF(1.0), np.eye(2), np.ones(2))
     with pytest.raises(AttributeError, match=new):
         getattr(clean, old)
+
+
+@pytest.mark.parametrize("number", [1, 2, 64, 65, 66, 130])
+def test_reflections_of_every_number_of_blocks_are_orthogonal_and_make_the_matrix(number):
+    half = np.random.default_rng(number).normal(size=(number, number))
+    gram = half @ half.T
+    made = kp.Tridiagonal().factorise(jnp.asarray(gram))
+    Q = np.asarray(made.rotate_back(jnp.eye(number)))
+    bound = 10 * number * EPS
+    np.testing.assert_allclose(Q @ Q.T, np.eye(number), atol=bound)
+    np.testing.assert_allclose(made.rotate(jnp.eye(number)), Q.T, atol=bound)
+    found = Q @ np.asarray(made.rotated_product(jnp.asarray(Q.T)))
+    np.testing.assert_allclose(found, gram, rtol=0, atol=bound * np.max(np.abs(gram)))
