@@ -1,10 +1,11 @@
 """Class labels as targets of a fit, and scores as the caller's own labels again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Num, Shaped
+from jaxtyping import ArrayLike, Float, Num, Shaped
 
 from kpoison._typing import Labels
 from kpoison._validation import check_classes, check_finite, check_integer, check_real, plain_array, public
@@ -67,7 +68,7 @@ def signed(labels: Labels, classes: Labels | None = None, dtype: npt.DTypeLike =
 
 
 @public
-def predicted_classes(scores: Num[npt.ArrayLike, "q *C"], classes: Labels) -> Shaped[np.ndarray, " q"]:
+def predicted_classes(scores: Num[ArrayLike, "q *C"] | Sequence[Any], classes: Labels) -> Shaped[np.ndarray, " q"]:
     """The class that each input is given, as the caller names it: what undoes `one_hot` and `signed`.
 
     Args:
