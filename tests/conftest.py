@@ -1,5 +1,6 @@
 """Settings of the tests: no accidental broadcasting, and where real data may be found."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 # Shapes that broadcast by accident are errors here.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing makes objects by the million, few of them garbage: looking for it less often saves 5 % of all seconds.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session")
