@@ -21,7 +21,7 @@ __all__ = ["RBF", "RationalQuadratic", "SpectralKernel", "Stationary"]
 
 
 _FEW_COORDINATES = 8  # of which differences are squared for each pair, in place of a matrix product
-_AMONG = 65  # points, of which the median is taken for the centre of all
+_TRIPLED = 5  # times that medians of three are taken, from 3⁵ points to the centre of all
 _SECOND_PROFILE = 4  # smoothness from which the profile has two derivatives in r² at 0
 
 
@@ -155,12 +155,20 @@ class Stationary(Kernel):
 
 
 def _centre(X: Float[Array, "n d"]) -> Float[Array, " d"]:
-    """Amid the points, wherever a minority of them lies: the coordinate-wise median of a few.
+    """Amid the points, wherever a third of them lies: medians of three of medians of three …, coordinate by coordinate.
 
-    Every coordinate is one of a point, so that differences from it keep the digits that the points have.
+    The remedian of Rousseeuw and Bassett (1990), by minima and maxima of whole rows; to sort 65 rows of 784 numbers
+    takes as long as the Gram matrix of 50 points with 2,000.  Every coordinate is one of a point, so that differences
+    from it keep the digits that the points have.
     """
-    some = jax.lax.stop_gradient(X[:: -(-len(X) // _AMONG)])
-    return jnp.sort(some, axis=0)[len(some) // 2]
+    number = 3**_TRIPLED
+    some = jax.lax.stop_gradient(X[np.arange(number) * len(X) // number])
+    some = jnp.where(jnp.isnan(some), jnp.inf, some)  # a minimum would pass NaN on to all points
+    while len(some) > 3:
+        a, b, c = some.reshape(3, -1, X.shape[1])
+        some = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))
+    # Of three rows sorting is cheap, and unlike a minimum it is not calculated anew for each point that is centred.
+    return jnp.sort(some, axis=0)[1]
 
 
 class SpectralKernel(Stationary):
