@@ -520,7 +520,7 @@ SLOW = {
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
     "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective",
-    "generalisation_attack", "generalisation_objective",
+    "generalisation_attack", "generalisation_objective", "Bulyan", "Krum", "fisher",
     "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
 }  # fmt: skip
 

@@ -24,6 +24,9 @@ RULES = {
 }
 
 
+DEAR = {"GeometricMedian", "Bulyan"}  # homogeneity; what liars do to them is tested at once
+
+
 def make(name):
     wanted = inspect.signature(RULES[name]).parameters.values()
     return RULES[name](**{p.name: OPTIONS[p.name] for p in wanted if p.default is p.empty})
@@ -34,7 +37,7 @@ def test_all_rules_are_here():
     assert {rule.__name__ for rule in attacks.Aggregator.__subclasses__()} <= set(RULES)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [pytest.param(r, marks=[pytest.mark.slow] if r in DEAR else []) for r in RULES])
 def test_a_rule_is_homogeneous(name):
     rule, rows = make(name), UPDATES.astype(np.float32)
     expected = np.asarray(rule(rows, WEIGHTS), float)

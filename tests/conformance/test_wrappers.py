@@ -105,7 +105,7 @@ def test_traits_are_those_of_all_parts(wrapper):
         assert getattr(2.0 * images, name) == getattr(images + images, name) == value
 
 
-BASES = [kernels.RBF(1.5), kernels.Laplace(1.5), kernels.Linear(),
+BASES = [kernels.RBF(1.5), pytest.param(kernels.Laplace(1.5), marks=pytest.mark.slow), kernels.Linear(),
          pytest.param(kernels.NTK(1, "relu", 1.5, 0.3), marks=pytest.mark.slow)]  # fmt: skip
 
 

@@ -50,10 +50,13 @@ def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2
     }
 
 
-def deep_are_slow(names, *depths: int) -> list:
-    """The names as parameters; networks that deep are slow, the others of the same code being quick."""
+DEAR = ("product", "NTK-tanh", "NTK-gelu-1-bias", "NTK-leaky_relu-1-free")
+
+
+def dear_are_slow(names, *depths: int) -> list:
+    """The names as parameters; networks that deep are slow, and what is made of parts that others show."""
     return [
-        pytest.param(name, marks=[pytest.mark.slow] if any(f"-{depth}-" in name for depth in depths) else [])
+        pytest.param(name, marks=pytest.mark.slow if name in DEAR or any(f"-{d}-" in name for d in depths) else ())
         for name in names
     ]
 

@@ -12,7 +12,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, deep_are_slow, is_cone, networks, quadratures
+from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, dear_are_slow, is_cone, networks, quadratures
 
 from kpoison import kernels as kk
 
@@ -86,7 +86,7 @@ def assert_close(got, expected):
 # --- Values ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_gradients_are_finite_and_right(name):
     """Right, or the mean of the one-sided derivatives: what central differences in mpmath give in either case."""
     kernel = CLOSED[name]
@@ -98,7 +98,7 @@ def test_gradients_are_finite_and_right(name):
         assert_close(gradient, np.concatenate([oracles.gradient(kernel, x, z), oracles.gradient(kernel, z, x)]))
 
 
-@pytest.mark.parametrize("name", deep_are_slow(COVER, 2))
+@pytest.mark.parametrize("name", dear_are_slow(COVER, 2))
 def test_hessians_are_finite_and_right(name):
     kernel = CLOSED[name]
     pairs = [pair for pair in PAIRS if not cusp(kernel, pair)]

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalogue import CLASSICAL, COMPOSITE, networks, quadratures
+from catalogue import CLASSICAL, COMPOSITE, dear_are_slow, networks, quadratures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def size(kernel, a, b):
 # --- Against single pairs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_gram_is_evaluate_on_all_pairs(name):
     """For points in general position a product costs a few roundings of ‖x‖‖z‖."""
     kernel = ALL[name]
@@ -74,7 +74,7 @@ def test_pairwise_in_blocks(monkeypatch, coordinates):
     np.testing.assert_allclose(kernel.pairwise(X1[:5], X2), whole[:5], rtol=10 * EPS)
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_symmetric_gram(name):
     kernel = ALL[name]
     gram = np.asarray(kernel(X1))
@@ -109,7 +109,7 @@ def test_symmetric_gram_by_blocks(monkeypatch, name, number):
     assert program() == of_traced
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_diagonal_is_exact(name):
     """Not that of a small distance, of which a cusp would take the square root, but of none."""
     kernel = ALL[name]
@@ -120,7 +120,7 @@ def test_diagonal_is_exact(name):
         np.testing.assert_allclose(np.diag(kernel(1e3 * X1)), kernel.diagonal(1e3 * X1), rtol=10 * EPS)
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_duplicate_rows_count_as_one_point(name):
     """k(x, x), as for the diagonal, though a matrix product leaves a distance of √eps between them."""
     kernel = ALL[name]
@@ -284,7 +284,7 @@ def test_the_kernel_is_that_of_the_activation_it_applies(name):
 EPS32 = float(np.finfo(np.float32).eps)
 
 
-@pytest.mark.parametrize("name", COVER)
+@pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_float32(name):
     """The dtype is kept, and for points in general position the error is a few roundings, as in float64."""
     kernel = ALL[name]

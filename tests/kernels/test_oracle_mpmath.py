@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, deep_are_slow, is_cone, is_kinked, networks
+from catalogue import CLASSICAL, COMPOSITE, KINKED, SMOOTH, dear_are_slow, is_cone, is_kinked, networks
 
 from kpoison import kernels as kk
 from kpoison.kernels.activations import Covariance
@@ -62,7 +62,7 @@ def directions(kernel):
     return [name for name in PROBES if not (cusp_along_ray and name == "radial")]
 
 
-@pytest.mark.parametrize("name", deep_are_slow(ALL, 2, 3))
+@pytest.mark.parametrize("name", dear_are_slow(ALL, 2, 3))
 def test_every_distance_and_direction(name):
     kernel = ALL[name]
     errors = {direction: worst_errors(kernel, PROBES[direction]) for direction in directions(kernel)}
@@ -71,7 +71,7 @@ def test_every_distance_and_direction(name):
         assert max(of_direction.values()) < (ROUNDING if no_cancellation else PROMISE), (direction, of_direction)
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", dear_are_slow(COMPILED))
 def test_compiled(name):
     """A compiler may fuse and reorder, and must not bring the cancellation back."""
     kernel = COMPILED[name]

@@ -103,8 +103,6 @@ LEFT_OUT = [
     ((False, False), "spectral"),
     ((True, True), "cholesky"),
     ((False, True), "tridiagonal"),
-    ((True, False), "krylov"),
-    ((True, True), "conjugate gradients"),
 ]
 OTHERS = [(mode, solver) for solver in [*DENSE, *SEARCHED] for mode in MODES if (mode, solver) not in LEFT_OUT]
 

@@ -50,6 +50,7 @@ def problem():
     return make_problem(Settings.checked("digits", 2, "rbf", 60, 20, 0.2, 1e-4, None), 0)
 
 
+@pytest.mark.slow
 def test_the_dataset(result):
     assert result.success.dims == ("attack", "defence", "seed")
     assert result.defence.values.tolist() == ["none", *ARGUMENTS["defences"]]
@@ -64,6 +65,7 @@ def test_the_dataset(result):
     assert result.auroc.sel(defence="strip").isnull().values.tolist() == [[False, False], [True, True]]
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_refit(result):
     undefended = result.sel(defence="none")
     np.testing.assert_array_equal(undefended.predicted_success, undefended.success)
@@ -134,6 +136,7 @@ def test_a_defended_training_is_measured_and_predicted(problem, name):
     assert outcome.clean_accuracy == np.mean(classes == problem.test_labels)
 
 
+@pytest.mark.slow
 def test_it_is_continued(result, tmp_path, monkeypatch):
     out = tmp_path / "matrix.nc"
     computed = []
@@ -162,6 +165,7 @@ def test_it_is_continued(result, tmp_path, monkeypatch):
     assert len(again) == 1
 
 
+@pytest.mark.slow
 def test_summary_and_table(result):
     summary = summarise(result)
     values = result.success.sel(attack="label-flip", defence="none").values

@@ -247,7 +247,7 @@ def test_old_spellings_say_the_new_one(old, new):
         getattr(clean, old)
 
 
-@pytest.mark.parametrize("number", [1, 2, 64, 65, 66, 130])
+@pytest.mark.parametrize("number", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (64, 65, 66)), 130])
 def test_reflections_of_every_number_of_blocks_are_orthogonal_and_make_the_matrix(number):
     half = np.random.default_rng(number).normal(size=(number, number))
     gram = half @ half.T
