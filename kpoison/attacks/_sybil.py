@@ -14,7 +14,7 @@ from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.clients import Clients
 from kpoison.attacks.federated import Federation, federate, mean_aggregated
 from kpoison.attacks.poisoned import PoisonedData, poisoned_data
-from kpoison.kernels.base import Kernel
+from kpoison.kernels.base import Kernel, check_kernel
 from kpoison.laws import predict
 from kpoison.poison import Poison, check_poison
 from kpoison.ridge import fit
@@ -41,8 +41,7 @@ def shared_features(kernel: Kernel, point_sets: Sequence[Float[ArrayLike, "..."]
     >>> round(float((a @ b.T)[0, 0]), 4)
     4.0
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    check_kernel("kernel", kernel)
     if len(point_sets) == 0:
         raise ValueError("point_sets must hold at least one set of points, got none")
     sets: list[Array] = []
@@ -75,8 +74,7 @@ class SybilAttack(eqx.Module):
 
 
 def _check_sybil(arguments: dict[str, Any]) -> None:
-    if not isinstance(arguments["kernel"], Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(arguments['kernel']).__name__}")
+    check_kernel("kernel", arguments["kernel"])
     poison, inputs, targets = (arguments[name] for name in ("poison", "inputs", "targets"))
     check_poison(poison)
     if len(inputs) == 0 or len(inputs) != len(targets):

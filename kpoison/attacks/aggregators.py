@@ -1,19 +1,19 @@
 """How the server of a federation combines its clients' updates: the mean, and rules that some liars cannot move far."""
 
 import abc
-import functools
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from kpoison._failures import checked_result
-from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import boundary, check_finite, check_floating, check_mask, check_positive, integer, is_concrete
+from kpoison.attacks._distances import Neighbours
+from kpoison.attacks._geometric_median import geometric_median
 
 __all__ = ["Aggregator", "Bulyan", "CoordinateMedian", "GeometricMedian", "Krum", "Mean", "TrimmedMean"]
 
@@ -192,7 +192,7 @@ class Krum(Aggregator):
 
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
         everyone = jnp.ones(len(updates), bool)
-        scores = _Neighbours.of(updates).scores(everyone, len(updates) - self.byzantine - 2)
+        scores = Neighbours.of(updates).scores(everyone, len(updates) - self.byzantine - 2)
         return jnp.mean(updates[jnp.argsort(scores)[: self.selected]], axis=0)
 
     def tolerates(self, clients: int) -> int:
@@ -234,7 +234,7 @@ class Bulyan(Aggregator):
             )
 
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
-        neighbours = _Neighbours.of(updates)
+        neighbours = Neighbours.of(updates)
         taken = len(updates) - 2 * self.byzantine
 
         def choose(left: Array, _) -> tuple[Array, Array]:
@@ -250,30 +250,6 @@ class Bulyan(Aggregator):
     def tolerates(self, clients: int) -> int:
         """F."""
         return self.byzantine
-
-
-class _Neighbours(eqx.Module):
-    """Of each update the others, nearest first: (K, K − 1) distances, and whose they are."""
-
-    distances: Float[Array, "K others"]
-    clients: Int[Array, "K others"]
-
-    @classmethod
-    def of(cls, updates: Float[Array, "K p"]) -> "_Neighbours":
-        # Row by row: all differences at once would take K² p numbers.
-        distances = jax.lax.map(lambda update: _distances(update, updates), updates)
-        others = jnp.where(jnp.eye(len(updates), dtype=bool), jnp.inf, distances)
-        order = jnp.argsort(others, axis=1)[:, :-1]
-        return cls(jnp.take_along_axis(others, order, axis=1), order)
-
-    def scores(self, left: Bool[Array, " K"], number: Int[ArrayLike, ""]) -> Float[Array, " K"]:
-        """Krum's, from the given number of nearest neighbours among the clients that are left.
-
-        The roots of the sums of squares have the same order, and do not overflow.
-        """
-        present = left[self.clients]
-        counted = present & (jnp.cumsum(present, axis=1) <= number)
-        return row_lengths(jnp.where(counted, self.distances, 0))
 
 
 class GeometricMedian(Aggregator):
@@ -308,7 +284,7 @@ class GeometricMedian(Aggregator):
     def _combine(self, updates: Float[Array, "K p"], weights: Float[Array, " K"]) -> Float[Array, " p"]:
         default = float(jnp.finfo(updates.dtype).eps) ** 0.5
         tolerance = jnp.asarray(default if self.tolerance is None else self.tolerance, updates.dtype)
-        median, excess = _geometric_median(self.max_iterations, updates, weights, tolerance)
+        median, excess = geometric_median(self.max_iterations, updates, weights, tolerance)
         reached = f", the subgradient is {float(excess):.2g}" if is_concrete(excess) else ""
         message = f"the geometric median has not converged in max_iterations = {self.max_iterations} steps{reached}"
         return checked_result(median, [(~(excess <= tolerance), message)])
@@ -321,109 +297,3 @@ class GeometricMedian(Aggregator):
         """Whether less than half of the weight is theirs."""
         numbers = np.asarray(weights)
         return bool(2 * numbers[_liars(malicious, weights)].sum() < numbers.sum())
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _geometric_median(
-    max_iterations: int, updates: Float[Array, "K p"], weights: Float[Array, " K"], tolerance: Float[Array, ""]
-) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-    """The median, and the norm of the smallest subgradient there."""
-    start = updates[_best_update(updates, weights, tolerance)]
-
-    def unfinished(state):
-        _, _, excess, steps = state
-        return (excess > tolerance) & (steps < max_iterations)
-
-    def advance(state):
-        _, following, _, steps = state
-        return (following, *_weiszfeld(following, updates, weights), steps + 1)
-
-    state = (start, *_weiszfeld(start, updates, weights), jnp.asarray(0))
-    median, _, excess, _ = jax.lax.while_loop(unfinished, advance, state)
-    return median, excess
-
-
-@_geometric_median.defjvp
-def _geometric_median_jvp(max_iterations, primals, tangents):
-    """Σ w_i e_i = 0 with the unit vectors e_i from the updates, differentiated.
-
-    Its Hessian sI − FᵀF has the identity and K more ranks: a system of K equations is solved.
-    """
-    updates, weights, _ = primals
-    d_updates, d_weights, _ = tangents
-    median, excess = _geometric_median(max_iterations, *primals)
-    distances = _distances(median, updates)
-    apart = distances > 0
-    units = jnp.where(apart[:, None], (median[None] - updates) / jnp.where(apart, distances, 1)[:, None], 0)
-    # In units of the shortest distance, so that no power of it overflows.
-    nearest = jnp.min(jnp.where(apart, distances, jnp.inf))
-    nearest = jnp.where(jnp.isfinite(nearest), nearest, 1)
-    strengths = jnp.where(apart, weights * (nearest / jnp.where(apart, distances, 1)), 0)
-    total = jnp.sum(strengths)
-    factor = jnp.sqrt(strengths)[:, None] * units
-    eigenvalues, vectors = eigh(total * jnp.eye(len(factor), dtype=factor.dtype) - matrix_product(factor, factor.T))
-    at_update = jnp.any(~apart)
-    # Of updates on a line one is the median: where none is, they spread across it, and no eigenvalue is 0.
-    eigenvalues = jnp.where(at_update, 1, eigenvalues)
-    across = d_updates - jnp.sum(units * d_updates, axis=1, keepdims=True) * units
-    slope = jnp.einsum("k,kp->p", strengths, across, precision="highest")
-    slope -= nearest * jnp.einsum("k,kp->p", d_weights, units, precision="highest")
-    along = matrix_product(
-        vectors / eigenvalues[None], matrix_product(vectors.T, matrix_product(factor, slope[:, None]))
-    )
-    moved = (slope + matrix_product(factor.T, along)[:, 0]) / jnp.where(total > 0, total, 1)
-    here = jnp.where(apart, 0, weights)
-    held = jnp.einsum("k,kp->p", here, d_updates, precision="highest") / jnp.where(at_update, jnp.sum(here), 1)
-    return (median, excess), (jnp.where(at_update, held, moved), jnp.zeros_like(excess))
-
-
-def row_lengths(rows: Float[Array, "K p"]) -> Float[Array, " K"]:
-    """Norms, divided by the largest entry first: squares of what is beyond 1e19 or below 1e-23 leave float32."""
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    there = (largest > 0) & jnp.isfinite(largest)
-    # Of numbers beyond 1e38 the reciprocal would underflow.
-    unit = jnp.where(largest > 1, 0.0625, 1).astype(rows.dtype)
-    scaled = jnp.where(there, (unit * rows) / jnp.where(there, unit * largest, 1), 0)
-    # The root's derivative at 0 would be NaN.
-    return largest[:, 0] * jnp.sqrt(jnp.where(there[:, 0], jnp.sum(scaled**2, axis=1), 1))
-
-
-def _distances(z: Float[Array, " p"], updates: Float[Array, "K p"]) -> Float[Array, " K"]:
-    return row_lengths(updates - z[None])
-
-
-def _best_update(
-    updates: Float[Array, "K p"], weights: Float[Array, " K"], tolerance: Float[Array, ""]
-) -> Int[Array, ""]:
-    """Which update is the median, or else has the smallest sum of weighted distances.
-
-    Beside one update that is far away all sums are equal to rounding.  Their differences from that of a good update are
-    not, and whether an update is the median its subgradient tells, in which nothing is large.
-    """
-
-    def against(reference: Array) -> Array:
-        return jax.lax.map(lambda z: jnp.sum(weights * (_distances(z, updates) - reference)), updates)
-
-    first = updates[jnp.argmin(against(jnp.zeros(len(updates), updates.dtype)))]
-    totals = against(_distances(first, updates))
-    excess = jax.lax.map(lambda z: _weiszfeld(z, updates, weights)[1], updates)
-    median = excess <= tolerance
-    return jnp.argmin(jnp.where(median | ~jnp.any(median), totals, jnp.inf))
-
-
-def _weiszfeld(
-    z: Float[Array, " p"], updates: Float[Array, "K p"], weights: Float[Array, " K"]
-) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-    """The next iterate, and the norm of the smallest subgradient at this one: 0 at the median and only there."""
-    distances = _distances(z, updates)
-    apart = distances > 0
-    units = (updates - z[None]) / jnp.where(apart, distances, 1)[:, None]
-    pull = jnp.einsum("k,kp->p", weights, units, precision="highest")
-    strength = row_lengths(pull[None])[0]
-    # 1/Σ w_i/d_i, in units of the shortest distance.
-    nearest = jnp.min(jnp.where(apart, distances, jnp.inf))
-    inverse = jnp.sum(jnp.where(apart, weights * (nearest / jnp.where(apart, distances, 1)), 0))
-    step = jnp.where(jnp.any(apart), nearest / jnp.where(inverse > 0, inverse, 1), 0)
-    excess = jnp.maximum(strength - jnp.sum(jnp.where(apart, 0, weights)), 0)
-    share = jnp.where(excess > 0, excess / jnp.where(strength > 0, strength, 1), 0)
-    return z + pull * share * step, excess

@@ -22,7 +22,8 @@ from kpoison._validation import (
     check_points,
     check_positive,
 )
-from kpoison.attacks.aggregators import Aggregator, Mean, row_lengths
+from kpoison.attacks._distances import row_lengths
+from kpoison.attacks.aggregators import Aggregator, Mean
 from kpoison.attacks.byzantine import UpdateAttack
 from kpoison.attacks.clients import Clients
 

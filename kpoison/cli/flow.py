@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import tyro
 
 import kpoison as kp
+from kpoison.cli.outputs import check_output
 from kpoison.problems import KERNELS_WITH_DERIVATIVES, DataName, KernelName
 
 if TYPE_CHECKING:
@@ -82,10 +83,8 @@ class _Penalised:
         from kpoison.problems.setting import make_setting
 
         jax.config.update("jax_enable_x64", True)
-        if self.plot is not None and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):
-            raise ValueError(f"--plot must be FILE.png in a folder that exists, got {self.plot}")
-        if self.out is not None and (self.out.suffix != ".nc" or not self.out.parent.is_dir()):
-            raise ValueError(f"--out must be FILE.nc in a folder that exists, got {self.out}")
+        check_output("--plot", self.plot, ".png")
+        check_output("--out", self.out, ".nc")
         if self.points < 2 or self.probes < 1:
             raise ValueError(f"--points must be >= 2 and --probes >= 1, got {self.points} and {self.probes}")
         setting, dtype = make_setting(self.kernel, self.data, data_dir=self.data_dir, seed=self.seed), self.precision

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from kpoison.cli.outputs import check_output
 from kpoison.problems import AttackName, DefenceName, MatrixImages, MatrixKernelName
 
 __all__ = ["Matrix"]
@@ -71,9 +72,8 @@ class Matrix:
         from kpoison.plotting import attack_defence_figure
 
         jax.config.update("jax_enable_x64", True)
-        for option, path, suffix in (("--plot", self.plot, ".png"), ("--page", self.page, ".html")):
-            if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
-                raise ValueError(f"{option} must be FILE{suffix} in a folder that exists, got {path}")
+        check_output("--plot", self.plot, ".png")
+        check_output("--page", self.page, ".html")
         wall, processor = time.perf_counter(), time.process_time()
         result = attack_defence_matrix(
             self.data,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kpoison as kp
+from kpoison.cli.outputs import check_output
 from kpoison.problems import KernelName, MatrixImages
 
 if TYPE_CHECKING:
@@ -157,9 +158,8 @@ class Spectrum:
             object.__setattr__(self, "network", check_integer("--network", self.network, 1))
             if not self.kernel.startswith("ntk-"):
                 raise ValueError(f"--network needs --kernel ntk-relu or ntk-erf, got {self.kernel}")
-        for option, path, suffix in (("--out", self.out, ".json"), ("--plot", self.plot, ".png")):
-            if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
-                raise ValueError(f"{option} must be FILE{suffix} in a folder that exists, got {path}")
+        check_output("--out", self.out, ".json")
+        check_output("--plot", self.plot, ".png")
         if not set(self.classes) <= set(range(10)):
             raise ValueError(f"--classes must be of 0 to 9, got {' '.join(map(str, self.classes))}")
         pixels = math.prod(IMAGE_SHAPES[self.data])

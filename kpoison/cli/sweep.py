@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import kpoison as kp
+from kpoison.cli.outputs import check_output
 from kpoison.problems import KERNELS, DataName, KernelName, LawName, QuantityName
 
 __all__ = ["Sweep"]
@@ -75,11 +76,10 @@ class Sweep:
         axes = {name: parse_axis(getattr(self, name)) for name in ("r_over_l", "m", "ridge")}
         if not self.kernel:
             raise ValueError(f"--kernel must be of {', '.join(KERNELS)}, got none")
+        check_output("--plot", self.plot, ".png")
         if self.plot is not None:
             if not {"efficacy", "spike"} <= set(self.quantities):
                 raise ValueError("--plot needs efficacy and spike among --quantities")
-            if self.plot.suffix != ".png" or not self.plot.parent.is_dir():
-                raise ValueError(f"--plot must be FILE.png in a folder that exists, got {self.plot}")
             if len(axes["r_over_l"]) < 2 or len(axes["m"]) < 2:
                 raise ValueError("--plot needs several values of --r-over-l and --m")
         settings = [make_setting(name, self.data, data_dir=self.data_dir, seed=self.seed) for name in self.kernel]

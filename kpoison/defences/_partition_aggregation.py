@@ -21,7 +21,7 @@ from kpoison._validation import (
     is_concrete,
     plain_array,
 )
-from kpoison.kernels.base import Kernel, Traits, WithTraits
+from kpoison.kernels.base import Kernel, Traits, WithTraits, check_kernel
 from kpoison.laws import efficacy, predict
 from kpoison.poison import Poison, check_poison
 from kpoison.ridge import Cholesky, fit
@@ -184,8 +184,7 @@ class _Weighted(WithTraits):
 
 def _check(arguments: dict[str, Any]) -> None:
     kernel, poison = arguments["kernel"], arguments["poison"]
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    check_kernel("kernel", kernel)
     X = kernel.points("X", arguments["X"])
     check_real("y", arguments["y"])
     y = jnp.asarray(arguments["y"], X.dtype)

@@ -25,7 +25,7 @@ from kpoison._validation import (
 )
 from kpoison._watched import watched
 from kpoison.attacks.poisoned import PoisonedData
-from kpoison.kernels.base import Kernel, Traits, WithTraits
+from kpoison.kernels.base import Kernel, Traits, WithTraits, check_kernel
 from kpoison.laws import efficacy
 from kpoison.networks.augmentation import Augmentation
 from kpoison.poison import Poison
@@ -69,8 +69,7 @@ def _check_penalty(arguments: dict[str, Any]) -> None:
 
 def _check_images(arguments: dict[str, Any]) -> None:
     kernel, shape = arguments["kernel"], arguments["image_shape"]
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    check_kernel("kernel", kernel)
     X, chosen = kernel.points("X", arguments["X"]), _checked(arguments["transformations"])
     point = X.shape[1:] if shape is None else tuple(check_integer("image_shape", length, 1) for length in shape)
     if len(point) != 3 or X.shape[1:] not in (point, (math.prod(point),)):
@@ -257,8 +256,7 @@ class AveragedKernel(WithTraits):
     def __init__(
         self, kernel: Kernel, transformations: Sequence[Transformation], image_shape: Sequence[int] | None = None
     ):
-        if not isinstance(kernel, Kernel):
-            raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+        check_kernel("kernel", kernel)
         self.kernel = kernel
         self.transformations = tuple(watched(transform) for transform in _checked(transformations))
         self.image_shape = (

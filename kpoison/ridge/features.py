@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from kpoison._linear_algebra import eigh
-from kpoison.kernels.base import Kernel
+from kpoison.kernels.base import Kernel, check_kernel
 from kpoison.ridge.gram import gram_matrix
 
 __all__ = ["kernel_features"]
@@ -30,8 +30,7 @@ def kernel_features(kernel: Kernel, X: Num[ArrayLike, "n ..."]) -> Float[Array, 
     >>> bool(jnp.allclose(features @ features.T, jnp.array([[25.0, 4.0], [4.0, 1.0]]), rtol=1e-5))
     True
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel must be a kpoison.kernels.Kernel, got {type(kernel).__name__}")
+    check_kernel("kernel", kernel)
     X = kernel.points("X", X)
     eigenvalues, vectors = eigh(gram_matrix(kernel, X))
     # Rounding makes the smallest ones negative.

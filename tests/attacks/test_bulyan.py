@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kpoison.attacks import Bulyan, Clients, Krum, federate
-from kpoison.attacks.aggregators import row_lengths
+from kpoison.attacks._distances import row_lengths
 
 RNG = np.random.default_rng(4)
 

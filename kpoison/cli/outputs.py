@@ -1,0 +1,20 @@
+"""Files that a command writes: refused before anything is calculated."""
+
+from pathlib import Path
+
+__all__ = ["check_output"]
+
+
+def check_output(option: str, path: Path | None, suffix: str) -> None:
+    """Refuse a file of another kind, or in a folder that does not exist.
+
+    Args:
+        option: its name on the command line, such as "--plot".
+        path: the file; None for none.
+        suffix: its kind, such as ".png".
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if path is not None and (path.suffix != suffix or not path.parent.is_dir()):
+        raise ValueError(f"{option} must be FILE{suffix} in a folder that exists, got {path}")
