@@ -2,15 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import cholesky, cholesky_solve, matrix_product
 from kpoison.kernels.base import Kernel
-from kpoison.ridge import Cholesky, Observations, Posterior
+from kpoison.ridge import Cholesky, Observations, Posterior, Solver
 from kpoison.ridge.gram import gram_matrix
-from kpoison.ridge.solvers.bordered import BorderedFactor
 from kpoison.ridge.solvers.dense import DenseFactor, Factorisation
-from kpoison.ridge.solvers.weighted import MatrixProduct, WeightedFactor
+from kpoison.ridge.solvers.preparation import prepared
+from kpoison.ridge.solvers.weighted import MatrixProduct
 
 __all__ = ["posterior_at_one_ridge"]
 
@@ -51,17 +52,35 @@ class _Inverse(Factorisation):
         return jnp.zeros((), self.gram.dtype), jnp.max(jnp.sum(jnp.abs(self.gram), axis=1))
 
 
+class _AtOneRidge(Solver):
+    """One factorisation and one inverse for ρ, unchecked: what a search tries need not be positive definite."""
+
+    rho: Float[Array, ""]
+
+    def prepare(self, kernel: Kernel, observations: Observations) -> DenseFactor:
+        """Of K."""
+        gram = gram_matrix(kernel, observations.points)
+        return DenseFactor(gram, self._inverse(gram))
+
+    def prepare_weighted(self, kernel: Kernel, observations: Observations) -> tuple[DenseFactor, MatrixProduct]:
+        """Of W^½KW^½."""
+        gram = gram_matrix(kernel, observations.points)
+        scaled = jax.lax.stop_gradient(observations.scaled(gram))
+        return DenseFactor(scaled, self._inverse(scaled)), MatrixProduct(gram)
+
+    def bytes(self, number: int, dtype: DTypeLike) -> int:
+        """The Gram matrix, its inverse, the triangle, and a copy."""
+        return 4 * int(number) ** 2 * jnp.dtype(dtype).itemsize
+
+    def _inverse(self, gram: Float[Array, "n n"]) -> _Inverse:
+        constant, rho = jax.lax.stop_gradient((gram, self.rho))
+        identity = jnp.eye(len(gram), dtype=gram.dtype)
+        lower = cholesky(constant + rho * identity)
+        return _Inverse(constant, cholesky_solve(lower, identity), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
+
+
 def posterior_at_one_ridge(
     kernel: Kernel, observed: Observations, y: Float[Array, "n *C"], ridge: Float[Array, ""]
 ) -> Posterior:
     """`fit` for this ridge alone, without its checks; not finite where K + ρ diag(1/w) is not positive definite."""
-    gram = gram_matrix(kernel, observed.points)
-    constant, rho = jax.lax.stop_gradient((observed.scaled(gram), observed.total * ridge))
-    identity = jnp.eye(len(gram), dtype=gram.dtype)
-    lower = cholesky(constant + rho * identity)
-    inverse = _Inverse(constant, cholesky_solve(lower, identity), 2 * jnp.sum(jnp.log(jnp.diagonal(lower))))
-    if observed.weights is None:
-        factor = DenseFactor(gram, inverse)
-    else:
-        factor = WeightedFactor(DenseFactor(constant, inverse), MatrixProduct(gram), observed.weights)
-    return Posterior(kernel, observed, y, BorderedFactor(factor, observed.border) if observed.constant else factor)
+    return Posterior(kernel, observed, y, prepared(_AtOneRidge(observed.total * ridge), kernel, observed))
