@@ -21,6 +21,7 @@ from benchmarks import (
     spectrum,
     startup,
     sweep,
+    tuning,
 )
 from benchmarks.timing import machine, write
 
@@ -38,6 +39,7 @@ _ALL = {
     "bilevel": bilevel.run,
     "certificate": certificate.run,
     "startup": startup.run,
+    "tuning": tuning.run,
 }
 
 
@@ -58,6 +60,7 @@ def main(
                 "bilevel",
                 "certificate",
                 "startup",
+                "tuning",
             ],
             ...,
         ],
