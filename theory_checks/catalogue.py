@@ -117,6 +117,12 @@ STATEMENTS: dict[str, Statement] = {
             quick=("ntk-erf",),
         ),
         _checked_in(
+            "l9_blind_radius", "L9", "Blind radius",
+            "By the criterion Λ(x0) ≥ τ‖∇f_c(x0)‖² no count is visible nearer to ζ than r_b, isolated RBF "
+            "ℓ√(−W₀(−ω²)); a gain of s takes m = ρs/(1 − s k̃(ζ, ζ)) clones at fixed ρ.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
             "l14_leverage", "L14", "Leverage",
             "Own-point efficacy of a dirty label is its leverage H_ii, on average df/n; clones take up less than one "
             "degree of freedom, however many; what is predicted without a point needs no refit.",
@@ -194,9 +200,11 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "spike_efficacy_ratio": ("L4", "L5"),
     "coupling_floor": ("L6",),
     "coupling_ratio": ("L6",),
-    "m_success": ("L8",),
-    "m_visible": ("L8",),
+    "m_success": ("L8", "L9"),
+    "m_visible": ("L8", "L9"),
     "lag": ("L8",),
+    "blind_radius": ("L9",),
+    "rbf_blind_radius": ("L9",),
     "degrees_of_freedom": ("L14",),
     "leave_one_out": ("L14",),
     "log_marginal_likelihood": ("L14",),

@@ -37,6 +37,8 @@ class Laws:
     m_success: Callable[..., Array] = kp.m_success
     m_visible: Callable[..., Array] = kp.m_visible
     lag: Callable[..., Array] = kp.lag
+    blind_radius: Callable[..., Array] = kp.blind_radius
+    rbf_blind_radius: Callable[..., Array] = kp.laws.rbf_blind_radius
     predict: Callable[..., Array] = kp.predict
     predictor: "Callable[..., kp.laws.Predictor]" = kp.predictor
     degrees_of_freedom: Callable[..., Array] = kp.degrees_of_freedom  # pyright: ignore[reportAssignmentType]

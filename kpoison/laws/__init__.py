@@ -1,5 +1,6 @@
 """The laws of the poison: gain, efficacy, spike, and how they relate; exact and isolated."""
 
+from kpoison.laws._blind import blind_radius, rbf_blind_radius
 from kpoison.laws._capacity import EstimatedDegrees, degrees_of_freedom
 from kpoison.laws._covariance import posterior_covariance
 from kpoison.laws._efficacy import efficacy, gain
@@ -20,6 +21,7 @@ from kpoison.laws.thresholds import lag, m_success, m_visible
 __all__ = [
     "EstimatedDegrees",
     "Predictor",
+    "blind_radius",
     "coupling_floor",
     "coupling_ratio",
     "degrees_of_freedom",
@@ -35,6 +37,7 @@ __all__ = [
     "predict",
     "predictor",
     "prepare",
+    "rbf_blind_radius",
     "spike",
     "spike_components",
     "spike_efficacy_ratio",

@@ -39,7 +39,7 @@ def with_networks() -> Setting:
 
 def scaled(name: str, factor: float = 1.05) -> Laws:
     """Laws of which one is wrong by a factor."""
-    right = getattr(kp if hasattr(kp, name) else kp.flow, name)
+    right = getattr(Laws, name)
 
     def wrong(*args, **kwargs):
         value = right(*args, **kwargs)
@@ -98,6 +98,7 @@ WRONG = [
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
     ("L7", "rbf", scaled("spike")),
+    *(("L9", "rbf", scaled(name)) for name in ("blind_radius", "rbf_blind_radius", "m_visible", "m_success")),
     *(
         ("L14", "rbf", scaled(name))
         for name in ("degrees_of_freedom", "leave_one_out", "posterior_covariance", "log_marginal_likelihood")
