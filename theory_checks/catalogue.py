@@ -123,6 +123,12 @@ STATEMENTS: dict[str, Statement] = {
             quick=("rbf",), shares="clones",
         ),
         _checked_in(
+            "l13_features", "L13", "Features and stochastic poisons",
+            "One feature more changes f by β(g(x) − k(x, X)A⁻¹g); poisons drawn anew at every visit are weights 1 − θ "
+            "on the example and θ on its triggered copy.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
             "l14_leverage", "L14", "Leverage",
             "Own-point efficacy of a dirty label is its leverage H_ii, on average df/n; clones take up less than one "
             "degree of freedom, however many; what is predicted without a point needs no refit.",
@@ -205,6 +211,8 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "lag": ("L8",),
     "blind_radius": ("L9",),
     "rbf_blind_radius": ("L9",),
+    "feature_effect": ("L13",),
+    "expected_poisoning": ("L13",),
     "degrees_of_freedom": ("L14",),
     "leave_one_out": ("L14",),
     "log_marginal_likelihood": ("L14",),

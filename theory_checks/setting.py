@@ -39,6 +39,8 @@ class Laws:
     lag: Callable[..., Array] = kp.lag
     blind_radius: Callable[..., Array] = kp.blind_radius
     rbf_blind_radius: Callable[..., Array] = kp.laws.rbf_blind_radius
+    feature_effect: "Callable[..., kp.laws.FeatureEffect]" = kp.laws.feature_effect
+    expected_poisoning: "Callable[..., kp.poison.ExpectedLoss]" = kp.poison.expected_poisoning
     predict: Callable[..., Array] = kp.predict
     predictor: "Callable[..., kp.laws.Predictor]" = kp.predictor
     degrees_of_freedom: Callable[..., Array] = kp.degrees_of_freedom  # pyright: ignore[reportAssignmentType]

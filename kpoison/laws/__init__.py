@@ -5,6 +5,7 @@ from kpoison.laws._capacity import EstimatedDegrees, degrees_of_freedom
 from kpoison.laws._covariance import posterior_covariance
 from kpoison.laws._efficacy import efficacy, gain
 from kpoison.laws._evidence import log_marginal_likelihood
+from kpoison.laws._feature import FeatureEffect, feature_effect
 from kpoison.laws._left_out import leave_one_out, without_group
 from kpoison.laws._spike import (
     coupling_floor,
@@ -20,6 +21,7 @@ from kpoison.laws.thresholds import lag, m_success, m_visible
 
 __all__ = [
     "EstimatedDegrees",
+    "FeatureEffect",
     "Predictor",
     "blind_radius",
     "coupling_floor",
@@ -27,6 +29,7 @@ __all__ = [
     "degrees_of_freedom",
     "efficacy",
     "efficacy_gradient",
+    "feature_effect",
     "gain",
     "lag",
     "leave_one_out",
