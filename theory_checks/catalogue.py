@@ -123,6 +123,18 @@ STATEMENTS: dict[str, Statement] = {
             quick=("rbf",), shares="clones",
         ),
         _checked_in(
+            "l10_count_or_fraction", "L10", "Count or fraction",
+            "A constant count of poisons is enough only if clean data do not use the trigger's direction and nλ stays "
+            "constant; otherwise m grows like n(σ_u² + λ_e).",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
+            "l11_trigger_strength", "L11", "Strength of the training trigger",
+            "A linear model's trigger works best at α* ≈ √(κ/θ), isolated √(ρ/m), and beyond it backfires; an isolated "
+            "stationary kernel's at α_t.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
             "l13_features", "L13", "Features and stochastic poisons",
             "One feature more changes f by β(g(x) − k(x, X)A⁻¹g); poisons drawn anew at every visit are weights 1 − θ "
             "on the example and θ on its triggered copy.",
@@ -211,6 +223,10 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "lag": ("L8",),
     "blind_radius": ("L9",),
     "rbf_blind_radius": ("L9",),
+    "needed_fraction": ("L10",),
+    "trigger_stiffness": ("L10",),
+    "backdoor_score": ("L11",),
+    "best_strength": ("L11",),
     "feature_effect": ("L13",),
     "expected_poisoning": ("L13",),
     "degrees_of_freedom": ("L14",),

@@ -39,6 +39,10 @@ class Laws:
     lag: Callable[..., Array] = kp.lag
     blind_radius: Callable[..., Array] = kp.blind_radius
     rbf_blind_radius: Callable[..., Array] = kp.laws.rbf_blind_radius
+    needed_fraction: Callable[..., Array] = kp.laws.needed_fraction
+    trigger_stiffness: Callable[..., Array] = kp.laws.trigger_stiffness
+    backdoor_score: Callable[..., Array] = kp.laws.backdoor_score
+    best_strength: Callable[..., Array] = kp.laws.best_strength
     feature_effect: "Callable[..., kp.laws.FeatureEffect]" = kp.laws.feature_effect
     expected_poisoning: "Callable[..., kp.poison.ExpectedLoss]" = kp.poison.expected_poisoning
     predict: Callable[..., Array] = kp.predict

@@ -15,6 +15,7 @@ from kpoison.laws._spike import (
     spike_components,
     spike_efficacy_ratio,
 )
+from kpoison.laws._trigger_strength import backdoor_score, best_strength, needed_fraction, trigger_stiffness
 from kpoison.laws.prediction import Predictor, predict, predictor
 from kpoison.laws.preparation import prepare
 from kpoison.laws.thresholds import lag, m_success, m_visible
@@ -23,6 +24,8 @@ __all__ = [
     "EstimatedDegrees",
     "FeatureEffect",
     "Predictor",
+    "backdoor_score",
+    "best_strength",
     "blind_radius",
     "coupling_floor",
     "coupling_ratio",
@@ -36,6 +39,7 @@ __all__ = [
     "log_marginal_likelihood",
     "m_success",
     "m_visible",
+    "needed_fraction",
     "posterior_covariance",
     "predict",
     "predictor",
@@ -44,5 +48,6 @@ __all__ = [
     "spike",
     "spike_components",
     "spike_efficacy_ratio",
+    "trigger_stiffness",
     "without_group",
 ]
