@@ -135,6 +135,12 @@ STATEMENTS: dict[str, Statement] = {
             quick=("rbf",), shares="clones",
         ),
         _checked_in(
+            "l12_smoothed_visibility", "L12", "Smoothed visibility",
+            "Averaged over a neighbourhood the spike of a near-clone does not vanish: at r = 0 and τ = ℓ/√d its trace "
+            "tends to S²/(eℓ²), the largest at any r.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
             "l13_features", "L13", "Features and stochastic poisons",
             "One feature more changes f by β(g(x) − k(x, X)A⁻¹g); poisons drawn anew at every visit are weights 1 − θ "
             "on the example and θ on its triggered copy.",
@@ -227,6 +233,8 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "trigger_stiffness": ("L10",),
     "backdoor_score": ("L11",),
     "best_strength": ("L11",),
+    "smoothed_rbf_spike": ("L12",),
+    "smoothed_spike": ("L12",),
     "feature_effect": ("L13",),
     "expected_poisoning": ("L13",),
     "degrees_of_freedom": ("L14",),

@@ -27,8 +27,8 @@ def _population(laws: Laws) -> Comparison:
             clean = -classes.score(1.0, 0.0, 0.0, ridge)
             found.append(float(laws.needed_fraction(strength, test_strength, along**2 + ridge, clean)))
 
-            def score(fraction, arguments=(strength, test_strength), classes=classes, ridge=ridge):
-                return classes.score(*arguments, fraction, ridge)
+            def score(fraction, alpha=strength, probe=test_strength, classes=classes, ridge=ridge):
+                return classes.score(alpha, probe, fraction, ridge)
 
             expected.append(scipy.optimize.root_scalar(score, bracket=(0, 1), xtol=1e-15, rtol=1e-14).root)
     reason = "1e-12 of each: the root finding and thousands of roundings"
@@ -76,7 +76,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             logs = np.log(counts)
             slopes = np.polyfit(np.log(numbers), logs.reshape(-1, len(numbers)).T, 1)[0].reshape(2, seeds)
             measured, law = slopes.mean(axis=1)
-            error = np.std(slopes[0] - slopes[1], ddof=1) / seeds**0.5
+            error = float(np.std(slopes[0] - slopes[1], ddof=1)) / seeds**0.5
             findings.append(
                 f"{held} fixed, σ_u = {along:g}: m ∝ n^{measured:.2f} ± {error:.2f} measured, n^{law:.2f} by law"
             )

@@ -43,6 +43,8 @@ class Laws:
     trigger_stiffness: Callable[..., Array] = kp.laws.trigger_stiffness
     backdoor_score: Callable[..., Array] = kp.laws.backdoor_score
     best_strength: Callable[..., Array] = kp.laws.best_strength
+    smoothed_rbf_spike: "Callable[..., kp.curvature.SmoothedRBFSpike]" = kp.curvature.smoothed_rbf_spike
+    smoothed_spike: "Callable[..., kp.curvature.SmoothedSpike]" = kp.curvature.smoothed_spike
     feature_effect: "Callable[..., kp.laws.FeatureEffect]" = kp.laws.feature_effect
     expected_poisoning: "Callable[..., kp.poison.ExpectedLoss]" = kp.poison.expected_poisoning
     predict: Callable[..., Array] = kp.predict

@@ -79,7 +79,7 @@ def feature_effect(
     if not callable(feature):
         raise TypeError(f"feature must be a function of one point, got {type(feature).__name__}")
     check_real("variance", variance)
-    if np.shape(variance) != () or (is_concrete(variance) and not float(variance) > 0):
+    if np.shape(variance) != () or (is_concrete(variance) and not bool(np.asarray(variance) > 0)):
         raise ValueError(f"variance must be one number > 0, infinite for no prior, got {variance}")
     of_data, of_probes = (_values(feature, points) for points in (clean.X, probes.points))
     return _effect(inputs, probes, of_data, of_probes, in_dtype(variance, clean.X.dtype))

@@ -220,6 +220,11 @@ CASES = {
         lambda **o: curvature.bulk_edge_from_permutations(GRADIENTS, **o),
         {"repeats": 3, "level": 0.75},
     ),
+    "smoothed_rbf_spike": (lambda **o: curvature.smoothed_rbf_spike(1.0, 1.0, 0.1, 0.2, **o), {"dimension": 3}),
+    "smoothed_spike": (
+        lambda **o: curvature.smoothed_spike(CLEAN, POISON, XX, 0.1, 0.2, **o),
+        {"law": "isolated", "samples": 5},
+    ),
     "spectral_density": (
         lambda **o: curvature.spectral_density(ROWS, **o),
         {"probes": 3, "depth": 2, "points": 5},

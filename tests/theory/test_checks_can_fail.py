@@ -105,6 +105,7 @@ WRONG = [
     ("L7", "rbf", scaled("spike")),
     *(("L10", "rbf", scaled(name)) for name in ("needed_fraction", "trigger_stiffness")),
     *(("L11", "rbf", scaled(name)) for name in ("backdoor_score", "best_strength", "efficacy")),
+    *(("L12", "rbf", scaled(name)) for name in ("smoothed_rbf_spike", "smoothed_spike")),
     ("L13", "rbf", scaled("feature_effect")),
     ("L13", "rbf", dataclasses.replace(Laws(), expected_poisoning=more_often)),
     *(("L9", "rbf", scaled(name)) for name in ("blind_radius", "rbf_blind_radius", "m_visible", "m_success")),
