@@ -224,7 +224,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "spike_efficacy_ratio": ("L4", "L5"),
     "coupling_floor": ("L6",),
     "coupling_ratio": ("L6",),
-    "m_success": ("L8", "L9"),
+    "m_success": ("L8",),
     "m_visible": ("L8", "L9"),
     "lag": ("L8",),
     "blind_radius": ("L9",),

@@ -26,7 +26,7 @@ from kpoison.laws.crossing import first_crossing
 from kpoison.laws.inputs import CleanInputs, LawInputs
 from kpoison.laws.thresholds import checked_threshold, excess, of_clones
 from kpoison.poison import Poison
-from kpoison.ridge import Fitted
+from kpoison.ridge import Fitted, KernelExpansion
 
 __all__ = ["blind_radius", "rbf_blind_radius"]
 
@@ -217,21 +217,24 @@ def _radius(
         bent, largest = inputs.change(), jnp.ones((), dtype)
         mean = (CleanInputs(clean, inputs.ridge) if inputs.law == "isolated" else inputs).terms()[-1]
 
-    def least(x: Array) -> Array:
-        """The slope √τ‖∇f_c‖ of a visible poison."""
-        own = given if clean_slope is not None else root(jnp.sum(mean.squared_gradient_norms(x[None])[0]))
-        return jnp.sqrt(threshold) * own
-
-    isolated, at_location = inputs.law == "isolated", least(zeta)
-    if isolated and type(kernel) is RBF and np.ndim(kernel.length_scale) == 0:
+    isolated, columns, own = inputs.law == "isolated", [bent.coefficients], bent.coefficients.shape[1]
+    fixed = None if clean_slope is None else given
+    if fixed is None and isolated:
+        fixed = root(jnp.sum(mean.squared_gradient_norms(zeta[None])[0]))
+    if fixed is None:
+        # One expansion of both: the last coefficients are those of the clean data.
+        padding = jnp.zeros((len(bent.coefficients) - len(mean.coefficients), mean.coefficients.shape[1]), dtype)
+        columns.append(jnp.concatenate([padding, mean.coefficients]))
+    elif isolated and type(kernel) is RBF and np.ndim(kernel.length_scale) == 0:
         # ∇k = −(r/ℓ²) k u: for clones s = S y_t, for k(x, ζ) itself 1.
         push = largest * root(jnp.sum(bent.all_weights() ** 2))
-        return _of_rbf(jnp.asarray(kernel.length_scale, dtype), at_location, push)
+        return _of_rbf(jnp.asarray(kernel.length_scale, dtype), jnp.sqrt(threshold) * fixed, push)
+    both = KernelExpansion(bent.span, jnp.concatenate(columns, axis=1))
 
     def margin(r: Array) -> Array:
-        x = zeta + r * u
-        spike = largest**2 * jnp.sum(bent.squared_gradient_norms(x[None])[0])
-        return excess(spike, (at_location if isolated else least(x)) ** 2)
+        squares = both.squared_gradient_norms((zeta + r * u)[None])[0]
+        slope = jnp.sum(squares[own:]) if fixed is None else fixed**2
+        return excess(largest**2 * jnp.sum(squares[:own]), threshold * slope)
 
     unit = _unit_of_length(kernel, zeta)
     if kernel.smoothness >= 1:

@@ -38,9 +38,9 @@ def _checked(fraction: Any = 0.5, clean_score: Any = 0.0, **positive: Any) -> No
             raise ValueError(f"{name} must be below 1, got {value}")
 
 
-def _ratio(clean_score: Numbers) -> Array:
+def _ratio(clean_score: Array) -> Array:
     """q = μᵀ(Σ + λ_e)⁻¹μ from the clean score q/(1 + q)."""
-    return jnp.asarray(clean_score) / (1 - jnp.asarray(clean_score))
+    return clean_score / (1 - clean_score)
 
 
 def _parts(
@@ -80,8 +80,12 @@ def backdoor_score(
     0.25
     """
     _checked(fraction, clean_score, strength=strength, test_strength=test_strength, stiffness=stiffness)
-    alpha, probe, theta, kappa = (jnp.asarray(value) for value in (strength, test_strength, fraction, stiffness))
-    n0, n1, n2, d0, d2 = _parts(probe, theta, kappa, _ratio(clean_score))
+    return _score(*map(jnp.asarray, (strength, test_strength, fraction, stiffness, clean_score)))
+
+
+@program
+def _score(alpha: Array, probe: Array, theta: Array, kappa: Array, clean: Array) -> Float[Array, "..."]:
+    n0, n1, n2, d0, d2 = _parts(probe, theta, kappa, _ratio(clean))
     return (n0 + (n1 + n2 * alpha) * alpha) / (d0 + d2 * alpha**2)
 
 
@@ -106,8 +110,12 @@ def best_strength(
     2.0
     """
     _checked(fraction, clean_score, test_strength=test_strength, stiffness=stiffness)
-    probe, theta, kappa = (jnp.asarray(value) for value in (test_strength, fraction, stiffness))
-    n0, n1, n2, d0, d2 = _parts(probe, theta, kappa, _ratio(clean_score))
+    return _best(*map(jnp.asarray, (test_strength, fraction, stiffness, clean_score)))
+
+
+@program
+def _best(probe: Array, theta: Array, kappa: Array, clean: Array) -> Float[Array, "..."]:
+    n0, n1, n2, d0, d2 = _parts(probe, theta, kappa, _ratio(clean))
     # The positive root of n₁d₂α² − 2hα = n₁d₀; h <= 0.
     h = n2 * d0 - n0 * d2
     return n1 * d0 / (jnp.sqrt(h**2 + n1**2 * d0 * d2) - h)
@@ -135,8 +143,12 @@ def needed_fraction(
     (0.1154, True)
     """
     _checked(0.5, clean_score, strength=strength, test_strength=test_strength, stiffness=stiffness)
-    alpha, probe, kappa = (jnp.asarray(value) for value in (strength, test_strength, stiffness))
-    q, across, own = _ratio(clean_score), alpha * probe / kappa, alpha**2 / kappa
+    return _needed(*map(jnp.asarray, (strength, test_strength, stiffness, clean_score)))
+
+
+@program
+def _needed(alpha: Array, probe: Array, kappa: Array, clean: Array) -> Float[Array, "..."]:
+    q, across, own = _ratio(clean), alpha * probe / kappa, alpha**2 / kappa
     # aθ² + bθ = q, which has one root in (0, 1): at θ = 1 the left side is larger by αα_t/κ + q.
     a, b = q * (own - 2 * across), across * (1 + 2 * q) - q * (own - 2)
     root = jnp.sqrt(b**2 + 4 * a * q)

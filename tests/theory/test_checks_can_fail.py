@@ -108,7 +108,7 @@ WRONG = [
     *(("L12", "rbf", scaled(name)) for name in ("smoothed_rbf_spike", "smoothed_spike")),
     ("L13", "rbf", scaled("feature_effect")),
     ("L13", "rbf", dataclasses.replace(Laws(), expected_poisoning=more_often)),
-    *(("L9", "rbf", scaled(name)) for name in ("blind_radius", "rbf_blind_radius", "m_visible", "m_success")),
+    *(("L9", "rbf", scaled(name)) for name in ("blind_radius", "rbf_blind_radius", "m_visible")),
     *(
         ("L14", "rbf", scaled(name))
         for name in ("degrees_of_freedom", "leave_one_out", "posterior_covariance", "log_marginal_likelihood")
