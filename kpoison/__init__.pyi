@@ -19,6 +19,7 @@ from ._failures import with_failures
 from ._version import __version__
 from .datasets import one_hot, predicted_classes, signed
 from .laws import (
+    blind_radius,
     coupling_floor,
     coupling_ratio,
     degrees_of_freedom,
@@ -74,6 +75,7 @@ __all__ = [
     "all_to_all",
     "attack_success_rate",
     "attacks",
+    "blind_radius",
     "choose_solver",
     "clean_accuracy",
     "coupling_floor",

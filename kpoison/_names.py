@@ -18,6 +18,8 @@ __all__ = [
     "MatrixKernelName",
     "MnistName",
     "QuantityName",
+    "ThresholdLawName",
+    "VisibilityName",
 ]
 
 KernelName: TypeAlias = Literal[
@@ -81,6 +83,13 @@ DefenceName: TypeAlias = Literal[
 
 LawName: TypeAlias = Literal["exact", "isolated"]
 """`"exact"` conditions on the clean data; `"isolated"` is the paper's assumption k(ζ, X) = 0, f_c = 0."""
+
+ThresholdLawName: TypeAlias = Literal["exact", "fixed-rho", "isolated"]
+"""How a threshold in m takes it: `"exact"` with ρ = (n_c + m)λ in everything; `"fixed-rho"` with the ρ of the poison's
+own count in everything, so that m is in the gain alone; `"isolated"` with k(ζ, X) = 0 and f_c at ρ = n_c λ."""
+
+VisibilityName: TypeAlias = Literal["absolute", "relative"]
+"""When a spike is visible: `"absolute"` from Λ on; `"relative"` from Λ = τ‖∇f_c‖² on, the paper's criterion (L9)."""
 
 QuantityName: TypeAlias = Literal[
     "gain",

@@ -6,8 +6,10 @@ from typing import TypeAlias
 from jaxtyping import ArrayLike, Bool, Integer, Num, Shaped
 
 from kpoison._names import LawName as Law
+from kpoison._names import ThresholdLawName as ThresholdLaw
+from kpoison._names import VisibilityName as Criterion
 
-__all__ = ["Labels", "Law", "Mask", "Numbers", "PerInput", "Scalar"]
+__all__ = ["Criterion", "Labels", "Law", "Mask", "Numbers", "PerInput", "Scalar", "ThresholdLaw"]
 
 Scalar: TypeAlias = Num[ArrayLike, ""]
 """A real number, traced or not."""

@@ -117,6 +117,36 @@ STATEMENTS: dict[str, Statement] = {
             quick=("ntk-erf",),
         ),
         _checked_in(
+            "l9_blind_radius", "L9", "Blind radius",
+            "By the criterion Λ(x0) ≥ τ‖∇f_c(x0)‖² no count is visible nearer to ζ than r_b, isolated RBF "
+            "ℓ√(−W₀(−ω²)); a gain of s takes m = ρs/(1 − s k̃(ζ, ζ)) clones at fixed ρ.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
+            "l10_count_or_fraction", "L10", "Count or fraction",
+            "A constant count of poisons is enough only if clean data do not use the trigger's direction and nλ stays "
+            "constant; otherwise m grows like n(σ_u² + λ_e).",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
+            "l11_trigger_strength", "L11", "Strength of the training trigger",
+            "A linear model's trigger works best at α* ≈ √(κ/θ), isolated √(ρ/m), and beyond it backfires; an isolated "
+            "stationary kernel's at α_t.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
+            "l12_smoothed_visibility", "L12", "Smoothed visibility",
+            "Averaged over a neighbourhood the spike of a near-clone does not vanish: at r = 0 and τ = ℓ/√d its trace "
+            "tends to S²/(eℓ²), the largest at any r.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
+            "l13_features", "L13", "Features and stochastic poisons",
+            "One feature more changes f by β(g(x) − k(x, X)A⁻¹g); poisons drawn anew at every visit are weights 1 − θ "
+            "on the example and θ on its triggered copy.",
+            quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
             "l14_leverage", "L14", "Leverage",
             "Own-point efficacy of a dirty label is its leverage H_ii, on average df/n; clones take up less than one "
             "degree of freedom, however many; what is predicted without a point needs no refit.",
@@ -195,8 +225,18 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "coupling_floor": ("L6",),
     "coupling_ratio": ("L6",),
     "m_success": ("L8",),
-    "m_visible": ("L8",),
+    "m_visible": ("L8", "L9"),
     "lag": ("L8",),
+    "blind_radius": ("L9",),
+    "rbf_blind_radius": ("L9",),
+    "needed_fraction": ("L10",),
+    "trigger_stiffness": ("L10",),
+    "backdoor_score": ("L11",),
+    "best_strength": ("L11",),
+    "smoothed_rbf_spike": ("L12",),
+    "smoothed_spike": ("L12",),
+    "feature_effect": ("L13",),
+    "expected_poisoning": ("L13",),
     "degrees_of_freedom": ("L14",),
     "leave_one_out": ("L14",),
     "log_marginal_likelihood": ("L14",),

@@ -37,6 +37,16 @@ class Laws:
     m_success: Callable[..., Array] = kp.m_success
     m_visible: Callable[..., Array] = kp.m_visible
     lag: Callable[..., Array] = kp.lag
+    blind_radius: Callable[..., Array] = kp.blind_radius
+    rbf_blind_radius: Callable[..., Array] = kp.laws.rbf_blind_radius
+    needed_fraction: Callable[..., Array] = kp.laws.needed_fraction
+    trigger_stiffness: Callable[..., Array] = kp.laws.trigger_stiffness
+    backdoor_score: Callable[..., Array] = kp.laws.backdoor_score
+    best_strength: Callable[..., Array] = kp.laws.best_strength
+    smoothed_rbf_spike: "Callable[..., kp.curvature.SmoothedRBFSpike]" = kp.curvature.smoothed_rbf_spike
+    smoothed_spike: "Callable[..., kp.curvature.SmoothedSpike]" = kp.curvature.smoothed_spike
+    feature_effect: "Callable[..., kp.laws.FeatureEffect]" = kp.laws.feature_effect
+    expected_poisoning: "Callable[..., kp.poison.ExpectedLoss]" = kp.poison.expected_poisoning
     predict: Callable[..., Array] = kp.predict
     predictor: "Callable[..., kp.laws.Predictor]" = kp.predictor
     degrees_of_freedom: Callable[..., Array] = kp.degrees_of_freedom  # pyright: ignore[reportAssignmentType]

@@ -1,5 +1,6 @@
 """Input-space curvature: operators, spectra and the visibility of the poison's spike (L3, section 4)."""
 
+from kpoison.curvature._smoothed import SmoothedRBFSpike, SmoothedSpike, smoothed_rbf_spike, smoothed_spike
 from kpoison.curvature._visibility import (
     BulkEdge,
     Visibility,
@@ -28,6 +29,8 @@ __all__ = [
     "Density",
     "Eigenpairs",
     "Operator",
+    "SmoothedRBFSpike",
+    "SmoothedSpike",
     "UnconvergedSpectrumError",
     "Visibility",
     "bulk_edge_from_clean",
@@ -40,6 +43,8 @@ __all__ = [
     "marchenko_pastur_edge",
     "outlier_eigenvalue",
     "outlier_overlap",
+    "smoothed_rbf_spike",
+    "smoothed_spike",
     "spectral_density",
     "spike_threshold",
     "top_eigenpairs",

@@ -1,43 +1,47 @@
-"""How much poison an attack takes (L8)."""
+"""How much poison an attack takes (L8), in closed form where only the gain depends on it (L9)."""
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from kpoison._failures import Failure, checked_result, collect, mapped, program, scan, silently
-from kpoison._typing import Scalar
-from kpoison._validation import check_positive, in_dtype, public
+from kpoison._failures import checked_result, mapped, program
+from kpoison._typing import Criterion, Scalar, ThresholdLaw
+from kpoison._validation import check_name, check_positive, in_dtype, public
+from kpoison.laws.by_gain import ByGainAlone, by_gain_alone
+from kpoison.laws.crossing import first_crossing
 from kpoison.laws.effect import PoisonEffect
 from kpoison.laws.inputs import LawInputs, Probes
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 
-__all__ = ["lag", "m_success", "m_visible"]
-
-_DECADES = 6
-_PER_DECADE = 8
-_BISECTIONS = 60
+__all__ = ["checked_threshold", "lag", "m_success", "m_visible", "of_clones"]
 
 
-def _of_clones(clean: Any, poison: Any, x: Any, ridge: Any) -> tuple[LawInputs, Probes]:
-    inputs, probes = LawInputs.of(clean, poison, ridge), Probes.of(clean, x)
+def of_clones(clean: Any, poison: Any, ridge: Any, law: Any) -> LawInputs:
+    """A question about clones; errors as of `LawInputs.of`, and for a cluster."""
+    inputs = LawInputs.of(clean, poison, ridge, law)
     if not inputs.at_one_location:
         raise ValueError(
             f"poison must be clones at one location, shape {clean.X.shape[1:]}, got {poison.location.shape}"
         )
-    return inputs, probes
+    return inputs
 
 
-def _checked_threshold(clean: Fitted, threshold: Any) -> Scalar:
+def checked_threshold(clean: Fitted, threshold: Any) -> Scalar:
+    """The threshold of visibility > 0, as an array, for another number not to be another program."""
     check_positive("threshold", threshold)
-    # An array, for another number not to be another program.
     return in_dtype(threshold, clean.X.dtype)
+
+
+def _of_clones(clean: Any, poison: Any, x: Any, ridge: Any, law: Any) -> tuple[LawInputs, Probes, bool]:
+    """The question, where, and whether the count is in the gain alone."""
+    law = check_name("law", law, get_args(ThresholdLaw))
+    inputs = of_clones(clean, poison, ridge, "isolated" if law == "isolated" else "exact")
+    return inputs, Probes.of(clean, x), law != "exact"
 
 
 def _with_count(inputs: LawInputs, count: Array) -> LawInputs:
@@ -58,149 +62,144 @@ def _success_margin(inputs: LawInputs, point: Array) -> Array:
     return values[target] - jnp.max(others)
 
 
-class _Search(NamedTuple):
-    """Where the margin changes its side.
-
-    Attributes:
-        low, high: logarithms of a count before the first one that is known to be over, and of that one.
-        found: whether there is one.
-        already: whether the margin is over at m = 0.
-    """
-
-    low: Array
-    high: Array
-    found: Array
-    already: Array
-
-
-def _first_crossing(margin: Callable[[Array], Array], n_c: int, dtype) -> Float[Array, ""]:
-    """The smallest count m at which `margin(m)` is positive: 0 if it is at m = 0, ∞ if it is nowhere up to 10⁶ n_c.
-
-    Looked for at eight counts per decade from 10⁻⁶ n_c, then bisected; below, where the margin is a straight line or
-    (a spike's) a parabola in m, bisected at once.  Its derivatives are those of the implicit function.
-    """
-    grid = math.log(n_c) + math.log(10) * np.linspace(-_DECADES, _DECADES, 2 * _DECADES * _PER_DECADE + 1)
-    # m = 0, the grid, then steps that halve the bracket: one loop, in which the margin is compiled once.
-    logs = jnp.asarray(np.concatenate([[-np.inf], grid, np.zeros(_BISECTIONS)]), dtype)
-    halving = np.arange(len(logs)) > len(grid)
-    least = jnp.log(jnp.finfo(dtype).tiny)
-
-    def step(search: _Search, now: tuple[Array, Array]) -> tuple[_Search, None]:
-        log, halving = now
-        at = jnp.where(halving, 0.5 * (search.low + search.high), log)
-        over = margin(jnp.exp(at)) > 0
-        none = log == -jnp.inf
-        first = over & ~halving & ~none & ~search.found
-        # Before the smallest count of the grid comes m = 0.
-        before = jnp.where(log == logs[1], least, at - math.log(10) / _PER_DECADE)
-        low = jnp.where(first, before, jnp.where(halving & ~over, at, search.low))
-        high = jnp.where(first | (halving & over), at, search.high)
-        return _Search(low, high, search.found | first, search.already | (over & none)), None
-
-    def solve(_: Any, start: Array) -> tuple[Array, tuple[_Search, tuple[Failure, ...]]]:
-        no = jnp.zeros_like(start, bool)
-        search, failures = collect(lambda: scan(step, _Search(start, start, no, no), (logs, jnp.asarray(halving)))[0])
-        # As numbers: of what is returned beside the root, JAX differentiates no booleans.
-        return jnp.exp(search.high), jax.tree.map(lambda leaf: leaf.astype(dtype), (search, failures))
-
-    def unheard(count: Array) -> Array:
-        with silently():
-            return margin(count)
-
-    def tangent(linear: Callable[[Array], Array], y: Array) -> Array:
-        slope = linear(jnp.ones_like(y))
-        return y / jnp.where(slope == 0, 1, slope)
-
-    root, (search, failures) = jax.lax.custom_root(unheard, logs[len(grid)], solve, tangent, has_aux=True)
-    root = checked_result(root, jax.tree.map(lambda failed: failed > 0, failures))
-    return jnp.where(search.already > 0, 0, jnp.where(search.found > 0, root, jnp.inf))
-
-
 def _crossings(inputs: LawInputs, probes: Probes, margin: Callable[[LawInputs, Array], Array]) -> Float[Array, "..."]:
-    """`_first_crossing` of the margin at each probe."""
+    """`first_crossing` of the margin at each probe, up to 10⁶ n_c."""
     X = inputs.clean.X
 
     def at(point):
-        return _first_crossing(lambda count: margin(_with_count(inputs, count), point), len(X), X.dtype)
+        return first_crossing(lambda count: margin(_with_count(inputs, count), point), len(X), X.dtype)
 
     return probes.each(mapped(jax.vmap, at)(probes.points))
 
 
-@public
-def m_success(clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar) -> Float[Array, "..."]:
-    """The smallest multiplicity at which the prediction at x is the poison's label (L8), by the exact law.
+def _by_gain(inputs: LawInputs, probes: Probes, gain: Callable[[ByGainAlone, Array], Array]) -> Float[Array, "..."]:
+    """The count that has the gain needed at each probe."""
+    alone = by_gain_alone(inputs)
+    return probes.each(jax.vmap(lambda point: alone.count_of(gain(alone, point)))(probes.points))
 
-    One output: the prediction has the sign of the label.  C outputs: its largest entry is the label's.  ρ = (n_c + m)λ
-    grows with m, so the prediction need not change monotonically and may never flip.  The first change of side is
-    looked for from m = 0 on, at eight counts per decade from 10⁻⁶ n_c to 10⁶ n_c, then bisected.
+
+@public
+def m_success(
+    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, law: ThresholdLaw = "exact"
+) -> Float[Array, "..."]:
+    """The smallest multiplicity at which the prediction at x is the poison's label (L8, L9).
+
+    One output: the prediction has the sign of the label.  C outputs: its largest entry is the label's.
+
+    By the exact law ρ = (n_c + m)λ grows with m, so the prediction need not change monotonically and may never flip.
+    The first change of side is looked for from m = 0 on, at eight counts per decade from 10⁻⁶ n_c to 10⁶ n_c, then
+    bisected.  `law="fixed-rho"` and `"isolated"` are closed forms: the gain that is needed, for two classes
+    s = |f_c(x)|/(|y_t − f_c(ζ)| k̃(x, ζ)), is that of m = ρs/(1 − s k̃(ζ, ζ)) clones at the ρ of the poison's own count,
+    or isolated of m = n_c λs/(1 − s(λ + k(ζ, ζ))), with f_c(x) at ρ = n_c λ and 0 for f_c(ζ).
 
     Args:
         clean: the fitted clean posterior.
-        poison: clones at one location; its count is not used.
+        poison: clones at one location; its count is used by `law="fixed-rho"` alone, for ρ.
         x: probes, shape (q, d), or (d,) for one.
         ridge: λ > 0 of the mean loss.
+        law: "exact", "fixed-rho" or "isolated".
 
     Returns:
-        Shape (q,) or (): m >= 0; 0 where the prediction is the label's already, ∞ where it is not up to 10⁶ n_c.
-        Differentiable in every number, by the implicit function theorem.
+        Shape (q,) or (): m >= 0; 0 where the prediction is the label's already, ∞ where no count makes it so (by the
+        exact law, up to 10⁶ n_c).  Differentiable in every number, by the implicit function theorem.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit.
+        TypeError, ValueError: naming the argument that does not fit; for closed forms also a gradient penalty or a
+            posterior that is stopped early.
     """
-    return _success(*_of_clones(clean, poison, x, ridge))
+    return _success(*_of_clones(clean, poison, x, ridge, law))
 
 
 @program
-def _success(inputs: LawInputs, probes: Probes) -> Float[Array, "..."]:
-    return _crossings(inputs, probes, _success_margin)
+def _success(inputs: LawInputs, probes: Probes, closed: bool) -> Float[Array, "..."]:
+    if not closed:
+        return _crossings(inputs, probes, _success_margin)
+    label = inputs.poison.label.reshape(-1)
+    return _by_gain(inputs, probes, lambda alone, point: alone.gain_of_success(point, label))
 
 
 @public
 def m_visible(
-    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
+    clean: Fitted,
+    poison: Poison,
+    x: Float[ArrayLike, "..."],
+    ridge: Scalar,
+    threshold: Scalar,
+    law: ThresholdLaw = "exact",
+    *,
+    criterion: Criterion = "absolute",
 ) -> Float[Array, "..."]:
-    """The smallest multiplicity at which the poison's spike at x exceeds a threshold (L8), by the exact law.
+    """The smallest multiplicity at which the poison's spike at x exceeds a threshold (L8, L9).
 
     For an attack on a fraction ε of the probes, the spike leaves the bulk of the input Fisher matrix above
-    `kpoison.curvature.visibility_threshold(σ², d/N)`/ε (section 4).
+    `kpoison.curvature.visibility_threshold(σ², d/N)`/ε (section 4).  The paper's criterion is another (Remark 3.5 of
+    arXiv 2602.00822): `criterion="relative"`, Λ(x) >= τ‖∇f_c(x)‖².  It leaves the cross term of ‖∇f_c + ∇Δf‖² out.  By
+    the exact law f_c depends on m through ρ, and flattens as m grows: by that criterion every poison shows at last.
 
     Args:
         clean: the fitted clean posterior.
-        poison: clones at one location; its count is not used.
+        poison: clones at one location; its count is used by `law="fixed-rho"` alone, for ρ.
         x: probes, shape (q, d), or (d,) for one.
         ridge: λ > 0 of the mean loss.
-        threshold: Λ > 0 from which the spike, added up over the outputs, is visible.
+        threshold: Λ > 0 from which the spike, added up over the outputs, is visible; or τ > 0.
+        law: as in `m_success`; the gain that is needed is √(Λ or τ‖∇f_c(x)‖²)/(‖y_t − f_c(ζ)‖ ‖∇k̃(x, ζ)‖).
+        criterion: "absolute" for Λ, "relative" for τ.
 
     Returns:
-        Shape (q,) or (): m > 0; ∞ where the spike stays below the threshold up to 10⁶ n_c, however large the attack.
-        Differentiable in every number, by the implicit function theorem.
+        Shape (q,) or (): m > 0; ∞ where the spike stays below the threshold however large the attack (by the exact law,
+        up to 10⁶ n_c).  Differentiable in every number, by the implicit function theorem.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit.
+        TypeError, ValueError: naming the argument that does not fit; see also `m_success`.
     """
-    return _visible(*_of_clones(clean, poison, x, ridge), _checked_threshold(clean, threshold))
+    return _visible(
+        *_of_clones(clean, poison, x, ridge, law), checked_threshold(clean, threshold), _relative(criterion)
+    )
+
+
+def _relative(criterion: Any) -> bool:
+    return check_name("criterion", criterion, get_args(Criterion)) == "relative"
 
 
 @program
-def _visible(inputs: LawInputs, probes: Probes, threshold: Scalar) -> Float[Array, "..."]:
+def _visible(inputs: LawInputs, probes: Probes, closed: bool, threshold: Scalar, relative: bool) -> Float[Array, "..."]:
     threshold = jnp.asarray(threshold, inputs.clean.X.dtype)
     threshold = checked_result(
         threshold, [(~((threshold > 0) & jnp.isfinite(threshold)), "threshold must be finite and > 0")]
     )
 
-    def margin(inputs: LawInputs, point: Array) -> Array:
-        norms = inputs.change().squared_gradient_norms(point[None])
-        # Of the order of one, so that its derivatives neither underflow nor overflow.
-        return jnp.sum(norms[0]) / threshold - 1
+    def gain(alone: ByGainAlone, point: Array) -> Array:
+        unit = alone.clean_slope(point) if relative else 1
+        return alone.gain_of_visibility(point, jnp.sqrt(threshold) * unit)
 
-    return _crossings(inputs, probes, margin)
+    def margin(inputs: LawInputs, point: Array) -> Array:
+        # Of the order of one, so that its derivatives neither underflow nor overflow.
+        if not relative:
+            return jnp.sum(inputs.change().squared_gradient_norms(point[None])[0]) / threshold - 1
+        spike, bulk = (jnp.sum(term.squared_gradient_norms(point[None])[0]) for term in inputs.terms())
+        return excess(spike, threshold * bulk)
+
+    return _by_gain(inputs, probes, gain) if closed else _crossings(inputs, probes, margin)
+
+
+def excess(spike: Array, least: Array) -> Array:
+    """How far a spike is above what is visible, between −1 and 1; −1 where both are 0."""
+    total = spike + least
+    return jnp.where(total > 0, (spike - least) / jnp.where(total > 0, total, 1), -1)
 
 
 @public
 def lag(
-    clean: Fitted, poison: Poison, x: Float[ArrayLike, "..."], ridge: Scalar, threshold: Scalar
+    clean: Fitted,
+    poison: Poison,
+    x: Float[ArrayLike, "..."],
+    ridge: Scalar,
+    threshold: Scalar,
+    law: ThresholdLaw = "exact",
+    *,
+    criterion: Criterion = "absolute",
 ) -> Float[Array, "..."]:
-    """m_visible/m_success: how many times more poison shows than succeeds (L8).
+    """m_visible/m_success: how many times more poison shows than succeeds (L8, L9).
 
     Above 1 the attack succeeds unseen; where the kernel has a near-clone regime it grows without bound as x → ζ.
     Arguments and errors as in `m_visible`.
@@ -209,12 +208,12 @@ def lag(
         Shape (q,) or (): ∞ where the attack succeeds and never shows, or where the prediction is the label's without
         poison; 0 where it shows and never succeeds; NaN where it does neither.
     """
-    return _lag(*_of_clones(clean, poison, x, ridge), _checked_threshold(clean, threshold))
+    return _lag(*_of_clones(clean, poison, x, ridge, law), checked_threshold(clean, threshold), _relative(criterion))
 
 
 @program
-def _lag(inputs: LawInputs, probes: Probes, threshold: Scalar) -> Float[Array, "..."]:
-    visible, success = _visible(inputs, probes, threshold), _success(inputs, probes)
+def _lag(inputs: LawInputs, probes: Probes, closed: bool, threshold: Scalar, relative: bool) -> Float[Array, "..."]:
+    visible, success = _visible(inputs, probes, closed, threshold, relative), _success(inputs, probes, closed)
     never = jnp.isinf(success)
     # ∞/∞ and 0·∞ are kept away from the derivative.
     both = jnp.isfinite(visible) & jnp.isfinite(success) & (success > 0)

@@ -1,12 +1,14 @@
 """What the attacker did: poison in the training set, triggers on images, and how well the attack works."""
 
 from kpoison.poison.clones import Poison, check_poison
+from kpoison.poison.expectation import ExpectedLoss, expected_poisoning
 from kpoison.poison.metrics import attack_success_rate, clean_accuracy
 from kpoison.poison.targets import all_to_all, target_of_each
 from kpoison.poison.triggers import Blend, Patch, Sinusoid, Trigger
 
 __all__ = [
     "Blend",
+    "ExpectedLoss",
     "Patch",
     "Poison",
     "Sinusoid",
@@ -15,5 +17,6 @@ __all__ = [
     "attack_success_rate",
     "check_poison",
     "clean_accuracy",
+    "expected_poisoning",
     "target_of_each",
 ]

@@ -130,6 +130,15 @@ CASES = {
             "spike_efficacy_ratio": (XX, 0.1),
         }.items()
     },
+    "m_success": (lambda **o: kp.m_success(CLEAN, POISON, XX, 0.1, **o), {"law": "fixed-rho"}),
+    **{
+        name: (
+            lambda name=name, **o: getattr(kp, name)(CLEAN, POISON, XX, 0.1, 1e-2, **o),
+            {"law": "isolated", "criterion": "relative"},
+        )
+        for name in ("m_visible", "lag")
+    },
+    "blind_radius": (lambda **o: kp.blind_radius(CLEAN, POISON, Z, 0.1, 0.01, **o), {"law": "isolated"}),
     "degrees_of_freedom": (lambda **o: kp.degrees_of_freedom(CLEAN, 0.1, key=KEY, **o), {"probes": 4}),
     "tune": (
         lambda **o: kp.tune(RBF, X, Y, 0.1, **o)[:4],
@@ -210,6 +219,11 @@ CASES = {
     "bulk_edge_from_permutations": (
         lambda **o: curvature.bulk_edge_from_permutations(GRADIENTS, **o),
         {"repeats": 3, "level": 0.75},
+    ),
+    "smoothed_rbf_spike": (lambda **o: curvature.smoothed_rbf_spike(1.0, 1.0, 0.1, 0.2, **o), {"dimension": 3}),
+    "smoothed_spike": (
+        lambda **o: curvature.smoothed_spike(CLEAN, POISON, XX, 0.1, 0.2, **o),
+        {"law": "isolated", "samples": 5},
     ),
     "spectral_density": (
         lambda **o: curvature.spectral_density(ROWS, **o),

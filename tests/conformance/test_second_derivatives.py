@@ -21,6 +21,7 @@ X, Y = RNG.normal(size=(6, 2)), np.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
 ZETA, PROBE = np.array([0.4, -0.3]), np.array([0.1, 0.5])
 DX, DY, DZETA, DPROBE = RNG.normal(size=X.shape), RNG.normal(size=Y.shape), RNG.normal(size=2), RNG.normal(size=2)
 THRESHOLD = 1e-2
+DIRECTION, RELATIVE = np.array([1.0, 0.0]), 1.0  # of the blind radius, which is 0.25
 PARAMETERS = {
     "length scale": 1.1,
     "count": 1.7,
@@ -42,6 +43,7 @@ def laws_of(parameters, solver, thresholds=None, only=None) -> dict:
     poison = kp.Poison(ZETA + location * DZETA, label, count)
     given = {
         "clean": clean, "poison": poison, "x": PROBE + probe * DPROBE, "ridge": ridge, "threshold": THRESHOLD,
+        "direction": DIRECTION,
     }  # fmt: skip
     found = {}
     for name in only or kp.__all__:
@@ -49,7 +51,8 @@ def laws_of(parameters, solver, thresholds=None, only=None) -> dict:
         names = inspect.signature(law).parameters if inspect.isfunction(law) else {}
         dear = f"{name} 0" in THRESHOLDS
         if {"clean", "ridge"} <= set(names) and name not in ("prepare", "sweep") and thresholds in (None, dear):
-            value = law(**{key: given[key] for key in names if key in given})
+            asked = given | ({"threshold": RELATIVE} if name == "blind_radius" else {})
+            value = law(**{key: asked[key] for key in names if key in asked})
             if name == "predictor":
                 value = value(given["x"])
             for place, part in enumerate(value if isinstance(value, tuple) else (value,)):
@@ -115,6 +118,16 @@ def refitted(parameters, thresholds=None) -> dict:
         start = laws_of(jax.lax.stop_gradient(parameters), kp.Spectral(), thresholds=True)
         success = root(lambda m: trained(x, m), start["m_success 0"])
         visible = root(lambda m: jnp.sum(jax.grad(effect)(x, m) ** 2) / THRESHOLD - 1, start["m_visible 0"])
+        rho = (len(X_) + count) * ridge
+        covariance, mean = solved(rho)
+        spread = jnp.abs(label - mean(zeta)) / covariance(zeta, zeta)
+
+        def seen(r):
+            place = zeta + r * DIRECTION
+            bent, slope = (jnp.sum(jax.grad(f)(place) ** 2) for f in (lambda a: covariance(a, zeta), mean))
+            return spread**2 * bent / (RELATIVE * slope) - 1
+
+        found["blind_radius 0"] = root(seen, start["blind_radius 0"])
         found |= {"lag 0": visible / success, "m_success 0": success, "m_visible 0": visible}
     if thresholds in (None, False):
         everything, weights = jnp.concatenate([X_, zeta[None]]), jnp.concatenate([jnp.ones(len(X_)), count[None]])
@@ -147,7 +160,7 @@ def refitted(parameters, thresholds=None) -> dict:
 
 
 FACTORISED = ("Spectral", "Tridiagonal", "Cholesky")
-THRESHOLDS = ("m_success 0", "m_visible 0", "lag 0")  # a search each: the dearest to compile
+THRESHOLDS = ("blind_radius 0", "m_success 0", "m_visible 0", "lag 0")  # a search each: the dearest to compile
 
 
 @functools.cache

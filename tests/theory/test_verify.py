@@ -109,7 +109,7 @@ def test_a_failure_is_reported_everywhere(tmp_path):
     ("arguments", "message"),
     [
         (["--kernel", "rbff"], "rbff"),
-        (["--only", "L9"], "L9"),
+        (["--only", "L99"], "L99"),
         (["--quick", "--full"], "--quick and --full exclude each other"),
         (["--data", "mnist", "--data-dir", "/nowhere", "--only", "L1"], "/nowhere"),
         (["--data", "mnist", "--only", "L1"], "KPOISON_DATA"),
@@ -130,8 +130,8 @@ def test_refuses_bad_arguments(monkeypatch, capsys, arguments, message):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"only must be among L1.*got L9"):
-        list(run(only=["L9"]))
+    with pytest.raises(ValueError, match=r"only must be among L1.*got L99"):
+        list(run(only=["L99"]))
     with pytest.raises(ValueError, match=r"kernels must be among rbf.*got rbff"):
         list(run(kernels=["rbff"]))
 

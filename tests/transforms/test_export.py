@@ -32,6 +32,7 @@ def arguments(law, clean, dtype) -> dict:
         "x": jnp.full((2, 3), 0.25, dtype),
         "ridge": jnp.asarray(1e-2, dtype),
         "threshold": jnp.asarray(1e-3, dtype),
+        "direction": jnp.asarray([1.0, 0.0, 0.0], dtype),
     }
     return {name: values[name] for name in inspect.signature(law).parameters if name in values}
 
