@@ -157,6 +157,12 @@ STATEMENTS: dict[str, Statement] = {
             cost=20, quick=("rbf",),
         ),
         _checked_in(
+            "t7_degrees_of_freedom", "T7", "Degrees of freedom under a penalty",
+            "df(γ) = tr K̃_γ(K̃_γ + ρ)⁻¹ falls strictly with γ unless no value is coupled to a slope, but to a number "
+            "above 0; that of the fit restricted to kernels at the data is lower, and does go to 0.",
+            cost=4, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
             "d1_spectral_signatures", "D1", "Spectral signatures",
             "m clones at δ from the mean of n_c points are the spike ε(1 − ε)‖δ‖² on the class's own bulk; unless "
             "it exceeds (1 − ε)τ, so for m < n_c τ/(‖δ‖² − τ), at least half of the leading direction is the clean "
@@ -197,7 +203,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "m_success": ("L8",),
     "m_visible": ("L8",),
     "lag": ("L8",),
-    "degrees_of_freedom": ("L14",),
+    "degrees_of_freedom": ("L14", "T7"),
     "leave_one_out": ("L14",),
     "log_marginal_likelihood": ("L14",),
     "posterior_covariance": ("L14",),
@@ -209,6 +215,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "smallest_gradient_penalty": ("T4",),
     "multiplier": ("T5",),
     "effective_length_scale": ("T5",),
+    "restricted_degrees_of_freedom": ("T7",),
     "predicted_visibility": ("D1",),
     "visible_count": ("D1",),
 }
