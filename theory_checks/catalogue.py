@@ -141,7 +141,8 @@ STATEMENTS: dict[str, Statement] = {
         ),
         _checked_in(
             "t3_contraction", "T3", "Contraction",
-            "The penalty contracts the input Fisher matrix: its energy never rises with γ, at the end of training.",
+            "tr F over the training points, the penalty's energy, never rises with γ at the end of training; single "
+            "components of the input Fisher matrix can (T9).",
             cost=15, quick=("rbf",),
         ),
         _checked_in(
@@ -161,6 +162,24 @@ STATEMENTS: dict[str, Statement] = {
             "df(γ) = tr K̃_γ(K̃_γ + ρ)⁻¹ falls strictly with γ unless no value is coupled to a slope, but to a number "
             "above 0; that of the fit restricted to kernels at the data is lower, and does go to 0.",
             cost=4, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t8_residual", "T8", "The residual under a penalty",
+            "yᵀ(I − H_γ)y, fit plus ridge and the expected residual of random labels rise with γ; the residual of "
+            "given labels need not, and has a counterexample.",
+            cost=3, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t9_slopes", "T9", "Contraction of slopes",
+            "Without the data term slopes at training points decay as exp(−((γ/n)K11(I⊗M) + λ)t), along eigenvectors "
+            "at the rate of the paper's bound; along other directions slower, with the data they rise.",
+            cost=4, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t10_blind_penalty", "T10", "What the penalty does not see",
+            "Gain, efficacy and spike of an isolated clone do not depend on γ for a stationary C² kernel; a centred "
+            "cluster feels O(ε²); the penalty acts through the slopes of clean points near the poison.",
+            cost=5, quick=("rbf",), shares="slopes",
         ),
         _checked_in(
             "d1_spectral_signatures", "D1", "Spectral signatures",
@@ -191,11 +210,11 @@ STATEMENTS: dict[str, Statement] = {
 
 GUARDS: dict[str, tuple[str, ...]] = {
     "gain": ("L1",),
-    "efficacy": ("L2", "L7"),
-    "predict": ("L2",),
-    "predictor": ("L2",),
+    "efficacy": ("L2", "L7", "T10"),
+    "predict": ("L2", "T8"),
+    "predictor": ("L2", "T9"),
     "efficacy_gradient": ("L3",),
-    "spike": ("L3", "L4"),
+    "spike": ("L3", "L4", "T10"),
     "spike_components": ("L3",),
     "spike_efficacy_ratio": ("L4", "L5"),
     "coupling_floor": ("L6",),
@@ -216,6 +235,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "multiplier": ("T5",),
     "effective_length_scale": ("T5",),
     "restricted_degrees_of_freedom": ("T7",),
+    "slope_contraction": ("T9",),
     "predicted_visibility": ("D1",),
     "visible_count": ("D1",),
 }

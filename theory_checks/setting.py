@@ -48,6 +48,7 @@ class Laws:
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
     multiplier: Callable[..., Array] = kp.flow.multiplier
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
+    slope_contraction: Callable[..., Array] = kp.flow.slope_contraction
     restricted_degrees_of_freedom: Callable[..., Array] = kp.flow.restricted_degrees_of_freedom
     predicted_visibility: Callable[..., defences.PredictedVisibility] = defences.predicted_visibility
     visible_count: Callable[..., Array] = defences.visible_count

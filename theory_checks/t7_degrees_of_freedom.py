@@ -83,7 +83,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons,
         [
             "the paper says that df(κ) falls; it does, strictly where any value is coupled to a slope, but what it "
-            f"falls to is not 0: {plain:.4g} without penalty, {law[-1]:.4g} at γ = {x[-1]:g} ℓ², {last:.4g} in the limit",
+            f"falls to is not 0: {plain:.4g} without penalty, {law[-1]:.4g} at γ = {x[-1]:g} ℓ², {last:.4g} at last",
             "the paper's form tr K(K + nλI + κG)⁻¹ is that of the fit among combinations of k(·, x_i) alone: "
             f"{restricted[0]:.4g} at γ = {x[0]:g} ℓ², {restricted[-1]:.2g} at γ = {x[-1]:g} ℓ²",
         ],

@@ -43,6 +43,8 @@ def scaled(name: str, factor: float = 1.05) -> Laws:
 
     def wrong(*args, **kwargs):
         value = right(*args, **kwargs)
+        if isinstance(value, kp.laws.Predictor):
+            return lambda x: factor * value(x)
         return tuple(factor * part for part in value) if isinstance(value, tuple) else factor * value
 
     return dataclasses.replace(Laws(), **{name: wrong})
@@ -150,6 +152,11 @@ TRADE_OFF = [
     ("T5", scaled("effective_length_scale")),
     ("T7", scaled("degrees_of_freedom")),
     ("T7", scaled("restricted_degrees_of_freedom")),
+    ("T8", scaled("predict")),
+    ("T9", scaled("slope_contraction")),
+    ("T9", scaled("predictor")),
+    ("T10", scaled("efficacy")),
+    ("T10", scaled("spike")),
     ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter)),
     ("D1", dataclasses.replace(Laws(), visible_count=later)),
 ]
@@ -164,7 +171,7 @@ def test_penalty_and_flow_can_fail(settings, statement, laws):
     assert record.verdict is Verdict.FAILS
 
 
-@pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5", "T7"])
+@pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5", "T7", "T8", "T9", "T10"])
 def test_penalties_do_not_apply_to_kernels_with_a_cusp(settings, statement):
     assert STATEMENTS[statement].load()(settings["laplace"], Laws()) is None
 
