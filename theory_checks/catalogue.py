@@ -182,6 +182,18 @@ STATEMENTS: dict[str, Statement] = {
             cost=5, quick=("rbf",), shares="slopes",
         ),
         _checked_in(
+            "t11_interpolation", "T11", "Where the trade-off ends",
+            "With γ fixed and λ → 0 residual and slopes vanish together; the penalty on ∇ℓ of the squared loss is 0 at "
+            "every interpolant, so that without a ridge its flow fits the poison for any κ.",
+            cost=5, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t12_hiding", "T12", "What the penalty leaves hides better",
+            "On a uniform grid one label's efficacy is df(γ)/n and q(r) = r²/ℓ_nc⁴, ℓ_nc² = d Σμ/Σμω², from the "
+            "multiplier μ; in every sweep tried df falls and ℓ_nc rises with γ.",
+            cost=3, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
             "d1_spectral_signatures", "D1", "Spectral signatures",
             "m clones at δ from the mean of n_c points are the spike ε(1 − ε)‖δ‖² on the class's own bulk; unless "
             "it exceeds (1 − ε)τ, so for m < n_c τ/(‖δ‖² − τ), at least half of the leading direction is the clean "
@@ -211,7 +223,7 @@ STATEMENTS: dict[str, Statement] = {
 GUARDS: dict[str, tuple[str, ...]] = {
     "gain": ("L1",),
     "efficacy": ("L2", "L7", "T10"),
-    "predict": ("L2", "T8"),
+    "predict": ("L2", "T8", "T11"),
     "predictor": ("L2", "T9"),
     "efficacy_gradient": ("L3",),
     "spike": ("L3", "L4", "T10"),
@@ -232,10 +244,11 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "early_stopped": ("T2",),
     "tradeoff": ("T3", "T4"),
     "smallest_gradient_penalty": ("T4",),
-    "multiplier": ("T5",),
+    "multiplier": ("T5", "T12"),
     "effective_length_scale": ("T5",),
     "restricted_degrees_of_freedom": ("T7",),
     "slope_contraction": ("T9",),
+    "near_clone_length_scale": ("T12",),
     "predicted_visibility": ("D1",),
     "visible_count": ("D1",),
 }

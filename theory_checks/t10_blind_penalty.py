@@ -32,8 +32,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         STATEMENTS["T10"],
         comparisons,
         [
-            "the paper says that the penalty weakens a poison as training goes on; on an isolated one it has no effect "
-            f"at all, up to γ = {_PENALTIES[-1]:g} ℓ²: no slope of the kernel at ζ is coupled to the value there",
+            "the paper says that the penalty contracts the poison's energy; on an isolated one it has no effect at all "
+            f"up to γ = {_PENALTIES[-1]:g} ℓ²: no slope of the kernel at ζ is coupled to the value there",
             finding,
         ],
         [panel],

@@ -157,6 +157,9 @@ TRADE_OFF = [
     ("T9", scaled("predictor")),
     ("T10", scaled("efficacy")),
     ("T10", scaled("spike")),
+    ("T11", scaled("predict")),
+    ("T12", scaled("near_clone_length_scale")),
+    ("T12", scaled("multiplier")),
     ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter)),
     ("D1", dataclasses.replace(Laws(), visible_count=later)),
 ]
@@ -171,7 +174,7 @@ def test_penalty_and_flow_can_fail(settings, statement, laws):
     assert record.verdict is Verdict.FAILS
 
 
-@pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5", "T7", "T8", "T9", "T10"])
+@pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5", "T7", "T8", "T9", "T10", "T11", "T12"])
 def test_penalties_do_not_apply_to_kernels_with_a_cusp(settings, statement):
     assert STATEMENTS[statement].load()(settings["laplace"], Laws()) is None
 
