@@ -79,7 +79,7 @@ class Paper:
                 if record.statement.number in NUMBERS[key].checks and record.kernel in NUMBERS[key].kernels
             ]
             rows.append((key, _judged(key, own), own))
-            print(_as_text(*rows[-1], evaluated))
+            print(_as_text(key, rows[-1][1], own, evaluated))
             if self.figures is not None:
                 self._draw(key, own, evaluated)
         print(f"\n{_table(rows)}")

@@ -246,8 +246,8 @@ def _penalised(clean: kp.Posterior, poison: kp.Poison, probes: Array, penalty: f
 
 def _in_span(points: Array) -> np.ndarray:
     """The same distances in as many coordinates as there are points, which span the slopes of a stationary kernel."""
-    points = np.asarray(points)
-    return points if points.shape[1] <= len(points) else points @ np.linalg.qr(points.T)[0]
+    found = np.asarray(points)
+    return found if found.shape[1] <= len(found) else found @ np.linalg.qr(found.T)[0]
 
 
 def _numbers(values: np.ndarray) -> str:

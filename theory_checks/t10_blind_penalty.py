@@ -27,7 +27,9 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     if setting.kernel_name != "rbf":
         return None
     grids, finding, panel = _in_grids(laws)
-    comparisons = [*_isolated(setting, laws), _cluster(), grids, _with_a_slope(laws)]
+    comparisons = [*_isolated(setting, laws), _cluster(), grids]
+    if setting.scale == "full":
+        comparisons.append(_with_a_slope(laws))
     return setting.record(
         STATEMENTS["T10"],
         comparisons,

@@ -104,6 +104,15 @@ def test_refuses_bad_arguments(main, capsys, arguments, message):
     assert re.search(message, captured.err + captured.out), captured
 
 
+def test_the_page_has_the_map():
+    page = (PYPROJECT.parent / "docs" / "paper.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in rows] == [number.name for number in NUMBERS.values()]
+    for row, number in zip(rows, NUMBERS.values(), strict=True):
+        assert row[2] == number.judgement
+        assert set(row[4].removesuffix(" |").split(", ")) == set(number.checks)
+
+
 def test_lists_without_checking(main, capsys):
     assert main(["paper", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(NUMBERS)
