@@ -32,10 +32,10 @@ def _standardised(y: np.ndarray) -> np.ndarray:
 
 def _problems() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Digits, odd or even; zeros and ones of MNIST, where its files are; how diabetes goes on."""
-    digits, diabetes = load_digits(), load_diabetes()
+    digits, (diabetes, progress) = load_digits(), load_diabetes(return_X_y=True)
     problems = {
         "digits": (digits.images.reshape(len(digits.images), -1)[:1000], np.where(digits.labels[:1000] % 2, 1.0, -1.0)),
-        "diabetes": (_standardised(diabetes.data), _standardised(diabetes.target)),
+        "diabetes": (_standardised(np.asarray(diabetes)), _standardised(np.asarray(progress))),
     }
     try:
         mnist = load_mnist()

@@ -98,6 +98,7 @@ QuantityName: TypeAlias = Literal[
     "spike_efficacy_ratio",
     "coupling_floor",
     "coupling_ratio",
+    "degrees_of_freedom",
     "prediction",
     "m_success",
 ]

@@ -171,7 +171,8 @@ STATEMENTS: dict[str, Statement] = {
         ),
         _checked_in(
             "t3_contraction", "T3", "Contraction",
-            "The penalty contracts the input Fisher matrix: its energy never rises with γ, at the end of training.",
+            "tr F over the training points, the penalty's energy, never rises with γ at the end of training; single "
+            "components of the input Fisher matrix can (T9).",
             cost=15, quick=("rbf",),
         ),
         _checked_in(
@@ -185,6 +186,42 @@ STATEMENTS: dict[str, Statement] = {
             "On a uniform grid of a torus the penalised fit is the multiplier 1/(1 + λV/k̂ + γ ωᵀMω), aliases "
             "taken together; the kernel given flat slopes is wider: ℓ_eff² = ℓ_0² + 2γ vᵀMv k̂(0)/(λV).",
             cost=20, quick=("rbf",),
+        ),
+        _checked_in(
+            "t7_degrees_of_freedom", "T7", "Degrees of freedom under a penalty",
+            "df(γ) = tr K̃_γ(K̃_γ + ρ)⁻¹ falls strictly with γ unless no value is coupled to a slope, but to a number "
+            "above 0; that of the fit restricted to kernels at the data is lower, and does go to 0.",
+            cost=4, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t8_residual", "T8", "The residual under a penalty",
+            "yᵀ(I − H_γ)y, fit plus ridge and the expected residual of random labels rise with γ; the residual of "
+            "given labels need not, and has a counterexample.",
+            cost=3, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t9_slopes", "T9", "Contraction of slopes",
+            "Without the data term slopes at training points decay as exp(−((γ/n)K11(I⊗M) + λ)t), along eigenvectors "
+            "at the rate of the paper's bound; along other directions slower, with the data they rise.",
+            cost=4, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t10_blind_penalty", "T10", "What the penalty does not see",
+            "Gain, efficacy and spike of an isolated clone do not depend on γ for a stationary C² kernel; a centred "
+            "cluster feels O(ε²); the penalty acts through the slopes of clean points near the poison.",
+            cost=5, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t11_interpolation", "T11", "Where the trade-off ends",
+            "With γ fixed and λ → 0 residual and slopes vanish together; the penalty on ∇ℓ of the squared loss is 0 at "
+            "every interpolant, so that without a ridge its flow fits the poison for any κ.",
+            cost=5, quick=("rbf",), shares="slopes",
+        ),
+        _checked_in(
+            "t12_hiding", "T12", "What the penalty leaves hides better",
+            "On a uniform grid one label's efficacy is df(γ)/n and q(r) = r²/ℓ_nc⁴, ℓ_nc² = d Σμ/Σμω², from the "
+            "multiplier μ; in every sweep tried df falls and ℓ_nc rises with γ.",
+            cost=3, quick=("rbf",), shares="slopes",
         ),
         _checked_in(
             "d1_spectral_signatures", "D1", "Spectral signatures",
@@ -215,11 +252,11 @@ STATEMENTS: dict[str, Statement] = {
 
 GUARDS: dict[str, tuple[str, ...]] = {
     "gain": ("L1",),
-    "efficacy": ("L2", "L7"),
-    "predict": ("L2",),
-    "predictor": ("L2",),
+    "efficacy": ("L2", "L7", "T10"),
+    "predict": ("L2", "T8", "T11"),
+    "predictor": ("L2", "T9"),
     "efficacy_gradient": ("L3",),
-    "spike": ("L3", "L4"),
+    "spike": ("L3", "L4", "T10"),
     "spike_components": ("L3",),
     "spike_efficacy_ratio": ("L4", "L5"),
     "coupling_floor": ("L6",),
@@ -237,7 +274,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "smoothed_spike": ("L12",),
     "feature_effect": ("L13",),
     "expected_poisoning": ("L13",),
-    "degrees_of_freedom": ("L14",),
+    "degrees_of_freedom": ("L14", "T7"),
     "leave_one_out": ("L14",),
     "log_marginal_likelihood": ("L14",),
     "posterior_covariance": ("L14",),
@@ -247,8 +284,11 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "early_stopped": ("T2",),
     "tradeoff": ("T3", "T4"),
     "smallest_gradient_penalty": ("T4",),
-    "multiplier": ("T5",),
+    "multiplier": ("T5", "T12"),
     "effective_length_scale": ("T5",),
+    "restricted_degrees_of_freedom": ("T7",),
+    "slope_contraction": ("T9",),
+    "near_clone_length_scale": ("T12",),
     "predicted_visibility": ("D1",),
     "visible_count": ("D1",),
 }

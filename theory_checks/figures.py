@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from kpoison import plotting
 from theory_checks.record import Panel, Record
 
-__all__ = ["draw", "draw_panel"]
+__all__ = ["draw", "draw_panel", "draw_panels"]
 
 _PANELS_PER_ROW = 4
 _SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1), "threshold": (2, 6)}
@@ -52,16 +53,22 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
 
 def draw(record: Record) -> bytes:
     """The record's figure as a PNG."""
+    title = f"{record.statement.number} · {record.statement.title} · {record.kernel} on {record.data}"
+    return draw_panels(record.panels, title)
+
+
+def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
+    """Panels beside each other under one title, as a PNG."""
     with plotting.style():
-        columns = min(len(record.panels), _PANELS_PER_ROW)
-        rows = -(-len(record.panels) // columns)
+        columns = min(len(panels), _PANELS_PER_ROW)
+        rows = -(-len(panels) // columns)
         figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax, panel in zip(axes, record.panels, strict=False):
+        for ax, panel in zip(axes, panels, strict=False):
             draw_panel(ax, panel)
-        for ax in axes[len(record.panels) :]:
+        for ax in axes[len(panels) :]:
             ax.remove()
-        figure.suptitle(f"{record.statement.number} · {record.statement.title} · {record.kernel} on {record.data}")
+        figure.suptitle(title)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=mpl.rcParams["figure.dpi"])
     return buffer.getvalue()

@@ -130,6 +130,7 @@ def _counts(refits: _Refits, laws: Laws) -> list[Comparison]:
     poison, x = setting.poison(7.0), setting.location + r[0] * setting.direction
     arguments = setting.clean, poison, x, refits.ridge
     comparisons, reason = [], "1e-9 of it: the rounding of both, and that of the law's root finding"
+    threshold = np.inf  # that of three copies, at the last ρ the fixed one
     exact = [("exact", refits.rho(_SOME))] if setting.scale == "full" else []  # a search, dear to compile
     for law, rho in (*exact, ("fixed-rho", refits.rho(7.0))):
         spike, bulk = refits.slopes(_SOME, rho, r)
@@ -137,7 +138,7 @@ def _counts(refits: _Refits, laws: Laws) -> list[Comparison]:
         visible = float(laws.m_visible(*arguments, threshold, law, criterion="relative"))
         named = f"m_visible, relative, {law}"
         comparisons.append(compare(named, "refit", visible, _SOME, 1e-9 * _SOME, reason))
-    # At a fixed ρ, with the threshold of three copies there.
+    # At the fixed ρ, with the threshold of three copies there.
     kernels = _kernels(refits, x)
     success = float(laws.m_success(*arguments, "fixed-rho")) if setting.scale == "full" else 0.0
     if 0 < success < math.inf:

@@ -14,7 +14,7 @@ import kpoison as kp
 from theory_checks.finite_width import in_their_span
 from theory_checks.setting import Setting
 
-__all__ = ["ODE_TOLERANCE", "ROUNDING", "Penalised", "Solved", "few_points", "penalised_pair"]
+__all__ = ["ODE_TOLERANCE", "ROUNDING", "Penalised", "PlainProblem", "Solved", "few_points", "penalised_pair"]
 
 _EPS = float(np.finfo(float).eps)
 ODE_TOLERANCE = 1e-8
@@ -183,3 +183,58 @@ def penalised_pair(setting: Setting, count: int, probes: Array) -> tuple[Penalis
     """The problem without and with the poison, both with n = n_c + m."""
     blocks, total = _Blocks(setting, probes), len(setting.X) + count
     return Penalised(setting, 0, total, blocks), Penalised(setting, count, total, blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainProblem:
+    """Clean data with their values and slopes under the kernel: K, K01 and K11, and what the theory makes of them.
+
+    Attributes:
+        K, K01, K11: covariances of values (n, n), of values and slopes (n, nd), and of slopes (nd, nd).
+        y: targets, (n,).
+        rho: ρ = nλ.
+    """
+
+    K: np.ndarray
+    K01: np.ndarray
+    K11: np.ndarray
+    y: np.ndarray
+    rho: float
+
+    @classmethod
+    def of(cls, kernel: kp.kernels.Kernel, X: Array, y: Array, ridge: float) -> "PlainProblem":
+        """Those of points."""
+        K, K01, K11 = (np.asarray(block) for block in _blocks(kernel, X, X))
+        return cls(K, K01, K11, np.asarray(y), len(X) * float(ridge))
+
+    def given_flat_slopes(self, penalty: float) -> np.ndarray:
+        """K̃ = K − K01(K11 + (ρ/γ)I)⁻¹K10, for M = I; γ may be ∞."""
+        if penalty == 0:
+            return self.K
+        return self.K - self.K01 @ scipy.linalg.solve(self._noisy(penalty), self.K01.T, assume_a="pos")
+
+    def hat(self, penalty: float) -> np.ndarray:
+        """H = K̃(K̃ + ρI)⁻¹."""
+        bent = self.given_flat_slopes(penalty)
+        return scipy.linalg.solve(bent + self.rho * np.eye(len(bent)), bent, assume_a="pos").T
+
+    def bend(self, penalty: float) -> np.ndarray:
+        """P = −dK̃/dγ = (ρ/γ²) K01 B⁻² K10, B = K11 + (ρ/γ)I; at γ = 0 its limit K01K10/ρ."""
+        if penalty == 0:
+            return self.K01 @ self.K01.T / self.rho
+        seen = scipy.linalg.solve(self._noisy(penalty), self.K01.T, assume_a="pos")
+        return self.rho / penalty**2 * seen.T @ seen
+
+    def restricted_hat(self, penalty: float) -> np.ndarray:
+        """K(K² + ρK + γK01K10)⁻¹K, the fit among Σ a_i k(·, x_i)."""
+        system = self.K @ self.K + self.rho * self.K + penalty * self.K01 @ self.K01.T
+        return self.K @ scipy.linalg.solve(system, self.K, assume_a="sym")
+
+    def rounding(self, penalty: float) -> float:
+        """10 · eps · the condition number of values and slopes with their noise, in units of equal noise."""
+        scale = penalty**0.5
+        both = np.block([[self.K, scale * self.K01], [scale * self.K01.T, penalty * self.K11]])
+        return 10 * _EPS * (1 + float(np.linalg.norm(both, 2)) / self.rho)
+
+    def _noisy(self, penalty: float) -> np.ndarray:
+        return self.K11 + self.rho / penalty * np.eye(len(self.K11))

@@ -56,8 +56,11 @@ class Laws:
     early_stopped: Callable[..., kp.StoppedPosterior] = kp.flow.early_stopped
     tradeoff: "Callable[..., xr.Dataset]" = kp.flow.tradeoff
     smallest_gradient_penalty: Callable[..., kp.flow.PenaltyChoice] = kp.flow.smallest_gradient_penalty
+    near_clone_length_scale: Callable[..., Array] = kp.flow.near_clone_length_scale
     multiplier: Callable[..., Array] = kp.flow.multiplier
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
+    slope_contraction: Callable[..., Array] = kp.flow.slope_contraction
+    restricted_degrees_of_freedom: Callable[..., Array] = kp.flow.restricted_degrees_of_freedom
     predicted_visibility: Callable[..., defences.PredictedVisibility] = defences.predicted_visibility
     visible_count: Callable[..., Array] = defences.visible_count
 

@@ -1,4 +1,4 @@
-"""The command line: `kpoison verify`, `sweep`, `spectrum`, `flow`, `tradeoff`, `matrix`, `experiment`, `download`.
+"""The command line: `kpoison verify`, `paper`, `sweep`, `spectrum`, `flow`, `tradeoff`, `matrix`, `experiment`, ….
 
 Help, version, completion and wrong arguments load no JAX: commands import what they need in `run`.
 """

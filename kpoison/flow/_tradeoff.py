@@ -16,6 +16,7 @@ from kpoison.flow._energies import energies_of
 from kpoison.flow._trajectory import early_stopped
 from kpoison.flow.integration import checked_times
 from kpoison.laws import efficacy_gradient
+from kpoison.laws._capacity import degrees_of
 from kpoison.laws.inputs import LawInputs, Probes
 from kpoison.laws.prediction import predictor_of
 from kpoison.poison import Poison, attack_success_rate, clean_accuracy, target_of_each
@@ -202,8 +203,10 @@ def tradeoff(
         A dataset with dimensions gradient_penalty, time, then probe (of x), mode and, where y has several outputs,
         output.  efficacy Δf and spike ‖∇Δf‖² at x; fisher_eigenvalue and poison_component uᵀFu of
         F = (1/q) Σ ∇f ∇fᵀ over x, for the squared loss also the Gauss–Newton matrix; training_fit, squared_norm,
-        penalty_energy B and objective A = fit + λ norm of the training set (`Energies`); attack_success_rate and
-        clean_accuracy where labels are given.  At the end of training B falls and A rises with γ (T4).
+        penalty_energy B and objective A = fit + λ norm of the training set (`Energies`); degrees_of_freedom tr H of the
+        poisoned predictor (T7) where the solver factorises; attack_success_rate and clean_accuracy where labels are
+        given.  At the end of training B and the degrees of freedom fall and A rises with γ (T4, T7), the fit alone need
+        not (T8).
 
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
@@ -269,6 +272,8 @@ def _along(
             "penalty_energy": parts.penalty,
             "objective": parts.unpenalised(attack.ridge),
         }
+        if attack.clean.factor.abilities.factorised:
+            found["degrees_of_freedom"] = degrees_of(inputs)
         if attack.labels is not None and attack.target is not None:
             scores = as_scores(f.expansion.values(x))
             found["attack_success_rate"] = attack_success_rate(scores, attack.labels, attack.target)
@@ -292,6 +297,7 @@ _DESCRIPTIONS = {
     "squared_norm": ((), "‖f‖² in the kernel's space", "y²/k"),
     "penalty_energy": ((), "B(f), mean ‖∇f‖²_M on the training set (T3)", "y²/input²"),
     "objective": ((), "A(f) = fit + λ‖f‖² (T4)", "y²"),
+    "degrees_of_freedom": ((), "degrees of freedom tr H of the poisoned predictor (T7)", "1"),
     "attack_success_rate": ((), "fraction of triggered inputs that get the target class", "1"),
     "clean_accuracy": ((), "fraction of held-out clean inputs that get their class", "1"),
 }  # fmt: skip

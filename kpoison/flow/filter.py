@@ -1,4 +1,4 @@
-"""Input-gradient regularisation as a Fourier multiplier, and its effective length scale (T5)."""
+"""Input-gradient regularisation as a Fourier multiplier, and its length scales (T5, T12)."""
 
 import functools
 import math
@@ -22,7 +22,13 @@ from kpoison.kernels.base import Kernel, check_kernel, with_array_parameters
 from kpoison.kernels.stationary import SpectralKernel
 from kpoison.ridge.metric import checked_metric
 
-__all__ = ["effective_length_scale", "multiplier", "penalised_spectral_density", "spectral_density"]
+__all__ = [
+    "effective_length_scale",
+    "multiplier",
+    "near_clone_length_scale",
+    "penalised_spectral_density",
+    "spectral_density",
+]
 
 _FLOATS_PER_AXIS = 400 * 9  # of a frequency: Gaussians of a mixture, and terms of each
 _CUSP = (
@@ -289,12 +295,70 @@ def effective_length_scale(
     penalty = _Penalty.of(ridge, gradient_penalty, volume, metric, unscaled)
     if unscaled.ndim != 1:
         raise ValueError(f"direction must have shape (d,), got {unscaled.shape}")
-    norm = jnp.linalg.norm(unscaled)
-    unit = checked_result(unscaled / norm, [(~(norm > 0), "direction must not be zero")])
-    unit = _with_density(kernel, unit, moments=2)
+    unit = _with_density(kernel, _unit(unscaled, unscaled), moments=2)
     mass, variance = _mass_and_variance(with_array_parameters(kernel, unit.dtype), unit)
     bend = 2 * penalty.gamma * _quadratic(penalty.metric, unit) * mass / (penalty.ridge * penalty.volume)
     return jnp.sqrt(variance + bend)
+
+
+@public
+def near_clone_length_scale(
+    kernel: Kernel,
+    omega: Float[ArrayLike, "N d"],
+    direction: Float[ArrayLike, " d"],
+    ridge: Scalar,
+    gradient_penalty: Scalar,
+    volume: Scalar,
+    metric: Float[ArrayLike, "d d"] | None = None,
+) -> Float[Array, ""]:
+    """ℓ_nc of q(r) = r²/ℓ_nc⁴: how near to a dirty label in a uniform grid its spike hides from its efficacy (T12).
+
+    One label of n moves the penalised fit by Δf(x) ∝ (1/n) Σ μ(ω) cos ω·(x − ζ), so that ‖∇Δf‖/|Δf| tends to
+    r ‖Σ μ ω ωᵀ v‖/Σ μ along a unit vector v, and ℓ_nc² is the inverse of that: d Σμ/Σμ‖ω‖² where all directions are
+    alike.  The label's own efficacy is Σ μ/n, the degrees of freedom over n.
+
+    Args:
+        kernel: as in `multiplier`.
+        omega: angular frequencies that the grid tells apart, shape (N, d), both signs of each: on a torus with side
+            lengths L_a and N_a points along them 2π m_a/L_a, |m_a| < N_a/2.
+        direction: v, shape (d,), normalised here.
+        ridge: λ > 0.
+        gradient_penalty: γ >= 0.
+        volume: V > 0 of the torus.
+        metric: M, symmetric and positive semi-definite, shape (d, d); by default the identity.
+
+    Returns:
+        ℓ_nc, in the units of the inputs; exact where the kernel has no content beyond the frequencies that are given.
+
+    Raises:
+        TypeError: for another kernel, or frequencies that are no floating-point array.
+        ValueError: for a direction of 0 or a wrong shape, frequencies that are all 0 along it, and as in `multiplier`.
+
+    >>> import jax.numpy as jnp
+    >>> import kpoison as kp
+    >>> kernel, omega = kp.kernels.RBF(length_scale=0.5), jnp.arange(-32.0, 33.0)[:, None]
+    >>> at = (kernel, omega, jnp.ones(1), 1e-3)  # on a ring of length 2π
+    >>> [round(float(kp.flow.near_clone_length_scale(*at, penalty, 2 * jnp.pi)), 3) for penalty in (0.0, 0.1)]
+    [0.258, 0.31]
+    """
+    omega = _checked_frequencies(kernel, omega)
+    if omega.ndim != 2:
+        raise ValueError(f"omega must have shape (N, d), one frequency a row, got {omega.shape}")
+    unit = _unit(check_floating("direction", direction), omega)
+    filtered = multiplier(kernel, omega, ridge, gradient_penalty, volume, metric)
+    along = matrix_product(omega, unit[:, None])[:, 0]
+    bend = jnp.linalg.norm(jnp.einsum("n,na,n->a", filtered, omega, along, precision="highest"))
+    bend = checked_result(bend, [(~(bend > 0), "omega must not be 0 along the direction in every row")])
+    return jnp.sqrt(jnp.sum(filtered) / bend)
+
+
+def _unit(direction: Array, like: Float[Array, "... d"]) -> Float[Array, " d"]:
+    """A direction of length 1, refused where it has none or another dimension."""
+    if direction.shape != like.shape[-1:]:
+        raise ValueError(f"direction must have shape {like.shape[-1:]}, got {direction.shape}")
+    check_finite("direction", direction)
+    norm = jnp.linalg.norm(direction)
+    return checked_result(direction / norm, [(~(norm > 0), "direction must not be zero")]).astype(like.dtype)
 
 
 @eqx.filter_jit

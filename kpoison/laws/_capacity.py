@@ -16,7 +16,7 @@ from kpoison.laws.inputs import CleanInputs, LawInputs, trained_on
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted, Process
 
-__all__ = ["EstimatedDegrees", "degrees_of_freedom"]
+__all__ = ["EstimatedDegrees", "degrees_of", "degrees_of_freedom"]
 
 
 class EstimatedDegrees(NamedTuple):
@@ -90,9 +90,12 @@ def degrees_of_freedom(
     return _estimated(inputs, check_integer("probes", probes, 2), key)
 
 
-@program
-def _degrees(inputs: CleanInputs | LawInputs) -> Float[Array, ""]:
+def degrees_of(inputs: CleanInputs | LawInputs) -> Float[Array, ""]:
+    """`degrees_of_freedom` of what is checked, for a solver that factorises."""
     return _trace(inputs, lambda clean: jnp.sum(clean.leverages()))
+
+
+_degrees = program(degrees_of)
 
 
 @program

@@ -199,7 +199,9 @@ def make_backdoor(
     clean = datasets.balanced_subset(training, train, seed=seed)
     held_out = datasets.balanced_subset(testing, test, seed=seed + 1)
     image_shape = training.images.shape[1:]
-    trigger = kp.Patch(max(1, image_shape[0] // 10), (-2, -2)) if trigger is None else trigger
+    if trigger is None:
+        size = max(1, image_shape[0] // 10)
+        trigger = kp.Patch(size, (-max(2, size), -max(2, size)))
 
     def triggered(images: np.ndarray) -> np.ndarray:
         return np.asarray(trigger(jnp.asarray(images))).reshape(len(images), -1)

@@ -15,7 +15,17 @@ from kpoison._failures import mapped
 from kpoison._identity import program_hash
 from kpoison._typing import Law
 from kpoison._validation import check_name
-from kpoison.laws import coupling_floor, coupling_ratio, efficacy, gain, m_success, predict, spike, spike_efficacy_ratio
+from kpoison.laws import (
+    coupling_floor,
+    coupling_ratio,
+    degrees_of_freedom,
+    efficacy,
+    gain,
+    m_success,
+    predict,
+    spike,
+    spike_efficacy_ratio,
+)
 from kpoison.poison import Poison
 from kpoison.ridge import Fitted
 from kpoison.sweep.axes import INNER_AXES
@@ -132,6 +142,17 @@ def _law(function: Callable[..., Array], axes: tuple[str, ...], description: str
     return OfLaw(function.__name__, call, axes, description, units, **other)
 
 
+def _degrees(clean: Fitted, poison: Poison, x: Any, ridge: Array, law: Law) -> Array:
+    """Those of the predictor with the poison in its training set."""
+    factor = clean.factor
+    if not factor.abilities.factorised:
+        raise ValueError(
+            "degrees_of_freedom among quantities must be of a solver that factorises, got "
+            f"{type(factor.solver).__name__}(): kpoison.degrees_of_freedom estimates them by random probes"
+        )
+    return degrees_of_freedom(clean, ridge, poison)
+
+
 _KNOWN = {
     quantity.name: quantity
     for quantity in (
@@ -153,6 +174,15 @@ _KNOWN = {
             "exact over isolated q (L6)",
             "1",
             per_output=False,
+        ),
+        OfLaw(
+            "degrees_of_freedom",
+            _degrees,
+            ("m", "ridge"),
+            "degrees of freedom tr H of the poisoned predictor (T7, L14)",
+            "1",
+            per_output=False,
+            needs=Needs.ALL,
         ),
         OfLaw(
             "prediction",

@@ -430,3 +430,45 @@ def test_bad_input(call, error, message):
 def test_bad_numbers_in_compiled_code(call, arguments, message):
     with pytest.raises(RUN_TIME, match=message):
         jax.block_until_ready(jax.jit(call)(arguments))
+
+
+def of_one_label(kernel, side, n, penalty, r, metric=None):
+    """‖∇Δf‖/|Δf| at a distance from a label in a uniform grid on a torus, by a fit."""
+    d = len(side)
+    axes = [length / number * np.arange(number) for length, number in zip(side, n, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, d)
+    y = np.zeros(len(points))
+    y[0] = 1.0
+    clean = kp.fit(kk.Periodic(kernel, np.asarray(side)), points, y, gradient_penalty=penalty, metric=metric)
+    f = kp.predictor(clean, RIDGE)
+    return float(jnp.linalg.norm(jax.grad(f)(jnp.asarray(r))) / abs(f(jnp.asarray(r))))
+
+
+@pytest.mark.parametrize(
+    ("side", "n", "direction", "metric"),
+    [((4.0,), (24,), (1.0,), None), ((3.0, 2.5), (10, 9), (0.6, 0.8), np.array([[1.0, 0.3], [0.3, 0.2]]))],
+    ids=["ring", "torus"],
+)
+def test_near_a_label_the_spike_hides_at_the_near_clone_length(side, n, direction, metric):
+    kernel, penalty, r = kk.RBF(0.6), 0.3, 1e-4
+    waves = [2 * np.pi * np.fft.fftfreq(number, length / number) for length, number in zip(side, n, strict=True)]
+    omega = np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1).reshape(-1, len(side))
+    v = np.array(direction)
+    found = kp.flow.near_clone_length_scale(kernel, omega, 3 * v, RIDGE, penalty, np.prod(side), metric)
+    seen = of_one_label(kernel, side, n, penalty, r * v, metric)
+    # What the kernel has beyond the Nyquist frequency, and r⁴.
+    assert float(found) == pytest.approx((r / seen) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("omega", "direction", "message"),
+    [
+        (np.zeros(3), np.ones(3), r"omega must have shape \(N, d\)"),
+        (np.zeros((4, 2)), np.ones(2), "omega must not be 0"),
+        (np.ones((4, 2)), np.ones(3), "direction must have shape"),
+        (np.ones((4, 2)), np.zeros(2), "direction must not be zero"),
+    ],
+)
+def test_near_clone_lengths_are_refused_without_frequencies_or_direction(omega, direction, message):
+    with pytest.raises(ValueError, match=message):
+        kp.flow.near_clone_length_scale(kk.RBF(0.6), omega, direction, RIDGE, 0.1, 4.0)

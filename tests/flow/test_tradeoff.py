@@ -87,6 +87,7 @@ def test_every_cell_of_the_frontier_is_what_the_public_functions_say(frontier):
                 "squared_norm": parts.norm,
                 "penalty_energy": parts.penalty,
                 "objective": parts.fit + RIDGE * parts.norm,
+                "degrees_of_freedom": kp.degrees_of_freedom(stopped, RIDGE, POISON),
                 "attack_success_rate": kp.attack_success_rate(predictions, LABELS, target=-1),
                 "clean_accuracy": kp.clean_accuracy(kp.predict(stopped, X, RIDGE, POISON), Y),
             }.items():
@@ -98,6 +99,7 @@ def test_penalty_energy_falls_and_objective_rises_with_the_penalty(frontier):
     ended = frontier.sel(time=np.inf)
     assert np.all(np.diff(ended.penalty_energy) < 0)
     assert np.all(np.diff(ended.objective) > 0)
+    assert np.all(np.diff(ended.degrees_of_freedom) < 0)
     assert frontier.penalty_energy.sel(time=0.0).max() == 0
 
 

@@ -42,8 +42,7 @@ def scaled(name: str, factor: float = 1.05) -> Laws:
     right = getattr(Laws, name)
 
     def wrong(*args, **kwargs):
-        value = right(*args, **kwargs)
-        return off(value, factor) if isinstance(value, tuple) else factor * value
+        return off(right(*args, **kwargs), factor)
 
     return dataclasses.replace(Laws(), **{name: wrong})
 
@@ -161,6 +160,16 @@ TRADE_OFF = [
     ("T4", dataclasses.replace(Laws(), smallest_gradient_penalty=too_large)),
     ("T5", scaled("multiplier")),
     ("T5", scaled("effective_length_scale")),
+    ("T7", scaled("degrees_of_freedom")),
+    ("T7", scaled("restricted_degrees_of_freedom")),
+    ("T8", scaled("predict")),
+    ("T9", scaled("slope_contraction")),
+    ("T9", scaled("predictor")),
+    ("T10", scaled("efficacy")),
+    ("T10", scaled("spike")),
+    ("T11", scaled("predict")),
+    ("T12", scaled("near_clone_length_scale")),
+    ("T12", scaled("multiplier")),
     ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter)),
     ("D1", dataclasses.replace(Laws(), visible_count=later)),
 ]
@@ -175,7 +184,7 @@ def test_penalty_and_flow_can_fail(settings, statement, laws):
     assert record.verdict is Verdict.FAILS
 
 
-@pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5"])
+@pytest.mark.parametrize("statement", ["T1", "T2", "T3", "T4", "T5", "T7", "T8", "T9", "T10", "T11", "T12"])
 def test_penalties_do_not_apply_to_kernels_with_a_cusp(settings, statement):
     assert STATEMENTS[statement].load()(settings["laplace"], Laws()) is None
 
@@ -231,6 +240,11 @@ class AskedError(Exception):
     """The law was asked."""
 
 
+def is_number(leaf) -> bool:
+    """Traced ones too."""
+    return eqx.is_inexact_array(leaf) or eqx.is_inexact_array_like(leaf)
+
+
 def off(value, factor=1.02):
     """A result of a law, wrong by 2 %."""
     if isinstance(value, tuple):
@@ -242,7 +256,7 @@ def off(value, factor=1.02):
         return dataclasses.replace(value, gradient_penalty=factor * value.gradient_penalty)
     if isinstance(value, kp.laws.Predictor):
         return lambda x: factor * value(x)
-    return jax.tree.map(lambda leaf: factor * leaf if eqx.is_inexact_array_like(leaf) else leaf, value)
+    return jax.tree.map(lambda leaf: factor * leaf if is_number(leaf) else leaf, value)
 
 
 def replaced(name, how, monkeypatch) -> Laws:
