@@ -116,7 +116,7 @@ def _radii(refits: _Refits, laws: Laws) -> tuple[list[Comparison], list[str], li
         reason = "10 · eps · condition number, times ‖∇f_c‖/‖∇Δf‖; 1e13 copies in place of any number"
         comparisons.append(compare(f"blind radius of {named}", "refit", law, expected, tolerance, reason))
         findings.append(
-            f"{named} at ρ = {rho:.3g} are blind for τ = {threshold:.3g} within r = {float(law) / unit:.3g} ℓ"
+            f"nearer than r = {float(law) / unit:.3g} ℓ no probe sees {named} at ρ = {rho:.3g}, for τ = {threshold:.3g}"
         )
         series.append(curve(f"blind radius, {named}", "threshold", [float(law) / unit], []))
     panel = Panel("Visibility by the paper's criterion", "r/ℓ", "Λ/‖∇f_c‖²", series)
