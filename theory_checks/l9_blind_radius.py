@@ -130,6 +130,7 @@ def _counts(refits: _Refits, laws: Laws) -> list[Comparison]:
     poison, x = setting.poison(7.0), setting.location + r[0] * setting.direction
     arguments = setting.clean, poison, x, refits.ridge
     comparisons, reason = [], "1e-9 of it: the rounding of both, and that of the law's root finding"
+    threshold = np.float64(0)
     exact = [("exact", refits.rho(_SOME))] if setting.scale == "full" else []  # a search, dear to compile
     for law, rho in (*exact, ("fixed-rho", refits.rho(7.0))):
         spike, bulk = refits.slopes(_SOME, rho, r)
