@@ -116,7 +116,7 @@ def _radii(refits: _Refits, laws: Laws) -> tuple[list[Comparison], list[str], li
         reason = "10 · eps · condition number, times ‖∇f_c‖/‖∇Δf‖; 1e13 copies in place of any number"
         comparisons.append(compare(f"blind radius of {named}", "refit", law, expected, tolerance, reason))
         findings.append(
-            f"{named} at ρ = {rho:.3g} are blind for τ = {threshold:.3g} within r = {float(law) / unit:.3g} ℓ"
+            f"nearer than r = {float(law) / unit:.3g} ℓ no probe sees {named} at ρ = {rho:.3g}, for τ = {threshold:.3g}"
         )
         series.append(curve(f"blind radius, {named}", "threshold", [float(law) / unit], []))
     panel = Panel("Visibility by the paper's criterion", "r/ℓ", "Λ/‖∇f_c‖²", series)
@@ -130,7 +130,7 @@ def _counts(refits: _Refits, laws: Laws) -> list[Comparison]:
     poison, x = setting.poison(7.0), setting.location + r[0] * setting.direction
     arguments = setting.clean, poison, x, refits.ridge
     comparisons, reason = [], "1e-9 of it: the rounding of both, and that of the law's root finding"
-    threshold = np.inf  # that of three copies, at the last ρ the fixed one
+    threshold = np.float64(0)
     exact = [("exact", refits.rho(_SOME))] if setting.scale == "full" else []  # a search, dear to compile
     for law, rho in (*exact, ("fixed-rho", refits.rho(7.0))):
         spike, bulk = refits.slopes(_SOME, rho, r)
@@ -138,7 +138,7 @@ def _counts(refits: _Refits, laws: Laws) -> list[Comparison]:
         visible = float(laws.m_visible(*arguments, threshold, law, criterion="relative"))
         named = f"m_visible, relative, {law}"
         comparisons.append(compare(named, "refit", visible, _SOME, 1e-9 * _SOME, reason))
-    # At the fixed ρ, with the threshold of three copies there.
+    # At a fixed ρ, with the threshold of three copies there.
     kernels = _kernels(refits, x)
     success = float(laws.m_success(*arguments, "fixed-rho")) if setting.scale == "full" else 0.0
     if 0 < success < math.inf:

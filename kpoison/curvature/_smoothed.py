@@ -69,7 +69,7 @@ def smoothed_rbf_spike(
     for name, value in (("distance", distance), ("width", width)):
         check_positive(name, value, zero=True, scalar=False)
     d = check_integer("dimension", dimension, 1)
-    s0, scale, r, tau = (jnp.asarray(value) for value in (coefficient, length_scale, distance, width))
+    s0, scale, r, tau = map(jnp.asarray, (coefficient, length_scale, distance, width))
     return _of_rbf(s0, scale, r, tau, np.asarray(d))
 
 

@@ -54,7 +54,7 @@ OTHERS = {
     # A slice of a result.
     "Flow.at",
     # Numbers of a law or a line, which may be any; a picture of pictures above.
-    "LeakyReLU", "draw_sweep", "draw_spectrum_figure",
+    "LeakyReLU", "draw_sweep", "draw_spectrum_figure", "backdoor_score", "best_strength",
 }  # fmt: skip
 
 
