@@ -52,7 +52,7 @@ def slopes(ax):
     covariance = np.asarray(jax.vmap(lambda x: jax.vmap(lambda z: every(x, z))(jnp.asarray(X)))(jnp.asarray(X)))
     N = covariance.transpose(0, 3, 1, 2).reshape(16, 16) / 8
     N = 0.5 * (N + N.T)
-    alphas, vectors = np.linalg.eigh(N)
+    _, vectors = np.linalg.eigh(N)
     v = np.random.default_rng(1).normal(size=16)
     v /= np.linalg.norm(v)
     other = N @ v - (v @ N @ v) * v
