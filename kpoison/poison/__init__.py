@@ -3,14 +3,16 @@
 from kpoison.poison.clones import Poison, check_poison
 from kpoison.poison.metrics import attack_success_rate, clean_accuracy
 from kpoison.poison.targets import all_to_all, target_of_each
-from kpoison.poison.triggers import Blend, Patch, Sinusoid, Trigger
+from kpoison.poison.triggers import Additive, Blend, Patch, Sinusoid, Trigger, Warp
 
 __all__ = [
+    "Additive",
     "Blend",
     "Patch",
     "Poison",
     "Sinusoid",
     "Trigger",
+    "Warp",
     "all_to_all",
     "attack_success_rate",
     "check_poison",
