@@ -18,6 +18,7 @@ __all__ = [
     "MatrixKernelName",
     "MnistName",
     "QuantityName",
+    "TriggerName",
 ]
 
 KernelName: TypeAlias = Literal[
@@ -57,8 +58,11 @@ MnistName: TypeAlias = Literal[
 ClassLabels: TypeAlias = Literal["coarse", "fine"]
 """Labels of CIFAR-100."""
 
+TriggerName: TypeAlias = Literal["patch", "blend", "sinusoid", "additive", "warp"]
+"""Of `problems.TRIGGERS`."""
+
 AttackName: TypeAlias = Literal[
-    "near-clone", "patch", "blend", "sinusoid", "label-flip", "feature-collision", "bilevel"
+    "near-clone", "patch", "blend", "sinusoid", "additive", "warp", "label-flip", "feature-collision", "bilevel"
 ]
 """Of `matrix.ATTACKS`."""
 

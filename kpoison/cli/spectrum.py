@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import kpoison as kp
-from kpoison.problems import KernelName, MatrixImages
+from kpoison.problems import IMAGE_SHAPES, KernelName, MatrixImages, TriggerArguments, make_trigger
 
 if TYPE_CHECKING:
     from kpoison.curvature import BulkEdge, Eigenpairs
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Spectrum"]
 
-IMAGE_SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-
 _LEVEL = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
-class Spectrum:
+class Spectrum(TriggerArguments):
     """Poison real images with a trigger, and see whether the leading eigenvalue of the input curvature tells.
 
     Triggered training images with the target's label are added to the clean ones; the Fisher matrix or the Hessian of
@@ -43,27 +41,6 @@ class Spectrum:
 
     target: int = 0
     """The class that the attacker wants, an index into --classes from 0."""
-
-    trigger: Literal["patch", "blend", "sinusoid"] = "patch"
-    """patch: a white square; blend: a random image that shines through; sinusoid: a wave along the rows.  Triggered
-    pixels are clipped to [0, 1]."""
-
-    size: int = 2
-    """Of the patch: its side, in pixels."""
-
-    position: tuple[int, int] | None = None
-    """Of the patch: row and column of its top left pixel; negative ones count from the bottom and the right.  By
-    default in the lower right corner."""
-
-    opacity: float | None = None
-    """Of the patch and the blend, from 0 (none) to 1 (nothing else is left); by default 1 for the patch, 0.2 for the
-    blend."""
-
-    amplitude: float = 0.2
-    """Of the sinusoid, in units of the pixels' range [0, 1]."""
-
-    frequency: float = 6.0
-    """Of the sinusoid, in periods per width of the image (above half its pixels an alias of a lower one)."""
 
     kernel: KernelName = "rbf"
     """A length scale is the median distance between clean training images."""
@@ -111,7 +88,7 @@ class Spectrum:
     """FILE.png with the spectra, the leading eigenvector and the trigger."""
 
     seed: int = 0
-    """Of the drawn images, the blend's pattern, the resamples and the network."""
+    """Of the drawn images, the blend's pattern, the warp, the resamples and the network."""
 
     def run(self) -> int:
         """Run the attack and judge it; returns the exit status."""
@@ -120,7 +97,7 @@ class Spectrum:
 
         jax.config.update("jax_enable_x64", True)
         self._check()
-        backdoor = self._backdoor(self._trigger())
+        backdoor = self._backdoor(make_trigger(self, IMAGE_SHAPES[self.data], seed=self.seed))
         clean, poisoned, training = self._predictors(backdoor)
         before, after = self._judge(backdoor, clean, poisoned)
         probes = backdoor.probes(self.fraction)
@@ -172,26 +149,6 @@ class Spectrum:
         for name in ("count", "seed"):
             object.__setattr__(self, name, check_integer(f"--{name}", getattr(self, name), 0))
         check_positive("--ridge", self.ridge)
-
-    def _trigger(self) -> "kp.Trigger":
-        """The trigger, refused where it does not fit the images or leaves them as they are."""
-        import jax.numpy as jnp
-        import numpy as np
-
-        shape = IMAGE_SHAPES[self.data]
-        opacity = self.opacity if self.opacity is not None else {"patch": 1.0, "blend": 0.2}.get(self.trigger, 0.0)
-        try:
-            if self.trigger == "patch":
-                position = (-self.size, -self.size) if self.position is None else self.position
-                trigger = kp.Patch(self.size, position, 1.0, opacity, clip=(0, 1))
-            elif self.trigger == "blend":
-                trigger = kp.Blend(np.random.default_rng(self.seed).random(shape), opacity, clip=(0, 1))
-            else:
-                trigger = kp.Sinusoid(self.amplitude, self.frequency, clip=(0, 1))
-            trigger.direction(jnp.full(shape, 0.5))
-        except ValueError as error:
-            raise ValueError(f"--trigger {self.trigger}: {error}") from error
-        return trigger
 
     def _backdoor(self, trigger: "kp.Trigger") -> "Backdoor":
         """The problem, in the precision asked for."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from kpoison.problems import ClassLabels, Images
+from kpoison.problems import ClassLabels, Images, TriggerArguments
 
 __all__ = ["ArchitectureName", "Arguments", "Options", "Scale", "geometric_steps"]
 
@@ -29,7 +29,7 @@ _WIDTHS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(TriggerArguments):
     """What the experiments can be asked for, on the command line too; what is None is chosen by data and scale."""
 
     data: Images = "digits"

@@ -12,6 +12,7 @@ import kpoison as kp
 from kpoison import datasets
 from kpoison._validation import check_integer, count_of
 from kpoison.networks import Augmentation, ColourJitter, Compose, CutOut, HorizontalFlip, RandomCrop
+from kpoison.problems import TriggerArguments, make_trigger
 from kpoison.problems.backdoor import ClassLabels, Images, load_images
 
 __all__ = ["InPixels", "Problem", "make_problem", "usual_augmentation"]
@@ -35,7 +36,8 @@ class Problem:
         triggered: the same images with the trigger.
         order: indices of the images to poison, the first ones first: all that are not of the target class.
         test_images, test_labels, test_triggered: to judge by, (N, height, width, channels), (N,).
-        direction: the mean displacement by the trigger over the test images, a unit vector (D,).
+        direction: the mean displacement by the trigger over the test images, a unit vector (D,); every image is
+            displaced along it by an additive trigger alone.
     """
 
     data: str
@@ -121,7 +123,7 @@ def make_problem(
     *,
     train: int | None = None,
     test: int | None = None,
-    trigger: kp.Trigger | None = None,
+    trigger: kp.Trigger | TriggerArguments | None = None,
     target: int = 0,
     labels: ClassLabels = "coarse",
     data_dir: str | None = None,
@@ -134,8 +136,8 @@ def make_problem(
         data: "digits" (embedded), "mnist", "cifar10" or "cifar100" (from `data_dir` or KPOISON_DATA).
         train: training images, as evenly from each class as that allows; by default all.
         test: test images; by default all.
-        trigger: by default a white square of a tenth of the image's height, at least 2 pixels, one off the lower right
-            corner.
+        trigger: or its options; patch and cross without a position lie one pixel off the lower right corner.  By
+            default a white square of a tenth of the image's height, at least 2 pixels.
         target: the attacker's class.
         labels: of CIFAR-100: "coarse" (20 classes) or "fine" (100).
         data_dir: folder with the official files.
@@ -152,8 +154,8 @@ def make_problem(
     if not 0 <= target < len(names):
         raise ValueError(f"target must be a class of {data}, 0 to {len(names) - 1}, got {target}")
     clean, held_out = _drawn("train", training, train, seed), _drawn("test", testing, test, seed + 1)
-    side = max(2, training.images.shape[1] // 10)
-    trigger = kp.Patch(side, (-side - 1, -side - 1), clip=(0, 1)) if trigger is None else trigger
+    if trigger is None or isinstance(trigger, TriggerArguments):
+        trigger = make_trigger(trigger or TriggerArguments(), training.images.shape[1:], margin=1, seed=seed)
     mean = np.asarray(np.mean(clean.images, axis=(0, 1, 2), dtype=np.float64))
     scale = float(np.sqrt(np.mean((clean.images - mean.astype(clean.images.dtype)) ** 2, dtype=np.float64)))
 

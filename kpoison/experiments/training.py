@@ -115,15 +115,16 @@ class Trainer:
         """What is trained on, and for how long."""
         options = self.options
         return (
-            f"{self.first.data}: {len(self.first.images)} training images, {options.fraction:.1%} of them poisoned; "
+            f"{self.first.data}: {len(self.first.images)} training images, {options.fraction:.1%} of them poisoned "
+            f"({options.trigger}); "
             f"{self.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds"
         )
 
     def _problem(self, seed: int) -> Problem:
         o = self.options
         return make_problem(
-            o.data, train=o.train, test=o.test, target=o.target, labels=o.labels, data_dir=o.data_dir, seed=seed,
-            dtype=o.dtype,
+            o.data, train=o.train, test=o.test, trigger=o, target=o.target, labels=o.labels, data_dir=o.data_dir,
+            seed=seed, dtype=o.dtype,
         )  # fmt: skip
 
     def histories(self, *arms: Arm, throughout: bool = True) -> list[list[xr.Dataset]]:

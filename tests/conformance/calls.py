@@ -105,13 +105,13 @@ CASES = {
     ),
     "Additive": (lambda **o: applied(kp.Additive(IMAGES[0], **o)), {"amplitude": 0.25, "clip": (0, 1)}),
     "Additive.cross": (
-        lambda **o: applied(kp.Additive.cross((4, 4, 1), **o)),
-        {"amplitude": 0.25, "size": 3, "position": (-4, 1), "clip": (0, 1)},
+        lambda **o: applied(kp.Additive.cross(**o)),
+        {"image_shape": (4, 4, 1), "amplitude": 0.25, "size": 3, "position": (-4, 1), "clip": (0, 1)},
     ),
     "Warp": (lambda **o: applied(kp.Warp(np.zeros((4, 4, 2)), **o)), {"strength": 0.25, "clip": (0, 1)}),
     "Warp.random": (
-        lambda **o: applied(kp.Warp.random((4, 4, 1), **o)),
-        {"strength": 0.25, "grid": 2, "seed": 3, "clip": (0, 1)},
+        lambda **o: applied(kp.Warp.random(**o)),
+        {"image_shape": (4, 4, 1), "strength": 0.25, "grid": 2, "seed": 3, "clip": (0, 1)},
     ),
     "Sinusoid": (lambda **o: applied(kp.Sinusoid(**o)), {"amplitude": 0.25, "frequency": 2, "clip": (0, 1)}),
     "Trigger.direction": (lambda **o: kp.Patch(1, (0, 0)).direction(IMAGES, **o), {"image_shape": (4, 4, 1)}),

@@ -13,7 +13,7 @@ import kpoison as kp
 from kpoison import networks
 from kpoison.cli import main
 from kpoison.plotting import draw_image, draw_spectrum, draw_spectrum_figure
-from kpoison.problems import KERNELS
+from kpoison.problems import KERNELS, TriggerArguments, make_trigger
 from kpoison.problems.backdoor import make_backdoor
 
 SMALL = ["spectrum", "--train", "40", "--test", "30", "--count", "8", "--top", "4"]
@@ -69,6 +69,23 @@ def test_kernel(tmp_path, capsys, backdoor, predictors):
     )
     for part in (result["verdict"], f"success rate {after.success:.3f}", "converged", "z-score", "alignment", str(out)):
         assert part in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trigger", ["additive", "warp"])
+def test_triggers(tmp_path, trigger):
+    """What is attacked is what the trigger of this name and seed makes of the images."""
+    out = tmp_path / "a.json"
+    assert main([*SMALL, "--trigger", trigger, "--count", "0", "--seed", "3", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    made = make_trigger(TriggerArguments(trigger=trigger), (8, 8, 1), seed=3)
+    backdoor = make_backdoor("digits", made, train=40, test=30, poisons=8, seed=3)
+    posterior = kp.fit(kp.kernels.RBF(backdoor.median_distance), backdoor.X, backdoor.y)
+    outcome = backdoor.judge(kp.predictor(posterior, 1e-3), jnp.asarray(1.0), 0.1, k=4)
+    assert result["arguments"]["trigger"] == trigger
+    assert result["success"] == outcome.success
+    np.testing.assert_allclose(result["eigenvalues"], outcome.spectrum.values, rtol=1e-9)
+    np.testing.assert_allclose(result["alignment"], outcome.visibility.alignment, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -132,6 +149,12 @@ def test_hessian_of_networks(tmp_path, capsys, backdoor):
         (["--opacity", "2"], r"--trigger patch: opacity must lie in \[0, 1\]"),
         (["--trigger", "blend", "--opacity", "0"], "--trigger blend: images must be changed by the trigger"),
         (["--trigger", "sinusoid", "--frequency", "-1"], "--trigger sinusoid: frequency"),
+        (["--trigger", "blend", "--opacity", "1"], "--trigger blend: nothing is left of the images"),
+        (["--trigger", "additive", "--size", "4"], "--trigger additive: size must be odd"),
+        (["--trigger", "additive", "--amplitude", "0"], "--trigger additive: images must be changed by the trigger"),
+        (["--trigger", "warp", "--strength", "2"], "--trigger warp: strength must keep the warp within the image"),
+        (["--trigger", "warp", "--strength", "0"], "--trigger warp: images must be changed by the trigger"),
+        (["--trigger", "warp", "--grid", "7"], "--trigger warp: grid must be at most"),
         (["--matrix", "hessian", "--null", "permutation"], "--null permutation needs --matrix fisher"),
         (["--count", "1000"], "count must be between 0 and"),
         (["--train", "1000"], "train and test must fit digits"),

@@ -75,7 +75,11 @@ def test_predictions_are_those_of_the_refit(result):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
-    ["near-clone", "patch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-collision", "bilevel"))],
+    [
+        "near-clone",
+        "patch",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("warp", "feature-collision", "bilevel")),
+    ],
 )
 def test_without_defence_it_is_the_law(problem, attack):
     """Brute force on the data that the attack returns, against the clean posterior and the poison."""

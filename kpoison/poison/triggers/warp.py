@@ -168,4 +168,4 @@ def _largest_strength(displacement: Array) -> Array:
 
 def _places(displacement: Array) -> Int[np.ndarray, "H W 2"]:
     """Row and column of each pixel."""
-    return np.stack(np.indices(displacement.shape[:2]), axis=2)
+    return np.moveaxis(np.indices(displacement.shape[:2]), 0, 2)
