@@ -77,6 +77,8 @@ DefenceName: TypeAlias = Literal[
     "strip",
     "neural-cleanse",
     "input-spectrum",
+    "input-projection",
+    "projected-training",
     "partition-aggregation",
     "gradient-penalty",
     "augmentation",

@@ -1,5 +1,6 @@
 """Input-space curvature: operators, spectra and the visibility of the poison's spike (L3, section 4)."""
 
+from kpoison.curvature._alignment import Overlap, overlap
 from kpoison.curvature._visibility import (
     BulkEdge,
     Visibility,
@@ -28,6 +29,7 @@ __all__ = [
     "Density",
     "Eigenpairs",
     "Operator",
+    "Overlap",
     "UnconvergedSpectrumError",
     "Visibility",
     "bulk_edge_from_clean",
@@ -40,6 +42,7 @@ __all__ = [
     "marchenko_pastur_edge",
     "outlier_eigenvalue",
     "outlier_overlap",
+    "overlap",
     "spectral_density",
     "spike_threshold",
     "top_eigenpairs",

@@ -275,6 +275,10 @@ CASES = {
         lambda **o: defences.input_spectrum(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, X[::-1] + 0.1, **o),
         {"loss": "softmax", "level": 0.75, "repeats": 3, "seed": 2},
     ),
+    "input_projection": (
+        lambda **o: defences.input_projection(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, **o)(X),
+        {"k": 1, "loss": "softmax"},
+    ),
     "input_spectrum_law": (
         lambda **o: defences.input_spectrum_law(CLEAN, POISON, X, np.arange(10) > 6, 0.1, X[::-1] + 0.1, **o),
         {"level": 0.75, "repeats": 3, "seed": 2},

@@ -117,6 +117,20 @@ def test_parts_of_the_images_are_apart(problem):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("defence", ["input-projection", "projected-training"])
+def test_projections_are_predicted(problem, defence):
+    """The law's eigenvectors and predictions, both from the clean predictor, are those of the refit."""
+    cases = [Case(problem, ATTACKS[attack](problem)) for attack in ("patch", "warp", "near-clone")]
+    outcomes = [DEFENCES[defence](case, Defended(problem)) for case in cases]
+    assert [outcome.predicted_success for outcome in outcomes] == [outcome.success for outcome in outcomes]
+    before = [case.success(case.undefended.victims) for case in cases]
+    assert before != [outcome.success for outcome in outcomes]
+    assert np.isnan(
+        DEFENCES[defence](Case(problem, ATTACKS["label-flip"](problem)), Defended(problem)).predicted_success
+    )
+
+
+@pytest.mark.slow
 def test_votes_are_predicted(problem):
     outcome = DEFENCES["partition-aggregation"](Case(problem, ATTACKS["patch"](problem)), Defended(problem))
     assert outcome.predicted_success == outcome.success
