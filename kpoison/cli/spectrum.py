@@ -11,6 +11,8 @@ import kpoison as kp
 from kpoison.problems import IMAGE_SHAPES, KernelName, MatrixImages, TriggerArguments, make_trigger
 
 if TYPE_CHECKING:
+    from jaxtyping import Array
+
     from kpoison.curvature import BulkEdge, Eigenpairs
     from kpoison.problems.backdoor import Backdoor, Outcome
 
@@ -82,7 +84,8 @@ class Spectrum(TriggerArguments):
     """Of all numbers."""
 
     out: Path | None = None
-    """FILE.json with the arguments, versions, eigenvalues, residuals, edge, z-score, alignment and rates."""
+    """FILE.json with the arguments, versions, eigenvalues, residuals, cos² with the trigger, edge, z-score,
+    alignment and rates."""
 
     plot: Path | None = None
     """FILE.png with the spectra, the leading eigenvector and the trigger."""
@@ -107,9 +110,9 @@ class Spectrum(TriggerArguments):
             f"{'visible' if seen.visible else 'hidden'}: the leading eigenvalue is "
             f"{float(seen.eigenvalue / seen.edge):.3g} times the edge of the bulk ({seen.method})"
         )
-        self._print(before, after, training, triggered, verdict)
+        self._print(before, after, backdoor.direction, training, triggered, verdict)
         if self.out is not None:
-            self._write(self.out, before, after, training, triggered, verdict)
+            self._write(self.out, before, after, backdoor.direction, training, triggered, verdict)
             print(f"result: {self.out}")
         if self.plot is not None:
             kp.plotting.draw_spectrum_figure(
@@ -241,7 +244,9 @@ class Spectrum(TriggerArguments):
         """The matrix, in words."""
         return "Fisher matrix" if self.matrix == "fisher" else "Hessian"
 
-    def _print(self, before: "Outcome", after: "Outcome", training, triggered: int, verdict: str) -> None:
+    def _print(
+        self, before: "Outcome", after: "Outcome", direction: "Array", training, triggered: int, verdict: str
+    ) -> None:
         """The result, for a reader."""
         import numpy as np
 
@@ -254,18 +259,32 @@ class Spectrum(TriggerArguments):
         print(
             f"leading eigenvalues of the input {self._matrix()} over {self.test} probes, {triggered} with the trigger,"
         )
-        print("in label² per standardised input²:")
-        for i, (value, residual, converged) in enumerate(
-            zip(found.values, found.residuals, found.converged, strict=True), start=1
+        print("in label² per standardised input², cos² with the trigger, and of the first so many (clean predictor):")
+        shares = zip(_overlaps(after, direction), _overlaps(before, direction), strict=True)
+        for i, (value, residual, converged, (own, clean)) in enumerate(
+            zip(found.values, found.residuals, found.converged, shares, strict=True), start=1
         ):
             status = "converged" if converged else "NOT CONVERGED"
-            print(f"  {i:3d}  {float(value):11.4e}  residual {float(residual):.1e}  {status}")
+            print(
+                f"  {i:3d}  {float(value):11.4e}  cos² {own[0]:.3f} ({clean[0]:.3f})  summed {own[1]:.3f} "
+                f"({clean[1]:.3f})  residual {float(residual):.1e}  {status}"
+            )
+        print(f"cos² by chance {1 / direction.size:.2g} each, of {direction.size} coordinates")
         z_score = f"{float(seen.z_score):.3g}" if np.isfinite(seen.z_score) else "none"
         print(f"edge of the bulk {float(seen.edge):.4e} ({seen.method}), z-score {z_score}")
         print(verdict)
         print(f"alignment of the leading eigenvector with the trigger {float(seen.alignment):.3f}")
 
-    def _write(self, path: Path, before: "Outcome", after: "Outcome", training, triggered: int, verdict: str) -> None:
+    def _write(
+        self,
+        path: Path,
+        before: "Outcome",
+        after: "Outcome",
+        direction: "Array",
+        training,
+        triggered: int,
+        verdict: str,
+    ) -> None:
         """The result as JSON, with what is needed to repeat it."""
         import numpy as np
 
@@ -277,8 +296,9 @@ class Spectrum(TriggerArguments):
             "environment": environment() | {"dtype": self.precision},
             "triggered_probes": triggered,
             "training": training,
-            **_numbers(after),
-            "clean": _numbers(before),
+            **_numbers(after, direction),
+            "clean": _numbers(before, direction),
+            "cos2_by_chance": 1 / direction.size,
             "edge": float(seen.edge),
             "method": seen.method,
             "z_score": float(seen.z_score) if np.isfinite(seen.z_score) else None,
@@ -289,7 +309,13 @@ class Spectrum(TriggerArguments):
         path.write_text(json.dumps(result, indent=1, default=str, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _numbers(outcome: "Outcome") -> dict[str, Any]:
+def _overlaps(outcome: "Outcome", direction: "Array") -> list[tuple[float, float]]:
+    """cos² of each leading eigenvector with the trigger, and their sum up to it."""
+    found = kp.curvature.overlap(outcome.spectrum.vectors, direction)
+    return list(zip(found.squared_cosines.tolist(), found.summed.tolist(), strict=True))
+
+
+def _numbers(outcome: "Outcome", direction: "Array") -> dict[str, Any]:
     """Rates and spectrum, as plain JSON values."""
     found = outcome.spectrum
     return {
@@ -298,4 +324,5 @@ def _numbers(outcome: "Outcome") -> dict[str, Any]:
         "eigenvalues": found.values.tolist(),
         "residuals": found.residuals.tolist(),
         "converged": found.converged.tolist(),
+        "cos2": [each for each, _ in _overlaps(outcome, direction)],
     }

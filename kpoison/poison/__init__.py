@@ -1,5 +1,6 @@
 """What the attacker did: poison in the training set, triggers on images, and how well the attack works."""
 
+from kpoison.poison._tight import Tightness, tightness
 from kpoison.poison.clones import Poison, check_poison
 from kpoison.poison.metrics import attack_success_rate, clean_accuracy
 from kpoison.poison.targets import all_to_all, target_of_each
@@ -11,6 +12,7 @@ __all__ = [
     "Patch",
     "Poison",
     "Sinusoid",
+    "Tightness",
     "Trigger",
     "Warp",
     "all_to_all",
@@ -18,4 +20,5 @@ __all__ = [
     "check_poison",
     "clean_accuracy",
     "target_of_each",
+    "tightness",
 ]
