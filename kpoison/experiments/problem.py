@@ -4,14 +4,24 @@ import dataclasses
 import math
 from typing import get_args
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 import kpoison as kp
 from kpoison import datasets
+from kpoison._failures import silently
 from kpoison._validation import check_integer, count_of
-from kpoison.networks import Augmentation, ColourJitter, Compose, CutOut, HorizontalFlip, RandomCrop
+from kpoison.networks import (
+    Augmentation,
+    ColourJitter,
+    Compose,
+    CutOut,
+    HorizontalFlip,
+    RandomCrop,
+    StochasticPoison,
+)
 from kpoison.problems import TriggerArguments, make_trigger
 from kpoison.problems.backdoor import ClassLabels, Images, load_images
 
@@ -91,6 +101,12 @@ class Problem:
         images[chosen] = self.triggered[chosen]
         labels[chosen] = self.target
         return images, labels
+
+    def stochastic_poison(self, fraction: float) -> StochasticPoison:
+        """Poisons drawn at every visit, on average this fraction of the whole training set; not all at once."""
+        probability = self.count(fraction) / len(self.order)
+        trigger = TriggerOnNormalised(self.trigger, jnp.asarray(self.mean), jnp.asarray(self.scale))
+        return StochasticPoison(trigger, self.target, probability)
 
     @property
     def attacked(self) -> np.ndarray:
@@ -192,6 +208,27 @@ def _drawn(name: str, pool: datasets.ImageDataset, size: int | None, seed: int) 
     if size > len(pool):
         raise ValueError(f"{name} must be at most {len(pool)}, the images of {pool.name}, got {size}")
     return datasets.balanced_subset(pool, size, seed=seed)
+
+
+class TriggerOnNormalised(eqx.Module):
+    """A trigger on pixels in [0, 1], for one image that was normalised.
+
+    Attributes:
+        trigger: of the pixels.
+        mean, scale: of the normalisation.
+    """
+
+    trigger: kp.Trigger
+    mean: Array
+    scale: Array
+
+    def __call__(self, image: Array) -> Array:
+        """Back to pixels, the trigger, and normalised again."""
+        mean, scale = self.mean.astype(image.dtype)[None, None], self.scale.astype(image.dtype)
+        # `make_problem` has tried the trigger on these images; here its checks would call back at every step.
+        with silently():
+            pixels = self.trigger(image * scale + mean, image_shape=image.shape)
+        return (pixels - mean) / scale
 
 
 class InPixels(Augmentation):

@@ -416,6 +416,10 @@ CASES = {
         lambda **o: drawn(networks.LinearSoftmax(key=KEY, **o)),
         {"image_shape": (4, 4, 1), "classes": 3, "parameterisation": "ntk"},
     ),
+    "StochasticPoison": (
+        lambda **o: networks.StochasticPoison(lambda image: image + 1, **o)(jnp.ones((2, 2, 1)), jnp.asarray(0), KEY),
+        {"target": 1, "probability": 0.5},
+    ),
     "LeNet": (
         lambda **o: drawn(networks.LeNet(key=KEY, **o)),
         {"image_shape": (4, 4, 1), "classes": 3, "width": 2, "parameterisation": "ntk"},
@@ -427,6 +431,7 @@ CASES = {
             "classes": 3,
             "width": 2,
             "blocks": 1,
+            "preactivation": True,
             "parameterisation": "ntk",
             "normalisation": "group",
         },
