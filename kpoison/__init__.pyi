@@ -39,7 +39,18 @@ from .laws import (
     spike_components,
     spike_efficacy_ratio,
 )
-from .poison import Blend, Patch, Poison, Sinusoid, Trigger, all_to_all, attack_success_rate, clean_accuracy
+from .poison import (
+    Additive,
+    Blend,
+    Patch,
+    Poison,
+    Sinusoid,
+    Trigger,
+    Warp,
+    all_to_all,
+    attack_success_rate,
+    clean_accuracy,
+)
 from .ridge import (
     Cholesky,
     ConjugateGradients,
@@ -56,6 +67,7 @@ from .sweep import sweep
 from .tuning import Tuned, TuningStatus, tune
 
 __all__ = [
+    "Additive",
     "Blend",
     "Cholesky",
     "ConjugateGradients",
@@ -71,6 +83,7 @@ __all__ = [
     "Trigger",
     "Tuned",
     "TuningStatus",
+    "Warp",
     "__version__",
     "all_to_all",
     "attack_success_rate",

@@ -20,6 +20,7 @@ __all__ = [
     "QuantityName",
     "ThresholdLawName",
     "VisibilityName",
+    "TriggerName",
 ]
 
 KernelName: TypeAlias = Literal[
@@ -59,8 +60,11 @@ MnistName: TypeAlias = Literal[
 ClassLabels: TypeAlias = Literal["coarse", "fine"]
 """Labels of CIFAR-100."""
 
+TriggerName: TypeAlias = Literal["patch", "blend", "sinusoid", "additive", "warp"]
+"""Of `problems.TRIGGERS`."""
+
 AttackName: TypeAlias = Literal[
-    "near-clone", "patch", "blend", "sinusoid", "label-flip", "feature-collision", "bilevel"
+    "near-clone", "patch", "blend", "sinusoid", "additive", "warp", "label-flip", "feature-collision", "bilevel"
 ]
 """Of `matrix.ATTACKS`."""
 
@@ -75,6 +79,8 @@ DefenceName: TypeAlias = Literal[
     "strip",
     "neural-cleanse",
     "input-spectrum",
+    "input-projection",
+    "projected-training",
     "partition-aggregation",
     "gradient-penalty",
     "augmentation",

@@ -175,6 +175,7 @@ def test_names_are_those_of_what_they_name():
     from kpoison.problems.backdoor import Images
 
     assert get_args(problems.AttackName) == tuple(matrix.ATTACKS)
+    assert get_args(problems.TriggerName) == tuple(problems.TRIGGERS)
     assert get_args(problems.DefenceName) == tuple(matrix.DEFENCES)
     assert set(get_args(problems.QuantityName)) == set(quantity_names)
     assert get_args(problems.KernelName) == tuple(problems.KERNELS)

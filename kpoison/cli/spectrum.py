@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import kpoison as kp
 from kpoison.cli.outputs import check_output
-from kpoison.problems import KernelName, MatrixImages
+from kpoison.problems import IMAGE_SHAPES, KernelName, MatrixImages, TriggerArguments, make_trigger
 
 if TYPE_CHECKING:
+    from jaxtyping import Array
+
     from kpoison.curvature import BulkEdge, Eigenpairs
     from kpoison.problems.backdoor import Backdoor, Outcome
 
 __all__ = ["Spectrum"]
 
-IMAGE_SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-
 _LEVEL = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
-class Spectrum:
+class Spectrum(TriggerArguments):
     """Poison real images with a trigger, and see whether the leading eigenvalue of the input curvature tells.
 
     Triggered training images with the target's label are added to the clean ones; the Fisher matrix or the Hessian of
@@ -44,27 +44,6 @@ class Spectrum:
 
     target: int = 0
     """The class that the attacker wants, an index into --classes from 0."""
-
-    trigger: Literal["patch", "blend", "sinusoid"] = "patch"
-    """patch: a white square; blend: a random image that shines through; sinusoid: a wave along the rows.  Triggered
-    pixels are clipped to [0, 1]."""
-
-    size: int = 2
-    """Of the patch: its side, in pixels."""
-
-    position: tuple[int, int] | None = None
-    """Of the patch: row and column of its top left pixel; negative ones count from the bottom and the right.  By
-    default in the lower right corner."""
-
-    opacity: float | None = None
-    """Of the patch and the blend, from 0 (none) to 1 (nothing else is left); by default 1 for the patch, 0.2 for the
-    blend."""
-
-    amplitude: float = 0.2
-    """Of the sinusoid, in units of the pixels' range [0, 1]."""
-
-    frequency: float = 6.0
-    """Of the sinusoid, in periods per width of the image (above half its pixels an alias of a lower one)."""
 
     kernel: KernelName = "rbf"
     """A length scale is the median distance between clean training images."""
@@ -106,13 +85,14 @@ class Spectrum:
     """Of all numbers."""
 
     out: Path | None = None
-    """FILE.json with the arguments, versions, eigenvalues, residuals, edge, z-score, alignment and rates."""
+    """FILE.json with the arguments, versions, eigenvalues, residuals, cos² with the trigger, edge, z-score,
+    alignment and rates."""
 
     plot: Path | None = None
     """FILE.png with the spectra, the leading eigenvector and the trigger."""
 
     seed: int = 0
-    """Of the drawn images, the blend's pattern, the resamples and the network."""
+    """Of the drawn images, the blend's pattern, the warp, the resamples and the network."""
 
     def run(self) -> int:
         """Run the attack and judge it; returns the exit status."""
@@ -121,7 +101,7 @@ class Spectrum:
 
         jax.config.update("jax_enable_x64", True)
         self._check()
-        backdoor = self._backdoor(self._trigger())
+        backdoor = self._backdoor(make_trigger(self, IMAGE_SHAPES[self.data], seed=self.seed))
         clean, poisoned, training = self._predictors(backdoor)
         before, after = self._judge(backdoor, clean, poisoned)
         probes = backdoor.probes(self.fraction)
@@ -131,9 +111,9 @@ class Spectrum:
             f"{'visible' if seen.visible else 'hidden'}: the leading eigenvalue is "
             f"{float(seen.eigenvalue / seen.edge):.3g} times the edge of the bulk ({seen.method})"
         )
-        self._print(before, after, training, triggered, verdict)
+        self._print(before, after, backdoor.direction, training, triggered, verdict)
         if self.out is not None:
-            self._write(self.out, before, after, training, triggered, verdict)
+            self._write(self.out, before, after, backdoor.direction, training, triggered, verdict)
             print(f"result: {self.out}")
         if self.plot is not None:
             kp.plotting.draw_spectrum_figure(
@@ -172,26 +152,6 @@ class Spectrum:
         for name in ("count", "seed"):
             object.__setattr__(self, name, check_integer(f"--{name}", getattr(self, name), 0))
         check_positive("--ridge", self.ridge)
-
-    def _trigger(self) -> "kp.Trigger":
-        """The trigger, refused where it does not fit the images or leaves them as they are."""
-        import jax.numpy as jnp
-        import numpy as np
-
-        shape = IMAGE_SHAPES[self.data]
-        opacity = self.opacity if self.opacity is not None else {"patch": 1.0, "blend": 0.2}.get(self.trigger, 0.0)
-        try:
-            if self.trigger == "patch":
-                position = (-self.size, -self.size) if self.position is None else self.position
-                trigger = kp.Patch(self.size, position, 1.0, opacity, clip=(0, 1))
-            elif self.trigger == "blend":
-                trigger = kp.Blend(np.random.default_rng(self.seed).random(shape), opacity, clip=(0, 1))
-            else:
-                trigger = kp.Sinusoid(self.amplitude, self.frequency, clip=(0, 1))
-            trigger.direction(jnp.full(shape, 0.5))
-        except ValueError as error:
-            raise ValueError(f"--trigger {self.trigger}: {error}") from error
-        return trigger
 
     def _backdoor(self, trigger: "kp.Trigger") -> "Backdoor":
         """The problem, in the precision asked for."""
@@ -284,7 +244,9 @@ class Spectrum:
         """The matrix, in words."""
         return "Fisher matrix" if self.matrix == "fisher" else "Hessian"
 
-    def _print(self, before: "Outcome", after: "Outcome", training, triggered: int, verdict: str) -> None:
+    def _print(
+        self, before: "Outcome", after: "Outcome", direction: "Array", training, triggered: int, verdict: str
+    ) -> None:
         """The result, for a reader."""
         import numpy as np
 
@@ -297,18 +259,32 @@ class Spectrum:
         print(
             f"leading eigenvalues of the input {self._matrix()} over {self.test} probes, {triggered} with the trigger,"
         )
-        print("in label² per standardised input²:")
-        for i, (value, residual, converged) in enumerate(
-            zip(found.values, found.residuals, found.converged, strict=True), start=1
+        print("in label² per standardised input², cos² with the trigger, and of the first so many (clean predictor):")
+        shares = zip(_overlaps(after, direction), _overlaps(before, direction), strict=True)
+        for i, (value, residual, converged, (own, clean)) in enumerate(
+            zip(found.values, found.residuals, found.converged, shares, strict=True), start=1
         ):
             status = "converged" if converged else "NOT CONVERGED"
-            print(f"  {i:3d}  {float(value):11.4e}  residual {float(residual):.1e}  {status}")
+            print(
+                f"  {i:3d}  {float(value):11.4e}  cos² {own[0]:.3f} ({clean[0]:.3f})  summed {own[1]:.3f} "
+                f"({clean[1]:.3f})  residual {float(residual):.1e}  {status}"
+            )
+        print(f"cos² by chance {1 / direction.size:.2g} each, of {direction.size} coordinates")
         z_score = f"{float(seen.z_score):.3g}" if np.isfinite(seen.z_score) else "none"
         print(f"edge of the bulk {float(seen.edge):.4e} ({seen.method}), z-score {z_score}")
         print(verdict)
         print(f"alignment of the leading eigenvector with the trigger {float(seen.alignment):.3f}")
 
-    def _write(self, path: Path, before: "Outcome", after: "Outcome", training, triggered: int, verdict: str) -> None:
+    def _write(
+        self,
+        path: Path,
+        before: "Outcome",
+        after: "Outcome",
+        direction: "Array",
+        training,
+        triggered: int,
+        verdict: str,
+    ) -> None:
         """The result as JSON, with what is needed to repeat it."""
         import numpy as np
 
@@ -320,8 +296,9 @@ class Spectrum:
             "environment": environment() | {"dtype": self.precision},
             "triggered_probes": triggered,
             "training": training,
-            **_numbers(after),
-            "clean": _numbers(before),
+            **_numbers(after, direction),
+            "clean": _numbers(before, direction),
+            "cos2_by_chance": 1 / direction.size,
             "edge": float(seen.edge),
             "method": seen.method,
             "z_score": float(seen.z_score) if np.isfinite(seen.z_score) else None,
@@ -332,7 +309,13 @@ class Spectrum:
         path.write_text(json.dumps(result, indent=1, default=str, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _numbers(outcome: "Outcome") -> dict[str, Any]:
+def _overlaps(outcome: "Outcome", direction: "Array") -> list[tuple[float, float]]:
+    """cos² of each leading eigenvector with the trigger, and their sum up to it."""
+    found = kp.curvature.overlap(outcome.spectrum.vectors, direction)
+    return list(zip(found.squared_cosines.tolist(), found.summed.tolist(), strict=True))
+
+
+def _numbers(outcome: "Outcome", direction: "Array") -> dict[str, Any]:
     """Rates and spectrum, as plain JSON values."""
     found = outcome.spectrum
     return {
@@ -341,4 +324,5 @@ def _numbers(outcome: "Outcome") -> dict[str, Any]:
         "eigenvalues": found.values.tolist(),
         "residuals": found.residuals.tolist(),
         "converged": found.converged.tolist(),
+        "cos2": [each for each, _ in _overlaps(outcome, direction)],
     }

@@ -1,5 +1,6 @@
 """Input-space curvature: operators, spectra and the visibility of the poison's spike (L3, section 4)."""
 
+from kpoison.curvature._alignment import Overlap, overlap
 from kpoison.curvature._smoothed import SmoothedRBFSpike, SmoothedSpike, smoothed_rbf_spike, smoothed_spike
 from kpoison.curvature._visibility import (
     BulkEdge,
@@ -31,6 +32,7 @@ __all__ = [
     "Operator",
     "SmoothedRBFSpike",
     "SmoothedSpike",
+    "Overlap",
     "UnconvergedSpectrumError",
     "Visibility",
     "bulk_edge_from_clean",
@@ -45,6 +47,7 @@ __all__ = [
     "outlier_overlap",
     "smoothed_rbf_spike",
     "smoothed_spike",
+    "overlap",
     "spectral_density",
     "spike_threshold",
     "top_eigenpairs",

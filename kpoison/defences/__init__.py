@@ -2,6 +2,7 @@
 
 from kpoison.defences._activation_clustering import activation_clustering
 from kpoison.defences._exclusionary_reclassification import exclusionary_reclassification
+from kpoison.defences._input_projection import InputProjection, input_projection
 from kpoison.defences._input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
 from kpoison.defences._neural_cleanse import NeuralCleanse, anomaly_index, neural_cleanse
 from kpoison.defences._partition_aggregation import (
@@ -43,6 +44,7 @@ __all__ = [
     "DefendedTraining",
     "Detection",
     "DetectionRates",
+    "InputProjection",
     "IsotropicVisibility",
     "NeuralCleanse",
     "PartitionAggregation",
@@ -57,6 +59,7 @@ __all__ = [
     "certified_radius",
     "draw_transformations",
     "exclusionary_reclassification",
+    "input_projection",
     "input_spectrum",
     "input_spectrum_law",
     "isotropic_visibility",

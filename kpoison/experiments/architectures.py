@@ -14,12 +14,18 @@ __all__ = ["create", "infinite_width"]
 
 
 def create(
-    name: ArchitectureName, width: int, image_shape: tuple[int, int, int], classes: int, dtype=jnp.float32
+    name: ArchitectureName,
+    width: int,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    dtype=jnp.float32,
+    blocks: int | None = None,
 ) -> Callable[[Any], Classifier]:
     """A function of a random key that draws the classifier; ReLU, standard parameterisation.
 
     `width`: neurons of each of the MLP's two hidden layers; channels of the first convolution of LeNet, of the first
-    stage of ResNet; without meaning for the linear one.
+    stage of ResNet; without meaning for the linear one.  `blocks`: in each of ResNet's three stages, in pre-activation
+    form; by default one in the form of 2015.
     """
     match name:
         case "linear":
@@ -29,7 +35,8 @@ def create(
         case "lenet":
             return lambda key: LeNet(image_shape, classes, width=width, key=key, dtype=dtype)
         case "resnet":
-            return lambda key: ResNet(image_shape, classes, width=width, key=key, dtype=dtype)
+            depth = {} if blocks is None else {"blocks": blocks, "preactivation": True}
+            return lambda key: ResNet(image_shape, classes, width=width, key=key, dtype=dtype, **depth)
     raise ValueError(f"architecture must be linear, mlp, lenet or resnet, got {name}")
 
 

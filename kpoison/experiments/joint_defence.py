@@ -77,8 +77,8 @@ def run(
             arm = Arm(name, options.fraction, augmented, penalty)
             curves[defence] = Curves.of(*trainer.histories(arm, arm.reference))
     notes = [
-        f"{trainer.words}; mean ± 95 % t-interval; {name} of width {options.width_of(name)}; penalty (γ/2) mean "
-        f"‖∇ℓ‖², γ = {gamma:.3g}.",
+        f"{trainer.words}; mean ± 95 % t-interval; {name} of width {options.width_of(name)}.",
+        f"Penalty: {trainer.penalty_in_words(gamma)}.",
         "Training is at a constant rate, so that its state after a number of steps is a training of that length.",
         "Δp: the target's mean probability over triggered test images of other classes, less that of a network trained "
         "with the same defence, images and seed without poison.",

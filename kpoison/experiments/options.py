@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from kpoison.problems import ClassLabels, Images
+from kpoison.problems import ClassLabels, Images, TriggerArguments
 
 __all__ = ["ArchitectureName", "Arguments", "Options", "Scale", "geometric_steps"]
 
@@ -29,7 +29,7 @@ _WIDTHS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(TriggerArguments):
     """What the experiments can be asked for, on the command line too; what is None is chosen by data and scale."""
 
     data: Images = "digits"
@@ -57,7 +57,8 @@ class Arguments:
     """Of the probes of the spectra that carry the trigger."""
 
     penalty: float | None = None
-    """γ of the gradient penalty (γ/2) mean ‖∇ℓ‖², in normalised input; by default one over the largest
+    """γ (the paper's κ) of the gradient penalty (γ/2) mean ‖∇ℓ_i‖²: of each image's loss, not of the mean loss of a
+    batch, and in normalised input, not in pixels; what it is in these is printed.  By default one over the largest
     eigenvalue of the input Fisher matrix at any image before training, with which the penalty at most doubles the
     curvature."""
 
@@ -85,6 +86,14 @@ class Arguments:
     width: int | None = None
     """Neurons per layer of the MLP, channels of the first convolution of LeNet and ResNet; by default by
     scale."""
+
+    blocks: int | None = None
+    """Blocks in each of ResNet's three stages, in pre-activation form (18: ResNet-110); by default one, in the form of
+    2015."""
+
+    poisons: Literal["fixed", "stochastic"] = "fixed"
+    """fixed: the same images are poisoned throughout; stochastic: at every visit each image that is not of the target
+    class is poisoned anew, with the probability that makes the fraction the same on average (L13)."""
 
     precision: Literal["float32", "float64"] = "float32"
     """Of networks and images."""
@@ -122,6 +131,8 @@ class Options(Arguments):
         for name, value in sizes.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", check_integer("blocks", self.blocks, 1))
         for name in ("probes", "epochs", "batch_size"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), 1))
 

@@ -4,14 +4,25 @@ import dataclasses
 import math
 from typing import get_args
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 import kpoison as kp
 from kpoison import datasets
+from kpoison._failures import silently
 from kpoison._validation import check_integer, count_of
-from kpoison.networks import Augmentation, ColourJitter, Compose, CutOut, HorizontalFlip, RandomCrop
+from kpoison.networks import (
+    Augmentation,
+    ColourJitter,
+    Compose,
+    CutOut,
+    HorizontalFlip,
+    RandomCrop,
+    StochasticPoison,
+)
+from kpoison.problems import TriggerArguments, make_trigger
 from kpoison.problems.backdoor import ClassLabels, Images, load_images
 
 __all__ = ["InPixels", "Problem", "make_problem", "usual_augmentation"]
@@ -35,7 +46,8 @@ class Problem:
         triggered: the same images with the trigger.
         order: indices of the images to poison, the first ones first: all that are not of the target class.
         test_images, test_labels, test_triggered: to judge by, (N, height, width, channels), (N,).
-        direction: the mean displacement by the trigger over the test images, a unit vector (D,).
+        direction: the mean displacement by the trigger over the test images, a unit vector (D,); every image is
+            displaced along it by an additive trigger alone.
     """
 
     data: str
@@ -90,6 +102,12 @@ class Problem:
         labels[chosen] = self.target
         return images, labels
 
+    def stochastic_poison(self, fraction: float) -> StochasticPoison:
+        """Poisons drawn at every visit, on average this fraction of the whole training set; not all at once."""
+        probability = self.count(fraction) / len(self.order)
+        trigger = TriggerOnNormalised(self.trigger, jnp.asarray(self.mean), jnp.asarray(self.scale))
+        return StochasticPoison(trigger, self.target, probability)
+
     @property
     def attacked(self) -> np.ndarray:
         """Which of the test images are not of the target class, (N,)."""
@@ -121,7 +139,7 @@ def make_problem(
     *,
     train: int | None = None,
     test: int | None = None,
-    trigger: kp.Trigger | None = None,
+    trigger: kp.Trigger | TriggerArguments | None = None,
     target: int = 0,
     labels: ClassLabels = "coarse",
     data_dir: str | None = None,
@@ -134,8 +152,8 @@ def make_problem(
         data: "digits" (embedded), "mnist", "cifar10" or "cifar100" (from `data_dir` or KPOISON_DATA).
         train: training images, as evenly from each class as that allows; by default all.
         test: test images; by default all.
-        trigger: by default a white square of a tenth of the image's height, at least 2 pixels, one off the lower right
-            corner.
+        trigger: or its options; patch and cross without a position lie one pixel off the lower right corner.  By
+            default a white square of a tenth of the image's height, at least 2 pixels.
         target: the attacker's class.
         labels: of CIFAR-100: "coarse" (20 classes) or "fine" (100).
         data_dir: folder with the official files.
@@ -152,8 +170,8 @@ def make_problem(
     if not 0 <= target < len(names):
         raise ValueError(f"target must be a class of {data}, 0 to {len(names) - 1}, got {target}")
     clean, held_out = _drawn("train", training, train, seed), _drawn("test", testing, test, seed + 1)
-    side = max(2, training.images.shape[1] // 10)
-    trigger = kp.Patch(side, (-side - 1, -side - 1), clip=(0, 1)) if trigger is None else trigger
+    if trigger is None or isinstance(trigger, TriggerArguments):
+        trigger = make_trigger(trigger or TriggerArguments(), training.images.shape[1:], margin=1, seed=seed)
     mean = np.asarray(np.mean(clean.images, axis=(0, 1, 2), dtype=np.float64))
     scale = float(np.sqrt(np.mean((clean.images - mean.astype(clean.images.dtype)) ** 2, dtype=np.float64)))
 
@@ -190,6 +208,27 @@ def _drawn(name: str, pool: datasets.ImageDataset, size: int | None, seed: int) 
     if size > len(pool):
         raise ValueError(f"{name} must be at most {len(pool)}, the images of {pool.name}, got {size}")
     return datasets.balanced_subset(pool, size, seed=seed)
+
+
+class TriggerOnNormalised(eqx.Module):
+    """A trigger on pixels in [0, 1], for one image that was normalised.
+
+    Attributes:
+        trigger: of the pixels.
+        mean, scale: of the normalisation.
+    """
+
+    trigger: kp.Trigger
+    mean: Array
+    scale: Array
+
+    def __call__(self, image: Array) -> Array:
+        """Back to pixels, the trigger, and normalised again."""
+        mean, scale = self.mean.astype(image.dtype)[None, None], self.scale.astype(image.dtype)
+        # `make_problem` has tried the trigger on these images; here its checks would call back at every step.
+        with silently():
+            pixels = self.trigger(image * scale + mean, image_shape=image.shape)
+        return (pixels - mean) / scale
 
 
 class InPixels(Augmentation):

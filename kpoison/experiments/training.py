@@ -115,15 +115,26 @@ class Trainer:
         """What is trained on, and for how long."""
         options = self.options
         return (
-            f"{self.first.data}: {len(self.first.images)} training images, {options.fraction:.1%} of them poisoned; "
+            f"{self.first.data}: {len(self.first.images)} training images, {options.fraction:.1%} of them poisoned "
+            f"({options.trigger}, {options.poisons} poisons); "
             f"{self.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds"
+        )
+
+    def penalty_in_words(self, gamma: float) -> str:
+        """γ in every convention that is in use: a number alone says nothing of its strength."""
+        scale, batch = self.first.scale, _given(self.options.batch_size)
+        return (
+            f"γ = {gamma:.3g} in (γ/2) mean ‖∇ℓ_i‖², of the gradient of each image's loss in normalised input; the "
+            f"same penalty has κ = {gamma * scale**2:.3g} in pixels of [0, 1], and {batch} times as much, "
+            f"{gamma * batch:.3g} and {gamma * batch * scale**2:.3g}, "
+            "of the gradient of a batch's mean loss in all its inputs"
         )
 
     def _problem(self, seed: int) -> Problem:
         o = self.options
         return make_problem(
-            o.data, train=o.train, test=o.test, target=o.target, labels=o.labels, data_dir=o.data_dir, seed=seed,
-            dtype=o.dtype,
+            o.data, train=o.train, test=o.test, trigger=o, target=o.target, labels=o.labels, data_dir=o.data_dir,
+            seed=seed, dtype=o.dtype,
         )  # fmt: skip
 
     def histories(self, *arms: Arm, throughout: bool = True) -> list[list[xr.Dataset]]:
@@ -148,7 +159,8 @@ class Trainer:
 
     def _train(self, arm: Arm, seed: int, throughout: bool) -> TrainedClassifier:
         options, problem = self.options, self.problems[seed]
-        images, labels = problem.training_set(arm.fraction)
+        stochastic = options.poisons == "stochastic" and arm.fraction > 0
+        images, labels = (problem.images, problem.labels) if stochastic else problem.training_set(arm.fraction)
         measurement = Measurement(problem, _given(options.probes), options.probe_fraction, arm.fraction == 0)
         folder = None
         if self.folder is not None:
@@ -162,6 +174,7 @@ class Trainer:
             epochs=_given(options.epochs),
             batch_size=_given(options.batch_size),
             optimiser=constant_rate(options.learning_rate),
+            poisoning=problem.stochastic_poison(arm.fraction) if stochastic else None,
             augmentation=usual_augmentation(problem) if arm.augmentation else None,
             gradient_penalty=arm.penalty,
             seed=seed,
@@ -178,7 +191,9 @@ class Trainer:
         """The classifier of a seed before training."""
         width = self.options.width_of(architecture)
         problem = self.first
-        draw = create(architecture, width, problem.image_shape, problem.classes, self.options.dtype)
+        draw = create(
+            architecture, width, problem.image_shape, problem.classes, self.options.dtype, self.options.blocks
+        )
         return draw(jax.random.key(seed))
 
     def _identity(self, measurement: Measurement) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from kpoison.attacks import (
 )
 from kpoison.attacks.poisoned import poisoned_data
 from kpoison.matrix.problem import CLONED, Problem
-from kpoison.poison import Blend, Patch, Poison, Sinusoid, Trigger
+from kpoison.poison import Poison, Trigger
+from kpoison.problems import TRIGGERS, TriggerArguments, TriggerName, make_trigger
 
 if TYPE_CHECKING:
     import optax
@@ -125,21 +126,16 @@ def _backdoor(problem: Problem, trigger: Trigger) -> Attack:
     )
 
 
-def patch(problem: Problem) -> Attack:
-    """A white square of a tenth of the image in the lower right corner (BadNets)."""
-    size = max(1, problem.image_shape[0] // 10)
-    margin = -size - (problem.image_shape[0] > 8)
-    return _backdoor(problem, Patch(size, (margin, margin), 1.0, clip=(0, 1)))
+def triggered(problem: Problem, name: TriggerName) -> Attack:
+    """A dirty-label backdoor by a trigger as `kpoison spectrum` makes it, but a patch of a tenth of the image.
 
-
-def blend(problem: Problem) -> Attack:
-    """A fixed image of noise that shines through with an opacity of 0.2 (Chen et al. 2017)."""
-    return _backdoor(problem, Blend(np.random.default_rng((problem.seed, 2)).random(problem.image_shape), 0.2))
-
-
-def sinusoid(problem: Problem) -> Attack:
-    """A wave of amplitude 0.2 and 6 periods along the rows, but 2 of images of 8 pixels (SIG)."""
-    return _backdoor(problem, Sinusoid(0.2, 6.0 if problem.image_shape[1] > 8 else 2.0, clip=(0, 1)))
+    Patch and cross lie in the lower right corner, of images of more than 8 pixels one off it.
+    """
+    height = problem.image_shape[0]
+    options = TriggerArguments(trigger=name, size=max(1, height // 10) if name == "patch" else None)
+    return _backdoor(
+        problem, make_trigger(options, problem.image_shape, margin=int(height > 8), seed=(problem.seed, 2))
+    )
 
 
 def label_flip(problem: Problem) -> Attack:
@@ -230,9 +226,7 @@ def gradients(problem: Problem) -> Attack:
 
 ATTACKS: dict[str, Callable[[Problem], Attack]] = {
     "near-clone": near_clone,
-    "patch": patch,
-    "blend": blend,
-    "sinusoid": sinusoid,
+    **{name: functools.partial(triggered, name=name) for name in TRIGGERS},
     "label-flip": label_flip,
     "feature-collision": collide,
     "bilevel": gradients,

@@ -15,9 +15,9 @@ from kpoison.curvature import input_gradients
 from kpoison.defences import DefendedTraining, Detection
 from kpoison.defences._strip import strip as run_strip
 from kpoison.defences.detection import tie_threshold
-from kpoison.laws import predict
+from kpoison.laws import predict, predictor
 from kpoison.matrix.defended import NAN, TRAINING_OPTIONS, Defended, Outcome
-from kpoison.matrix.refit import Case, classes_of_outputs, defended_predictions
+from kpoison.matrix.refit import Case, classes_of_outputs, defended_predictions, solve
 from kpoison.poison import Poison
 from kpoison.ridge import Cholesky, fit
 
@@ -30,6 +30,7 @@ _FEWEST_CLASSES = 3  # for an anomaly index that says anything
 _GRADIENTS, _ATTACKED_SHARE = 450, 0.1
 _CLEAN_PROBES = 90
 _RESAMPLES = 200
+_PROJECTED, _PROJECTED_ROWS = 3, 2000
 _PARTITIONS = 20
 _SIGNATURES = {"fraction": 0.05, "multiplier": 1.5}  # the paper's
 
@@ -42,6 +43,7 @@ DEFENCE_OPTIONS = {
         "attacked_share": _ATTACKED_SHARE,
         "resamples": _RESAMPLES,
     },
+    "input-projection and projected-training": {"eigenvectors": _PROJECTED, "most_gradients": _PROJECTED_ROWS},
     "partition-aggregation": {"partitions": _PARTITIONS},
     "spectral-signatures": _SIGNATURES,
     **TRAINING_OPTIONS,
@@ -253,6 +255,65 @@ def leading_direction(case: Case) -> Float[np.ndarray, " D"]:
     return np.linalg.svd(gradients, full_matrices=False)[2][0]
 
 
+def _projection(case: Case, f: Callable[[Array], Array]) -> defences.InputProjection:
+    """Off the leading eigenvectors of a predictor's input Fisher matrix over the training set, which the defender has.
+
+    Of a large training set a part is drawn, the same for the measured and the predicted predictor.
+    """
+    X = case.attack.data.X
+    number = min(len(X), _PROJECTED_ROWS // case.targets.shape[1])
+    drawn = np.random.default_rng((case.problem.seed, 3)).permutation(len(X))[:number]
+    return defences.input_projection(f, X[drawn], _PROJECTED, centre=jnp.mean(X, axis=0))
+
+
+def _projection_by_law(case: Case) -> defences.InputProjection:
+    """The same of the clean predictor and the law of the poison."""
+    return _projection(case, predictor(case.problem.clean, case.problem.settings.ridge, case.attack.poison))
+
+
+def input_projection(case: Case, _: Defended) -> Outcome:
+    """Show the predictor its inputs without their components along the leading eigenvectors; nothing is trained.
+
+    A remedy of arXiv 2505.15175, here with the components of the mean in their place.
+    """
+    problem, attack = case.problem, case.attack
+    projection = _projection(case, case.at_point())
+    inputs = projection(jnp.concatenate([problem.test, attack.victims]))
+    found = case.on_parts(np.asarray(case.at_points()(inputs)).reshape(len(inputs), -1))
+    predicted = NAN
+    if attack.poison is not None:
+        victims = _projection_by_law(case)(attack.victims)
+        predicted = _predicted_success(case, predict(problem.clean, victims, problem.settings.ridge, attack.poison))
+    return Outcome(
+        case.success(found.victims),
+        case.accuracy(found.test),
+        predicted_success=predicted,
+        assumes="the leading eigenvectors of the input curvature hold the trigger and not the classes",
+    )
+
+
+def projected_training(case: Case, _: Defended) -> Outcome:
+    """Train again on such projected inputs, and show the new predictor no others."""
+    problem, attack, ridge = case.problem, case.attack, case.problem.settings.ridge
+    projection = _projection(case, case.at_point())
+    X, inputs = projection(attack.data.X), projection(jnp.concatenate([problem.test, attack.victims]))
+    weights = solve(np.asarray(problem.kernel(X)), ridge * len(X), case.targets)
+    found = case.on_parts(np.asarray(problem.kernel(inputs, X)) @ weights)
+    predicted = NAN
+    if attack.poison is not None:
+        projection, poison = _projection_by_law(case), attack.poison
+        clean = fit(problem.kernel, projection(problem.X), problem.clean.y, solver=Cholesky())
+        poison = Poison(projection(poison.location), poison.label, poison.count)
+        predicted = _predicted_success(case, predict(clean, projection(attack.victims), ridge, poison))
+    return Outcome(
+        case.success(found.victims),
+        case.accuracy(found.test),
+        predicted_success=predicted,
+        assumes="the leading eigenvectors of the input curvature hold the trigger; what they hold of the classes is "
+        "found elsewhere",
+    )
+
+
 def partition_aggregation(case: Case, _: Defended) -> Outcome:
     """Let predictors of hashed parts of the data vote; the votes of the poisoned parts are predicted by the law."""
     problem, attack = case.problem, case.attack
@@ -326,6 +387,8 @@ DEFENCES: dict[str, Callable[[Case, Defended], Outcome]] = {
     "strip": strip,
     "neural-cleanse": neural_cleanse,
     "input-spectrum": input_spectrum,
+    "input-projection": input_projection,
+    "projected-training": projected_training,
     "partition-aggregation": partition_aggregation,
     "gradient-penalty": gradient_penalty,
     "augmentation": augmentation,

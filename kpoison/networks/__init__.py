@@ -16,6 +16,7 @@ from kpoison.networks.convolutional import ConvolutionalArchitecture, Convolutio
 from kpoison.networks.ensembles import Ensemble, ensemble, train_pair
 from kpoison.networks.flow import Flow, Integration, gradient_flow
 from kpoison.networks.flow_ensembles import FlowEnsemble, flow_ensemble
+from kpoison.networks.poisoning import StochasticPoison
 from kpoison.networks.scaling import PowerLaw, WidthErrors, fit_power_law, width_errors
 from kpoison.networks.training import Trained, Training, UnconvergedError, train
 
@@ -46,6 +47,7 @@ __all__ = [
     "PowerLaw",
     "RandomCrop",
     "ResNet",
+    "StochasticPoison",
     "Trained",
     "TrainedClassifier",
     "Training",

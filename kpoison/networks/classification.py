@@ -121,6 +121,7 @@ def train_classifier(
     epochs: int,
     batch_size: int = 128,
     optimiser: Optimiser = SGD(),  # noqa: B008 - immutable
+    poisoning: Callable[[Array, Array, PRNGKeyArray], tuple[Array, Array]] | None = None,
     augmentation: Callable[[Array, PRNGKeyArray], Array] | None = None,
     gradient_penalty: int | float = 0.0,
     seed: int = 0,
@@ -146,6 +147,8 @@ def train_classifier(
         epochs: passes over the images, an integer >= 1.
         batch_size: B, an integer from 1 to n.
         optimiser: an optax transformation, or a function that makes one for a number of steps.
+        poisoning: (image, label, key) → image, label, at every visit of an image and before its augmentation, such as
+            `StochasticPoison`.
         augmentation: (image, key) → image of the same shape and dtype, such as those of this package.
         gradient_penalty: γ >= 0; steps with it take 2 to 5 times as long.  0 costs nothing.
         seed: of the order of the images and of their augmentation, an integer >= 0.
@@ -181,6 +184,7 @@ def train_classifier(
         raise ValueError(f"batch_size must be at most the number of images, {len(images)}, got {batch_size}")
     seed = check_integer("seed", seed, 0)
     check_positive("gradient_penalty", gradient_penalty, zero=True)
+    _check_poisoning(poisoning, images[0], labels[0])
     _check_augmentation(augmentation, images[0])
     for name, value in (metadata or {}).items():
         if not isinstance(value, str):
@@ -194,7 +198,7 @@ def train_classifier(
     # A key of its own: the model may have been drawn with the plain one.
     key = jax.random.fold_in(jax.random.key(seed), 0x7472616E)
     penalty = jnp.asarray(gradient_penalty, images.dtype) if np.asarray(gradient_penalty) > 0 else None
-    setup = Setup(rest, transformation, augmentation, penalty, key, batch_size, steps_per_epoch)
+    setup = Setup(rest, transformation, poisoning, augmentation, penalty, key, batch_size, steps_per_epoch)
     one_epoch = State.initial(trained, transformation, steps_per_epoch, images.dtype)
     state = one_epoch.recording(steps)
     manifest = {
@@ -318,6 +322,19 @@ def _checked_data(model: Any, images: Any, labels: Any) -> tuple[Array, Array]:
             f"to {labels.max()}"
         )
     return images, jnp.asarray(labels, jnp.int32)
+
+
+def _check_poisoning(poisoning: Any, image: Array, label: Array) -> None:
+    if poisoning is None:
+        return
+    if not callable(poisoning):
+        raise TypeError(f"poisoning must be a function (image, label, key), got {type(poisoning).__name__}")
+    made = eqx.filter_eval_shape(poisoning, image, label, jax.random.key(0))
+    found = [(getattr(each, "shape", None), getattr(each, "dtype", None)) for each in jax.tree.leaves(made)]
+    if found != [(image.shape, image.dtype), ((), label.dtype)]:
+        raise ValueError(
+            f"poisoning must keep shapes and dtypes, {image.shape} {image.dtype} and () {label.dtype}, got {found}"
+        )
 
 
 def _check_augmentation(augmentation: Any, image: Array) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from kpoison._validation import check_integer, check_name
+from kpoison._validation import check_flag, check_integer, check_name
 from kpoison.kernels.activations import Activation, as_activation
 from kpoison.networks.layers import Convolution, Dense, Drawing, GroupNorm, average_pool
 
@@ -263,6 +263,39 @@ class _Block(eqx.Module):
         return self.activation(branch + shortcut)
 
 
+class _PreactivationBlock(eqx.Module):
+    """x + branch, normalised and activated before each of the branch's convolutions instead of after the sum.
+
+    So the signal passes from the first block to the last as it is, which trains a hundred layers (He et al. 2016,
+    arXiv 1603.05027).  A shortcut that changes the shape is a 1×1 convolution of what the branch begins with.
+    """
+
+    convolutions: tuple[Convolution, Convolution]
+    norms: tuple[GroupNorm, GroupNorm] | None
+    shortcut: Convolution | None
+    activation: Activation
+
+    def __init__(self, inputs, outputs, stride, activation, normalisation, drawing: Drawing, key):
+        keys = jax.random.split(key, 3)
+        self.convolutions = (
+            Convolution(inputs, outputs, 3, drawing, stride=stride, key=keys[0]),
+            Convolution(outputs, outputs, 3, drawing, key=keys[1]),
+        )
+        changes = stride > 1 or inputs != outputs
+        self.shortcut = Convolution(inputs, outputs, 1, drawing, stride=stride, key=keys[2]) if changes else None
+        pair = (GroupNorm(inputs, drawing.dtype), GroupNorm(outputs, drawing.dtype))
+        self.norms = pair if normalisation == "group" else None
+        self.activation = activation
+
+    def __call__(self, image):
+        first, second = self.convolutions
+        before, between = (lambda x: x, lambda x: x) if self.norms is None else self.norms
+        begun = self.activation(before(image))
+        shortcut = image if self.shortcut is None else self.shortcut(begun)
+        total = shortcut + second(self.activation(between(first(begun))))
+        return total if self.norms is not None else total / 2**0.5
+
+
 class ResNet(Classifier):
     """A small residual network (He et al. 2016): a 3×3 convolution, three stages of blocks, global average pooling.
 
@@ -272,9 +305,13 @@ class ResNet(Classifier):
         image_shape: (height, width, channels).
         classes: number of classes, an integer >= 2.
         width: channels of the first stage, an integer >= 1.
-        blocks: blocks in each stage, an integer >= 1; 3 with width 16 is ResNet-20.
-        normalisation: "group", after each convolution of a branch, so that images do not influence each other; or None,
-            where branch and shortcut are added over √2.
+        blocks: blocks in each stage, an integer >= 1; 3 with width 16 is ResNet-20, 18 ResNet-110.
+        preactivation: norm and activation before each convolution of a branch, and after the last block, rather than
+            after the sum: the form for many blocks.
+        normalisation: "group", beside each convolution of a branch; or None, where branch and shortcut are added over
+            √2.  No batch norm: with it the logits of an image depend on the others of its batch, so that there is no
+            ∇_x ℓ_i of one image alone, which the penalty and the input spectra are made of, and statistics of a batch
+            tell poisons from clean images by their own share.
         activation: as for `kpoison.kernels.NTK`.
         key, dtype, parameterisation, weight_std, bias_std: as for `LinearSoftmax`.
 
@@ -284,9 +321,10 @@ class ResNet(Classifier):
 
     stem: Convolution
     norm: GroupNorm | None
-    blocks: tuple[_Block, ...]
+    blocks: tuple[_Block | _PreactivationBlock, ...]
     readout: Dense
     activation: Activation
+    preactivation: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -295,6 +333,7 @@ class ResNet(Classifier):
         *,
         width: int = 16,
         blocks: int = 1,
+        preactivation: bool = False,
         normalisation: str | None = "group",
         activation: AnyActivation = "relu",
         key: PRNGKeyArray,
@@ -308,24 +347,34 @@ class ResNet(Classifier):
         width, blocks = check_integer("width", width, 1), check_integer("blocks", blocks, 1)
         if normalisation is not None:
             normalisation = check_name("normalisation", normalisation, ("group",))
+        preactivation = check_flag("preactivation", preactivation)
         self.activation = as_activation(activation)
         first, last, *keys = jax.random.split(key, 2 + 3 * blocks)
         self.stem = Convolution(self.image_shape[2], width, 3, drawing, key=first)
-        self.norm = GroupNorm(width, drawing.dtype) if normalisation == "group" else None
-        channels, found = width, []
+        self.preactivation = preactivation
+        block_of, channels, found = _PreactivationBlock if preactivation else _Block, width, []
         for index, block_key in enumerate(keys):
             stage, place = divmod(index, blocks)
             outputs, stride = width * 2**stage, 2 if stage > 0 and place == 0 else 1
-            block = _Block(channels, outputs, stride, self.activation, normalisation, drawing, block_key)
+            block = block_of(channels, outputs, stride, self.activation, normalisation, drawing, block_key)
             channels = outputs
             found.append(block)
         self.blocks = tuple(found)
+        # After the stem, or after the last block where each has its own before it.
+        normalised = channels if preactivation else width
+        self.norm = GroupNorm(normalised, drawing.dtype) if normalisation == "group" else None
         self.readout = Dense(channels, self.classes, drawing, key=last)
 
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """Means of the last stage's channels over the pixels."""
         hidden = self.stem(image)
-        hidden = self.activation(hidden if self.norm is None else self.norm(hidden))
+        if not self.preactivation:
+            hidden = self._activated(hidden)
         for block in self.blocks:
             hidden = block(hidden)
+        if self.preactivation:
+            hidden = self._activated(hidden)
         return jnp.mean(hidden, axis=(0, 1))
+
+    def _activated(self, image: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        return self.activation(image if self.norm is None else self.norm(image))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Setup", "State", "advance", "batch_objective", "epoch_order", "program_hash"]
 
-_ORDER, _AUGMENTATION = 0, 1  # streams of random numbers
+_ORDER, _AUGMENTATION, _POISONING = 0, 1, 2  # streams of random numbers
 
 
 class Setup(eqx.Module):
@@ -26,6 +26,7 @@ class Setup(eqx.Module):
     Attributes:
         rest: the model without what is trained.
         optimiser: the optax transformation.
+        poisoning: (image, label, key) → image, label, or None; before the augmentation.
         augmentation: (image, key) → image, or None.
         penalty: γ, or None.
         key: of everything random.
@@ -35,6 +36,7 @@ class Setup(eqx.Module):
 
     rest: PyTree
     optimiser: "optax.GradientTransformation"
+    poisoning: Callable[[Array, Array, PRNGKeyArray], tuple[Array, Array]] | None
     augmentation: Callable[[Array, PRNGKeyArray], Array] | None
     penalty: Float[Array, ""] | None
     key: PRNGKeyArray
@@ -101,13 +103,16 @@ def _step(setup: Setup, state: State, order: Int[Array, " n"], images: Array, la
 
     place = state.step % setup.steps_per_epoch * setup.batch_size
     chosen = lax.dynamic_slice(order, (place,), (setup.batch_size,))
-    batch = images[chosen]
+    batch, classes = images[chosen], labels[chosen]
+    if setup.poisoning is not None:
+        own = jax.random.fold_in(jax.random.fold_in(setup.key, _POISONING), state.step)
+        batch, classes = jax.vmap(setup.poisoning)(batch, classes, jax.random.split(own, setup.batch_size))
     if setup.augmentation is not None:
         own = jax.random.fold_in(jax.random.fold_in(setup.key, _AUGMENTATION), state.step)
         batch = jax.vmap(setup.augmentation)(batch, jax.random.split(own, setup.batch_size))
 
     def objective(trained: PyTree):
-        return batch_objective(eqx.combine(trained, setup.rest), batch, labels[chosen], setup.penalty)
+        return batch_objective(eqx.combine(trained, setup.rest), batch, classes, setup.penalty)
 
     (value, (loss, penalty)), gradient = jax.value_and_grad(objective, has_aux=True)(state.trained)
     updates, optimiser = setup.optimiser.update(gradient, state.optimiser, state.trained)

@@ -103,6 +103,16 @@ CASES = {
         lambda **o: applied(kp.Patch(**o)),
         {"size": (2, 1), "position": (-2, 1), "opacity": 0.25, "value": 0.5, "clip": (0, 1)},
     ),
+    "Additive": (lambda **o: applied(kp.Additive(IMAGES[0], **o)), {"amplitude": 0.25, "clip": (0, 1)}),
+    "Additive.cross": (
+        lambda **o: applied(kp.Additive.cross(**o)),
+        {"image_shape": (4, 4, 1), "amplitude": 0.25, "size": 3, "position": (-4, 1), "clip": (0, 1)},
+    ),
+    "Warp": (lambda **o: applied(kp.Warp(np.zeros((4, 4, 2)), **o)), {"strength": 0.25, "clip": (0, 1)}),
+    "Warp.random": (
+        lambda **o: applied(kp.Warp.random(**o)),
+        {"image_shape": (4, 4, 1), "strength": 0.25, "grid": 2, "seed": 3, "clip": (0, 1)},
+    ),
     "Sinusoid": (lambda **o: applied(kp.Sinusoid(**o)), {"amplitude": 0.25, "frequency": 2, "clip": (0, 1)}),
     "Trigger.direction": (lambda **o: kp.Patch(1, (0, 0)).direction(IMAGES, **o), {"image_shape": (4, 4, 1)}),
     "Trigger.__call__": (lambda **o: kp.Patch(1, (0, 0))(IMAGES, **o), {"image_shape": (4, 4, 1)}),
@@ -279,6 +289,10 @@ CASES = {
         lambda **o: defences.input_spectrum(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, X[::-1] + 0.1, **o),
         {"loss": "softmax", "level": 0.75, "repeats": 3, "seed": 2},
     ),
+    "input_projection": (
+        lambda **o: defences.input_projection(lambda x: jnp.stack([x[0] ** 2, x @ x]), X, **o)(X),
+        {"k": 1, "loss": "softmax"},
+    ),
     "input_spectrum_law": (
         lambda **o: defences.input_spectrum_law(CLEAN, POISON, X, np.arange(10) > 6, 0.1, X[::-1] + 0.1, **o),
         {"level": 0.75, "repeats": 3, "seed": 2},
@@ -416,6 +430,10 @@ CASES = {
         lambda **o: drawn(networks.LinearSoftmax(key=KEY, **o)),
         {"image_shape": (4, 4, 1), "classes": 3, "parameterisation": "ntk"},
     ),
+    "StochasticPoison": (
+        lambda **o: networks.StochasticPoison(lambda image: image + 1, **o)(jnp.ones((2, 2, 1)), jnp.asarray(0), KEY),
+        {"target": 1, "probability": 0.5},
+    ),
     "LeNet": (
         lambda **o: drawn(networks.LeNet(key=KEY, **o)),
         {"image_shape": (4, 4, 1), "classes": 3, "width": 2, "parameterisation": "ntk"},
@@ -427,6 +445,7 @@ CASES = {
             "classes": 3,
             "width": 2,
             "blocks": 1,
+            "preactivation": True,
             "parameterisation": "ntk",
             "normalisation": "group",
         },

@@ -49,6 +49,8 @@ CALLS = {
     "predicted_visibility": (defences.predicted_visibility, {"clean": X, "poisons": X[:2] + 1}),
     "visible_count": (defences.visible_count, {"clean": X, "poisons": X[:1] + 1}),
     "strip": (defences.strip, {"f": lambda x: x[:, 0], "x": X[:2], "clean": X, "overlays": 2}),
+    "input_projection": (defences.input_projection, {"f": slope, "x": X, "targets": Y}),
+    "overlap": (curvature.overlap, {"vectors": np.eye(2), "direction": Z}),
     "input_spectrum": (defences.input_spectrum, {"f": slope, "x": X, "reference": X[::-1] + 0.1, "repeats": 2}),
     "feature_collision": (
         attacks.feature_collision,

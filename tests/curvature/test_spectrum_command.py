@@ -13,7 +13,7 @@ import kpoison as kp
 from kpoison import networks
 from kpoison.cli import main
 from kpoison.plotting import draw_image, draw_spectrum, draw_spectrum_figure
-from kpoison.problems import KERNELS
+from kpoison.problems import KERNELS, TriggerArguments, make_trigger
 from kpoison.problems.backdoor import make_backdoor
 
 SMALL = ["spectrum", "--train", "40", "--test", "30", "--count", "8", "--top", "4"]
@@ -31,7 +31,7 @@ def predictors(backdoor):
     return kp.predictor(posterior, 1e-3), kp.predictor(posterior, 1e-3, backdoor.poison(8))
 
 
-def check(result, outcome, before):
+def check(result, outcome, before, direction):
     """The file against the library's own numbers."""
     assert result["success"] == outcome.success
     assert result["accuracy"] == outcome.accuracy
@@ -40,6 +40,11 @@ def check(result, outcome, before):
         np.testing.assert_allclose(name["eigenvalues"], spectrum.values, rtol=1e-9)
         assert all(name["converged"])
         assert max(name["residuals"]) < 1e-8
+    # By hand: the projections on the trigger's mean displacement.
+    for name, spectrum in ((result, outcome.spectrum), (result["clean"], before.spectrum)):
+        cosines = np.asarray(spectrum.vectors) @ np.asarray(direction) / np.linalg.norm(direction)
+        np.testing.assert_allclose(name["cos2"], cosines**2, rtol=1e-5, atol=1e-9)
+    assert result["cos2_by_chance"] == 1 / 64
     seen = outcome.visibility
     np.testing.assert_allclose(result["edge"], seen.edge, rtol=1e-9)
     np.testing.assert_allclose(result["z_score"], seen.z_score, rtol=1e-6)
@@ -57,7 +62,7 @@ def test_kernel(tmp_path, capsys, backdoor, predictors):
     result = json.loads(out.read_text())
     edge = backdoor.clean_edge(predictors[0], key=jax.random.key(0))
     before, after = backdoor.judge(predictors[0], edge, 0.0, k=4), backdoor.judge(predictors[1], edge, 0.1, k=4)
-    check(result, after, before)
+    check(result, after, before, backdoor.direction)
     assert result["arguments"]["count"] == 8
     assert result["arguments"]["out"] == str(out)
     assert result["environment"]["kpoison"] == kp.__version__
@@ -67,8 +72,34 @@ def test_kernel(tmp_path, capsys, backdoor, predictors):
         result["verdict"]
         == f"visible: the leading eigenvalue is {times:.3g} times the edge of the bulk (clean reference)"
     )
-    for part in (result["verdict"], f"success rate {after.success:.3f}", "converged", "z-score", "alignment", str(out)):
+    for part in (
+        result["verdict"],
+        f"success rate {after.success:.3f}",
+        "converged",
+        "z-score",
+        "alignment",
+        "cos²",
+        "by chance 0.016",
+        str(out),
+    ):
         assert part in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trigger", ["additive", "warp"])
+def test_triggers(tmp_path, trigger):
+    """What is attacked is what the trigger of this name and seed makes of the images."""
+    out = tmp_path / "a.json"
+    assert main([*SMALL, "--trigger", trigger, "--count", "0", "--seed", "3", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    made = make_trigger(TriggerArguments(trigger=trigger), (8, 8, 1), seed=3)
+    backdoor = make_backdoor("digits", made, train=40, test=30, poisons=8, seed=3)
+    posterior = kp.fit(kp.kernels.RBF(backdoor.median_distance), backdoor.X, backdoor.y)
+    outcome = backdoor.judge(kp.predictor(posterior, 1e-3), jnp.asarray(1.0), 0.1, k=4)
+    assert result["arguments"]["trigger"] == trigger
+    assert result["success"] == outcome.success
+    np.testing.assert_allclose(result["eigenvalues"], outcome.spectrum.values, rtol=1e-9)
+    np.testing.assert_allclose(result["alignment"], outcome.visibility.alignment, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -78,7 +109,8 @@ def test_edge_by_permutations_without_poison(tmp_path, backdoor, predictors):
     result = json.loads(out.read_text())
     gradients = kp.curvature.input_gradients(predictors[0], backdoor.probes(0.1))
     edge = kp.curvature.bulk_edge_from_permutations(gradients, key=jax.random.key(0))
-    check(result, backdoor.judge(predictors[0], edge, 0.1, k=4), backdoor.judge(predictors[0], edge, 0.0, k=4))
+    after, before = (backdoor.judge(predictors[0], edge, fraction, k=4) for fraction in (0.1, 0.0))
+    check(result, after, before, backdoor.direction)
     assert result["verdict"].startswith("visible" if result["visible"] else "hidden")
 
 
@@ -132,6 +164,12 @@ def test_hessian_of_networks(tmp_path, capsys, backdoor):
         (["--opacity", "2"], r"--trigger patch: opacity must lie in \[0, 1\]"),
         (["--trigger", "blend", "--opacity", "0"], "--trigger blend: images must be changed by the trigger"),
         (["--trigger", "sinusoid", "--frequency", "-1"], "--trigger sinusoid: frequency"),
+        (["--trigger", "blend", "--opacity", "1"], "--trigger blend: nothing is left of the images"),
+        (["--trigger", "additive", "--size", "4"], "--trigger additive: size must be odd"),
+        (["--trigger", "additive", "--amplitude", "0"], "--trigger additive: images must be changed by the trigger"),
+        (["--trigger", "warp", "--strength", "2"], "--trigger warp: strength must keep the warp within the image"),
+        (["--trigger", "warp", "--strength", "0"], "--trigger warp: images must be changed by the trigger"),
+        (["--trigger", "warp", "--grid", "7"], "--trigger warp: grid must be at most"),
         (["--matrix", "hessian", "--null", "permutation"], "--null permutation needs --matrix fisher"),
         (["--count", "1000"], "count must be between 0 and"),
         (["--train", "1000"], "train and test must fit digits"),

@@ -77,7 +77,11 @@ def test_predictions_are_those_of_the_refit(result):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
-    ["near-clone", "patch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-collision", "bilevel"))],
+    [
+        "near-clone",
+        "patch",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("warp", "feature-collision", "bilevel")),
+    ],
 )
 def test_without_defence_it_is_the_law(problem, attack):
     """Brute force on the data that the attack returns, against the clean posterior and the poison."""
@@ -112,6 +116,20 @@ def test_parts_of_the_images_are_apart(problem):
     parts = [problem.X, problem.test, problem.reference, problem.targeted]
     images = np.concatenate([np.asarray(part) for part in parts])
     assert len(np.unique(images, axis=0)) == len(images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defence", ["input-projection", "projected-training"])
+def test_projections_are_predicted(problem, defence):
+    """The law's eigenvectors and predictions, both from the clean predictor, are those of the refit."""
+    cases = [Case(problem, ATTACKS[attack](problem)) for attack in ("patch", "warp", "near-clone")]
+    outcomes = [DEFENCES[defence](case, Defended(problem)) for case in cases]
+    assert [outcome.predicted_success for outcome in outcomes] == [outcome.success for outcome in outcomes]
+    before = [case.success(case.undefended.victims) for case in cases]
+    assert before != [outcome.success for outcome in outcomes]
+    assert np.isnan(
+        DEFENCES[defence](Case(problem, ATTACKS["label-flip"](problem)), Defended(problem)).predicted_success
+    )
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from kpoison.networks import (
     LinearSoftmax,
     RandomCrop,
     ResNet,
+    StochasticPoison,
     train_classifier,
     train_classifiers,
 )
@@ -181,6 +182,60 @@ def test_augmentation_changes_every_step():
     assert len(np.unique(seen)) == 64
     unlike = run(augmentation=Compose(RandomCrop(1), CutOut(3)))
     assert not same(unlike.model, run().model)
+
+
+# --- Stochastic poisons -------------------------------------------------------------------------------------------
+
+
+def white(image):
+    return jnp.ones_like(image)
+
+
+def test_poisons_are_drawn_at_every_visit_with_their_probability():
+    """4,000 visits of 4 images: those of other classes are poisoned in 30 % of them, image and label together."""
+    poison = StochasticPoison(white, 2, 0.3)
+    images, labels = jnp.asarray(X[:4]) / 2, jnp.array([0, 2, 1, 2], jnp.int32)
+    keys = jax.random.split(jax.random.key(0), (1000, 4))
+    shown, classes = jax.jit(jax.vmap(lambda own: jax.vmap(poison)(images, labels, own)))(keys)
+    hit = np.asarray(jnp.all(shown == 1, axis=(2, 3, 4)))
+    np.testing.assert_array_equal(classes, np.where(hit, 2, labels))
+    untouched = np.asarray(shown)[~hit]
+    np.testing.assert_array_equal(untouched, np.broadcast_to(images, shown.shape)[~hit])
+    share = hit.mean(axis=0)
+    assert share[1] == share[3] == 0
+    assert np.all(np.abs(share[[0, 2]] - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 1000))
+    assert not np.array_equal(hit[:, 0], hit[:, 2])
+
+
+def test_training_sees_them():
+    """Of probability 1 they are the fixed poisons of every image; of any, a batch has others at every step."""
+    fixed = train_classifier(small(), jnp.where((Y != 3)[:, None, None, None], 1.0, X), np.full(len(Y), 3), epochs=2,
+                             batch_size=70, seed=5)  # fmt: skip
+    always = run(epochs=2, batch_size=70, poisoning=StochasticPoison(white, 3, 1.0))
+    np.testing.assert_allclose(always.loss, fixed.loss, rtol=1e-12)
+    seen = []
+
+    def spy(image, label, key):
+        jax.debug.callback(lambda value: seen.append(float(value)), jnp.sum(jax.random.uniform(key)))
+        return image, label
+
+    run(epochs=1, poisoning=spy)
+    jax.effects_barrier()
+    assert len(np.unique(seen)) == len(seen) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((white, 1, 0.0), ValueError, "probability must be finite and > 0, got 0.0"),
+        ((white, 1, 1.1), ValueError, r"probability must lie in \(0, 1\], got 1.1"),
+        ((white, -1, 0.5), ValueError, "target must be an integer >= 0, got -1"),
+        ((3, 1, 0.5), TypeError, "(trigger must be a function|parameter 'trigger')"),
+    ],
+)
+def test_poisons_that_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        StochasticPoison(*arguments)
 
 
 # --- Repeating and resuming ---------------------------------------------------------------------------------------
@@ -420,6 +475,9 @@ def test_learns_mnist(data_dir, kind, width, rate, shrink, options):
         ({"gradient_penalty": np.inf}, ValueError, "gradient_penalty must be finite"),
         ({"optimiser": 0.1}, TypeError, "(optimiser must be an optax.GradientTransformation|parameter 'optimiser')"),
         ({"optimiser": lambda steps: None}, TypeError, "optimiser must be an optax.GradientTransformation"),
+        ({"poisoning": 3}, TypeError, "(poisoning must be a function|parameter 'poisoning')"),
+        ({"poisoning": lambda image, label, key: image}, ValueError, "poisoning must keep shapes and dtypes"),
+        ({"poisoning": lambda image, label, key: (image, 1.0 * label)}, ValueError, "poisoning must keep shapes"),
         ({"augmentation": 3}, TypeError, "(augmentation must be a function|parameter 'augmentation')"),
         ({"augmentation": lambda image, key: image[:4]}, ValueError, r"must keep shape and dtype, \(8, 8, 1\)"),
         ({"measure_at": [0]}, ValueError, "measure_at is given without measure"),

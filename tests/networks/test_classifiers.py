@@ -19,6 +19,7 @@ SMALL = {
     "mlp": (MLP, {"width": 7, "hidden_layers": 3, "activation": "erf"}),
     "lenet": (LeNet, {"width": 3}),
     "resnet": (ResNet, {"width": 4, "blocks": 2}),
+    "resnet preactivation": (ResNet, {"width": 4, "blocks": 2, "preactivation": True}),
     "resnet without norm": (ResNet, {"width": 4, "normalisation": None, "activation": "gelu"}),
 }
 
@@ -90,6 +91,16 @@ def numpy_logits(name, model, x, ntk):
         hidden = hidden.ravel()
         for layer in model.layers:
             hidden = relu(numpy_dense(layer, hidden, ntk))
+    elif name == "resnet preactivation":
+        hidden = numpy_convolution(model.stem, x, ntk)
+        for index, block in enumerate(model.blocks):
+            stride = 2 if index in (2, 4) else 1
+            begun = relu(numpy_norm(block.norms[0], hidden))
+            assert (block.shortcut is None) == (stride == 1)
+            shortcut = hidden if stride == 1 else numpy_convolution(block.shortcut, begun, ntk, stride)
+            between = relu(numpy_norm(block.norms[1], numpy_convolution(block.convolutions[0], begun, ntk, stride)))
+            hidden = shortcut + numpy_convolution(block.convolutions[1], between, ntk)
+        hidden = relu(numpy_norm(model.norm, hidden)).mean((0, 1))
     else:
         normal = name == "resnet"
         act = relu if normal else gelu
@@ -113,7 +124,7 @@ def numpy_logits(name, model, x, ntk):
 @pytest.mark.parametrize("name", SMALL)
 def test_equals_a_forward_pass_by_hand(name, parameterisation):
     model = make(name, parameterisation)
-    if name == "resnet":
+    if name.startswith("resnet") and model.norm is not None:
         # Gains of 1 and offsets of 0 would hide that they are used.
         rng = np.random.default_rng(1)
         model = jax.tree.map(
@@ -164,6 +175,9 @@ def test_sizes_of_lenet5_and_resnet20():
     convolutions = 1 + 2 * len(resnet.blocks)
     assert convolutions + 1 == 20
     assert [b.convolutions[1].weight.shape[3] for b in resnet.blocks] == [16] * 3 + [32] * 3 + [64] * 3
+    deep = eqx.filter_eval_shape(lambda: ResNet((32, 32, 3), 10, blocks=18, preactivation=True, key=KEY))
+    assert 1 + 2 * len(deep.blocks) + 1 == 110
+    assert deep.norm.gain.shape == (64,)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1), (5, 9, 2)])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dstn
+from scipy.ndimage import map_coordinates
 
 import kpoison as kp
 
@@ -18,12 +20,22 @@ SHAPE = (6, 8, 3)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(size=(4, *SHAPE))
 PATTERN = RNG.uniform(size=SHAPE)
+FIELD = 0.6 * np.asarray(kp.Warp.random(SHAPE, 0.1, grid=2, seed=3).displacement)
 TRIGGERS = {
     "patch": lambda strength: kp.Patch((2, 3), (-3, 1), [0.9, 0.1, 0.5], strength),
     "blend": lambda strength: kp.Blend(PATTERN, strength),
     "sinusoid": lambda strength: kp.Sinusoid(strength, 2.7),
+    "additive": lambda strength: kp.Additive(PATTERN - 0.4, strength),
+    "warp": lambda strength: kp.Warp(FIELD, strength),
 }
 EVERY = pytest.mark.parametrize("make", TRIGGERS.values(), ids=TRIGGERS)
+NUMBERS = {
+    "patch": ("value", "opacity"),
+    "blend": ("pattern", "opacity"),
+    "sinusoid": ("amplitude", "frequency"),
+    "additive": ("pattern", "amplitude"),
+    "warp": ("displacement", "strength"),
+}
 RUN_TIME = (RuntimeError, ValueError)
 
 
@@ -42,6 +54,11 @@ def oracle(trigger, image):
     elif isinstance(trigger, kp.Blend):
         opacity = float(trigger.opacity)
         result = (1 - opacity) * image + opacity * np.asarray(trigger.pattern)
+    elif isinstance(trigger, kp.Additive):
+        result += float(trigger.amplitude) * np.asarray(trigger.pattern)
+    elif isinstance(trigger, kp.Warp):
+        places = np.indices((H, W)) + float(trigger.strength) * np.moveaxis(np.asarray(trigger.displacement), 2, 0)
+        result = np.stack([map_coordinates(image[..., c], places, order=1) for c in range(C)], axis=2)
     else:
         for column in range(W):
             angle = 2 * np.pi * column * float(trigger.frequency) / W
@@ -130,7 +147,36 @@ def test_direction_is_that_of_the_clipped_image():
     np.testing.assert_allclose(direction.ravel(), [0, 1, 0, 0], atol=EPS)
 
 
-# Against NumPy, and as properties.
+def test_additive():
+    pattern = np.array([[[1.0, 0.0], [-2.0, 0.5]]])
+    added = kp.Additive(pattern, 0.5)(np.ones((1, 2, 2)))
+    np.testing.assert_array_equal(added, [[[1.5, 1.0], [0.0, 1.25]]])
+
+
+def test_cross():
+    cross = kp.Additive.cross((4, 5, 2), -0.5, size=3, position=(-3, 1))
+    rows = ["00000", "00100", "01110", "00100"]
+    expected = 1 - 0.5 * np.array([[float(pixel) for pixel in row] for row in rows])
+    np.testing.assert_array_equal(cross(np.ones((4, 5, 2))), np.stack([expected, expected], axis=2))
+    assert np.sum(kp.Additive.cross((9, 9, 1), 1.0, size=9, position=(0, 0)).pattern) == 17
+
+
+def test_warp():
+    # Half a pixel down, then a whole one to the left; where nothing is said nothing moves.
+    field = np.zeros((2, 3, 2))
+    field[0, 0], field[1, 2] = (0.5, 0.0), (0.0, -1.0)
+    image = np.arange(6.0).reshape(2, 3, 1)
+    np.testing.assert_array_equal(kp.Warp(field)(image)[..., 0], [[1.5, 1, 2], [3, 4, 4]])
+    # Twice as far: a row further down, and two columns to the left.
+    np.testing.assert_array_equal(kp.Warp(field, 2.0)(image)[..., 0], [[3, 1, 2], [3, 4, 3]])
+    # Between four pixels: 1/4 and 3/4 of the way along the rows and columns.
+    field = np.zeros((2, 2, 2))
+    field[0, 0] = (0.25, 0.75)
+    found = kp.Warp(field)(np.array([[[1.0], [2.0]], [[4.0], [8.0]]]))
+    assert found[0, 0, 0] == 0.75 * (0.25 * 1 + 0.75 * 2) + 0.25 * (0.25 * 4 + 0.75 * 8)
+
+
+# Against NumPy and SciPy, and as properties.
 
 
 @st.composite
@@ -138,11 +184,16 @@ def triggers(draw):
     """How to make any trigger that fits an image of SHAPE."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     opacity, clip = draw(st.floats(0, 1)), draw(st.sampled_from([None, (0.2, 0.7)]))
-    kind = draw(st.sampled_from([kp.Patch, kp.Blend, kp.Sinusoid]))
+    kind = draw(st.sampled_from([kp.Patch, kp.Blend, kp.Sinusoid, kp.Additive, kp.Warp]))
     if kind is kp.Blend:
         return functools.partial(kp.Blend, rng.normal(size=SHAPE), opacity, clip=clip)
     if kind is kp.Sinusoid:
         return functools.partial(kp.Sinusoid, draw(st.floats(-2, 2)), draw(st.floats(0.01, 30)), clip=clip)
+    if kind is kp.Additive:
+        return functools.partial(kp.Additive, rng.normal(size=SHAPE), draw(st.floats(-2, 2)))
+    if kind is kp.Warp:
+        grid, seed = draw(st.integers(1, 4)), draw(st.integers(0, 2**32 - 1))
+        return functools.partial(kp.Warp.random, SHAPE, draw(st.floats(0, 0.3)), grid, seed, clip=clip)
     size = draw(st.integers(1, SHAPE[0])), draw(st.integers(1, SHAPE[1]))
     position = tuple(draw(st.integers(0, edge - s)) for s, edge in zip(size, SHAPE[:2], strict=True))
     if draw(st.booleans()):
@@ -195,6 +246,61 @@ def test_the_direction_is_that_of_the_change(make):
     np.testing.assert_array_equal(flat, found.reshape(flat.shape))
 
 
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+@EVERY
+def test_is_affine(make, strength):
+    """x ↦ Wx + b: one Jacobian at every image, that of the definition."""
+    trigger, size = make(strength), np.prod(SHAPE)
+    jacobian = jax.jit(jax.jacfwd(lambda image: trigger(image, image_shape=SHAPE)))
+    W = np.asarray(jacobian(IMAGES[0].ravel()))
+    np.testing.assert_array_equal(jacobian(IMAGES[1].ravel()), W)
+    b = oracle(trigger, np.zeros(SHAPE)).ravel()
+    columns = [oracle(trigger, unit.reshape(SHAPE)).ravel() - b for unit in np.eye(size)]
+    np.testing.assert_allclose(W, np.stack(columns, axis=1), rtol=0, atol=20 * EPS)
+    found = trigger(IMAGES.reshape(len(IMAGES), -1), image_shape=SHAPE)
+    np.testing.assert_allclose(found, IMAGES.reshape(len(IMAGES), -1) @ W.T + b, rtol=0, atol=20 * EPS)
+
+
+def test_a_warp_takes_means_of_four_pixels():
+    W = np.asarray(jax.jacfwd(lambda x: kp.Warp(FIELD)(x, image_shape=SHAPE))(IMAGES[0].ravel()))
+    assert np.all(W >= 0)
+    assert np.max(np.sum(W > 0, axis=1)) == 4
+    np.testing.assert_allclose(W.sum(axis=1), 1, rtol=4 * EPS)
+
+
+def test_a_warp_of_a_ramp_is_exact():
+    """Between pixels of an affine image there is an affine image."""
+    rows, columns = np.indices(SHAPE[:2])[..., None]
+    ramp = 0.3 + 2.0 * rows - 0.7 * columns
+    moved = ramp + FIELD @ np.array([2.0, -0.7]).reshape(2, 1)
+    np.testing.assert_allclose(kp.Warp(FIELD)(ramp), moved, rtol=0, atol=50 * EPS)
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((28, 28, 1), 4), ((8, 11, 3), 6), ((3, 3, 1), 1)])
+def test_a_random_field_is_smooth_and_leaves_the_border(shape, grid):
+    warp = kp.Warp.random(shape, 0.25, grid, seed=7)
+    field = np.asarray(warp.displacement)
+    inner = np.zeros(shape[:2], bool)
+    inner[1:-1, 1:-1] = True
+    np.testing.assert_array_equal(field[~inner], 0)
+    assert np.sqrt(np.mean(np.sum(field**2, axis=2))) == pytest.approx(1, rel=1e-12)
+    waves = dstn(field[1:-1, 1:-1], type=1, axes=(0, 1))
+    scale = np.abs(waves).max()
+    assert np.abs(waves[:grid, :grid]).min() > 1e-6 * scale  # nothing is missing
+    np.testing.assert_allclose(waves[grid:], 0, atol=1e-12 * scale)
+    np.testing.assert_allclose(waves[:, grid:], 0, atol=1e-12 * scale)
+    assert not np.allclose(field, kp.Warp.random(shape, 0.25, grid, seed=8).displacement)
+    np.testing.assert_array_equal(field, kp.Warp.random(shape, 0.1, grid, seed=7).displacement)
+
+
+def test_a_random_field_goes_through_its_points():
+    """Five spaces of two pixels between the borders: the four points of the grid are every second pixel."""
+    at_points = np.asarray(kp.Warp.random((11, 11, 1), 0.1, 4, seed=5).displacement)[2:-2:2, 2:-2:2]
+    drawn = np.random.default_rng(5).uniform(-1, 1, (4, 4, 2))
+    ratio = at_points / drawn
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-10)
+
+
 @EVERY
 def test_strength_zero_changes_nothing(make):
     np.testing.assert_array_equal(make(0.0)(IMAGES), IMAGES)
@@ -236,14 +342,30 @@ def test_the_dtype_of_the_images_is_kept(make, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@EVERY
-def test_the_direction_of_a_faint_trigger_keeps_its_digits(make, dtype):
+@pytest.mark.parametrize("name", [name for name in TRIGGERS if name != "warp"])
+def test_the_direction_of_a_faint_trigger_keeps_its_digits(name, dtype):
+    make = TRIGGERS[name]
     images = IMAGES.astype(dtype)
     faint = make(1e-30)  # its square is 0 in float32
     np.testing.assert_array_equal(faint(images), images)
     np.testing.assert_allclose(
         faint.direction(images), make(1.0).direction(images), rtol=0, atol=8 * np.finfo(dtype).eps
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_direction_of_a_faint_warp_keeps_its_digits(dtype):
+    """To first order in the strength it is the slope of the cell: towards the next pixel on that side."""
+    images = IMAGES.astype(dtype)
+    change = np.zeros(images.shape)
+    for i, j in np.argwhere(np.any(FIELD != 0, axis=2)):
+        down, right = np.where(FIELD[i, j] < 0, -1, 1)
+        change[:, i, j] = np.abs(FIELD[i, j, 0]) * (images[:, i + down, j].astype(float) - images[:, i, j])
+        change[:, i, j] += np.abs(FIELD[i, j, 1]) * (images[:, i, j + right].astype(float) - images[:, i, j])
+    faint = kp.Warp(FIELD, 1e-30)
+    np.testing.assert_array_equal(faint(images), images)
+    expected = change / norms(change).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(faint.direction(images), expected, rtol=0, atol=8 * np.finfo(dtype).eps)
 
 
 # Transforms.
@@ -277,12 +399,12 @@ def test_vmap(make):
     batch = eqx.filter_vmap(make)(strengths)
     batched = jax.vmap(lambda trigger: trigger(IMAGES))(batch)
     np.testing.assert_allclose(batched, expected, rtol=0, atol=4 * EPS)
-    with pytest.raises(ValueError, match=r"(opacity|amplitude) must be a single number, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"(opacity|amplitude|strength) must be a single number, got shape \(3,\)"):
         batch(IMAGES)
 
 
 @pytest.mark.parametrize("output", ["image", "direction"])
-@pytest.mark.parametrize("name", ["patch", "blend", "sinusoid"])
+@pytest.mark.parametrize("name", TRIGGERS)
 def test_grad_in_every_number_is_a_finite_difference(name, output):
     trigger = TRIGGERS[name](0.3)
     weights = RNG.normal(size=IMAGES.shape)
@@ -292,12 +414,11 @@ def test_grad_in_every_number_is_a_finite_difference(name, output):
         return jnp.sum(weights * (trigger(images) if output == "image" else trigger.direction(images)))
 
     gradient = eqx.filter_grad(value)(trigger, IMAGES)
-    names = {"patch": ("value", "opacity"), "blend": ("pattern", "opacity"), "sinusoid": ("amplitude", "frequency")}
     assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(trigger)) == 2
     step = 1e-5
-    for field in names[name]:
+    for field in NUMBERS[name]:
         number = getattr(trigger, field)
-        along = jnp.asarray(RNG.normal(size=number.shape))
+        along = jnp.asarray(RNG.normal(size=number.shape) * (number != 0))  # the border of a warp stays
 
         def moved(sign, field=field, number=number, along=along):
             return value(eqx.tree_at(lambda t: getattr(t, field), trigger, number + sign * step * along), IMAGES)
@@ -333,6 +454,8 @@ def what_a_user_sees():
 IMAGE = np.zeros((3, 4, 1))
 NAN = np.full((3, 4, 1), np.nan)
 ONE = kp.Patch(1, (0, 0))
+STILL, EDGE = np.zeros((3, 4, 2)), np.zeros((3, 4, 2))
+EDGE[2, 2] = (-0.5, 0.25)  # 4 times as far is the first row and the last column
 SINGLE = "must be a single number"
 BAD = [
     (lambda: kp.Patch(0, (0, 0)), ValueError, "size must be an integer >= 1, got 0"),
@@ -372,7 +495,46 @@ BAD = [
     (lambda: kp.Sinusoid(1.0, np.nan), ValueError, "frequency must be finite and > 0, got nan"),
     (lambda: kp.Sinusoid(1.0, np.ones(2)), ValueError, rf"frequency {SINGLE}, got shape \(2,\)"),
     (lambda: kp.Sinusoid(1.0, 6, clip=(0, 0)), ValueError, r"clip must be .*low < high, got \(0, 0\)"),
+    (lambda: kp.Additive(np.ones((3, 4)), 0.5), ValueError, r"pattern must have shape \(H, W, C\).*got \(3, 4\)"),
+    (
+        lambda: kp.Additive(np.ones((3, 4, 1), int), 0.5),
+        TypeError,
+        "pattern must be a floating-point .*got dtype int64",
+    ),
+    (lambda: kp.Additive(NAN, 0.5), ValueError, r"pattern must be finite, got 12 non-finite"),
+    (lambda: kp.Additive(IMAGE, np.nan), ValueError, "amplitude must be finite"),
+    (lambda: kp.Additive(IMAGE, "1"), TypeError, "amplitude must be real, got str"),
+    (lambda: kp.Additive(IMAGE, np.ones(2)), ValueError, rf"amplitude {SINGLE}, got shape \(2,\)"),
+    (lambda: kp.Additive(IMAGE, 1.0, clip=(1, 0)), ValueError, r"clip must be .*low < high, got \(1, 0\)"),
+    (
+        lambda: kp.Additive(IMAGE - 1, 1.0, clip=(0, 1))(IMAGE),
+        ValueError,
+        r"amplitude must leave something .*\(0.0, 1.0\)",
+    ),
+    (lambda: kp.Additive.cross((8, 8, 1), 1.0, 4), ValueError, "size must be odd, .* got 4"),
+    (lambda: kp.Additive.cross((8, 8, 1), 1.0, 1), ValueError, "size must be an integer >= 3, got 1"),
+    (lambda: kp.Additive.cross((8, 8), 1.0), ValueError, r"image_shape must be three integers .*got \(8, 8\)"),
+    (lambda: kp.Additive.cross((8, 8, 1), 1.0, 9), ValueError, r"position and size must .*\(8, 8, 1\), got .*\(9, 9\)"),
+    (lambda: kp.Additive.cross((8, 8, 1), 1.0, 3, 0), ValueError, r"position must be two integers .*got 0"),
+    (lambda: kp.Warp(np.zeros((3, 4))), ValueError, r"displacement must have shape \(H, W, 2\) .*got \(3, 4\)"),
+    (lambda: kp.Warp(IMAGE), ValueError, r"displacement must have shape \(H, W, 2\) .*got \(3, 4, 1\)"),
+    (lambda: kp.Warp(np.zeros((3, 4, 2), int)), TypeError, "displacement must be a floating-point .*got dtype int64"),
+    (lambda: kp.Warp(np.full((3, 4, 2), np.inf)), ValueError, "displacement must be finite, got 24 non-finite"),
+    (lambda: kp.Warp(STILL, -0.5), ValueError, "strength must be finite and >= 0, got -0.5"),
+    (lambda: kp.Warp(STILL, np.nan), ValueError, "strength must be finite and >= 0, got nan"),
+    (lambda: kp.Warp(STILL, np.ones(2)), ValueError, rf"strength {SINGLE}, got shape \(2,\)"),
+    (lambda: kp.Warp(STILL + 1), ValueError, "strength must keep the warp within the image, .* at most 0, got 1.0"),
+    (lambda: kp.Warp(EDGE, 5), ValueError, "strength must keep the warp within the image, .* at most 4, got 5"),
+    (lambda: kp.Warp.random((8, 8, 1), 30.0), ValueError, "strength must keep the warp within .*, got 30.0"),
+    (lambda: kp.Warp.random((8, 8, 1), 0.1, 7), ValueError, "grid must be at most .* 6 of images of 8 by 8, got 7"),
+    (lambda: kp.Warp.random((2, 8, 1), 0.1, 1), ValueError, "grid must be at most .* 0 of images of 2 by 8, got 1"),
+    (lambda: kp.Warp.random((8, 8, 1), 0.1, 0), ValueError, "grid must be an integer >= 1, got 0"),
+    (lambda: kp.Warp.random((8, 8, 1), 0.1, seed=-1), ValueError, "seed must be an integer >= 0, got -1"),
+    (lambda: kp.Warp.random((8, 8), 0.1), ValueError, r"image_shape must be three integers .*got \(8, 8\)"),
     # That does not fit the images.
+    (lambda: kp.Additive(IMAGE, 0.5)(IMAGE[:2]), ValueError, r"pattern must have the shape \(2, 4, 1\) .*\(3, 4, 1\)"),
+    (lambda: kp.Warp(STILL)(IMAGE[:2]), ValueError, r"displacement must have the shape \(2, 4, 2\) .*got \(3, 4, 2\)"),
+    (lambda: kp.Warp(1e300 * EDGE, 0.0)(np.float32(IMAGE)), ValueError, "displacement must be finite in float32"),
     (
         lambda: kp.Patch(2, (2, 0))(IMAGE),
         ValueError,
@@ -412,6 +574,8 @@ BAD = [
     (lambda: ONE(np.ones(12), (3, 4, 0)), ValueError, "image_shape must be an integer >= 1, got 0"),
     (lambda: ONE(np.ones(12), (3, 4, 1.0)), ValueError, "image_shape must be an integer >= 1, got 1.0"),
     # No direction.
+    (lambda: kp.Additive(IMAGE, 0.5).direction(IMAGE), ValueError, "images must be changed by the trigger"),
+    (lambda: kp.Warp(EDGE, 0.5).direction(IMAGE + 1), ValueError, "images must be changed by the trigger"),
     (
         lambda: kp.Patch(1, (0, 0), 1.0, 0.0).direction(IMAGE),
         ValueError,
@@ -436,7 +600,9 @@ def test_bad_input(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("name", ["opacity", "value", "pattern", "amplitude", "frequency"])
+@pytest.mark.parametrize(
+    "name", ["opacity", "value", "pattern", "amplitude", "frequency", "displacement", "strength", "negative", "outside"]
+)
 def test_bad_numbers_made_inside_a_program_are_refused(name):
     trigger, bad, message = {
         "opacity": (kp.Patch(1, (0, 0)), 1.5, r"opacity must lie in \[0, 1\]"),
@@ -444,7 +610,12 @@ def test_bad_numbers_made_inside_a_program_are_refused(name):
         "pattern": (kp.Blend(IMAGE, 0.5), NAN, "pattern must be finite"),
         "amplitude": (kp.Sinusoid(1.0, 6), np.inf, "amplitude must be finite"),
         "frequency": (kp.Sinusoid(1.0, 6), -1.0, "frequency must be finite and > 0"),
+        "displacement": (kp.Warp(EDGE), STILL + np.nan, "displacement must be finite"),
+        "strength": (kp.Warp(EDGE), np.nan, "strength must be finite"),
+        "negative": (kp.Warp(EDGE), -1.0, "strength must be finite and >= 0"),
+        "outside": (kp.Warp(EDGE), 4.1, "strength must keep the warp within the image"),
     }[name]
+    name = "strength" if name in ("negative", "outside") else name
     changed = eqx.tree_at(lambda t: getattr(t, name), trigger, jnp.asarray(bad))
     for call in (lambda t: t(IMAGE), lambda t: t.direction(IMAGE)):
         with pytest.raises(ValueError, match=message):
@@ -465,7 +636,13 @@ def test_no_direction_at_run_time(width):
         jax.block_until_ready(eqx.filter_jit(lambda f: kp.Sinusoid(1.0, f).direction(image))(jnp.asarray(width / 2)))
 
 
-GREY = [kp.Patch(3, (-3, -3)), kp.Blend(RNG.random((8, 9, 1)), 0.3, clip=(0, 1)), kp.Sinusoid(0.2, 2)]
+GREY = [
+    kp.Patch(3, (-3, -3)),
+    kp.Blend(RNG.random((8, 9, 1)), 0.3, clip=(0, 1)),
+    kp.Sinusoid(0.2, 2),
+    kp.Additive.cross((8, 9, 1), 0.3),
+    kp.Warp.random((8, 9, 1), 0.2),
+]
 
 
 @pytest.mark.parametrize("trigger", GREY)

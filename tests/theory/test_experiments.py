@@ -29,7 +29,7 @@ from kpoison.experiments.measuring import Measurement, leading, pooled_edge, res
 from kpoison.experiments.options import Options, geometric_steps
 from kpoison.experiments.problem import make_problem, usual_augmentation
 from kpoison.experiments.result import above, below
-from kpoison.experiments.training import Arm, constant_rate
+from kpoison.experiments.training import Arm, Trainer, constant_rate
 from kpoison.networks import MLP, DivergedError, classification, train_classifier
 from kpoison.statistics import Agreement, t_interval
 from theory_checks import classifiers
@@ -61,6 +61,40 @@ def test_poisoned_training_sets_replace_images_and_are_nested(problem):
     assert np.all(problem.labels[changed[1]] != problem.target)
     np.testing.assert_array_equal(labels[~changed[1]], problem.labels[~changed[1]])
     np.testing.assert_array_equal(images[changed[1]], problem.triggered[changed[1]])
+
+
+def test_stochastic_poisons_are_the_fixed_ones_at_a_visit(problem):
+    """Of the image with the trigger in pixels, normalised; of the whole training set the fraction on average."""
+    poison = problem.stochastic_poison(0.2)
+    assert float(poison.probability) * len(problem.order) == pytest.approx(20)
+    first = problem.order[:5]
+    always = eqx.tree_at(lambda p: p.probability, poison, jnp.asarray(1.0))
+    images, labels = (jnp.asarray(part[first]) for part in (problem.images, problem.labels.astype(np.int32)))
+    shown, classes = jax.vmap(always)(images, labels, jax.random.split(jax.random.key(0), 5))
+    np.testing.assert_allclose(shown, problem.triggered[first], atol=1e-12)
+    assert np.all(np.asarray(classes) == problem.target)
+
+
+def test_penalties_in_every_convention():
+    """γ of each loss and normalised input; κ of pixels and of the gradient of a batch's mean loss, from gradients."""
+    options = Options(**TINY)
+    with Trainer(options, (0.05,), 1, 1, None, 1) as trainer:
+        words = trainer.penalty_in_words(0.5)
+        problem = trainer.first
+    batch = jnp.asarray(problem.images[: options.batch_size])
+    pixels = batch * problem.scale + jnp.asarray(problem.mean, batch.dtype)[None, None, None]
+
+    def losses(images):
+        return jnp.sum(jnp.sin(images), axis=(1, 2, 3))
+
+    def of_pixels(images):
+        return losses((images - jnp.asarray(problem.mean, batch.dtype)[None, None, None]) / problem.scale)
+
+    each = 0.5 * float(jnp.sum(jax.grad(lambda x: losses(x).sum())(batch) ** 2)) / len(batch)
+    for f, x, gradient in ((of_pixels, pixels, "sum"), (losses, batch, "mean"), (of_pixels, pixels, "mean")):
+        squares = float(jnp.sum(jax.grad(lambda x, f=f, g=gradient: getattr(jnp, g)(f(x)))(x) ** 2))
+        kappa = each / (squares / len(batch) if gradient == "sum" else squares)
+        assert f"{kappa:.3g}" in words
 
 
 def test_images_are_normalised_after_the_trigger(problem):
