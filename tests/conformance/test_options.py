@@ -7,6 +7,7 @@ among the calls, with a value.
 import ast
 import dataclasses
 import inspect
+import itertools
 import typing
 from pathlib import Path
 
@@ -141,12 +142,20 @@ def what_a_user_sees():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
-def test_scalars_of_any_library_are_options(name):
+def one_way_each():
+    """Every option in one of the ways, quickly, and in all of them."""
+    for name, way in zip(CASES, itertools.cycle(WAYS), strict=False):
+        if name not in SLOW:
+            yield pytest.param(name, [way], id=name)
+        yield pytest.param(name, list(WAYS), id=f"{name}, every way", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "ways"), list(one_way_each()))
+def test_scalars_of_any_library_are_options(name, ways):
     function, options = CASES[name]
     expected = jax.tree.leaves(function(**options))
     assert expected
-    for way in WAYS:
+    for way in ways:
         found = jax.tree.leaves(function(**{key: given(value, way) for key, value in options.items()}))
         for ours, theirs in zip(found, expected, strict=True):
             same = ours == theirs if isinstance(theirs, str) else None

@@ -446,8 +446,12 @@ def of_one_label(kernel, side, n, penalty, r, metric=None):
 
 @pytest.mark.parametrize(
     ("side", "n", "direction", "metric"),
-    [((4.0,), (24,), (1.0,), None), ((3.0, 2.5), (10, 9), (0.6, 0.8), np.array([[1.0, 0.3], [0.3, 0.2]]))],
-    ids=["ring", "torus"],
+    [
+        pytest.param((4.0,), (24,), (1.0,), None, id="ring"),
+        pytest.param(
+            *((3.0, 2.5), (10, 9), (0.6, 0.8), np.array([[1.0, 0.3], [0.3, 0.2]])), id="torus", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_near_a_label_the_spike_hides_at_the_near_clone_length(side, n, direction, metric):
     kernel, penalty, r = kk.RBF(0.6), 0.3, 1e-4

@@ -11,7 +11,11 @@ from kpoison.matrix.problem import make_problem as make_matrix_problem
 from kpoison.problems import IMAGE_SHAPES, TRIGGERS, TriggerArguments, make_trigger
 
 
-@pytest.mark.parametrize("shape", dict.fromkeys(IMAGE_SHAPES.values()), ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(s, marks=pytest.mark.slow if s[0] > 8 else ()) for s in dict.fromkeys(IMAGE_SHAPES.values())],
+    ids=str,
+)
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_the_defaults_fit_every_image(name, shape):
     images = np.random.default_rng(1).random((2, *shape))
@@ -58,6 +62,7 @@ def test_what_is_refused(options, message):
         make_trigger(TriggerArguments(**options), (8, 8, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_problems_of_experiments_and_matrix_take_every_trigger(name):
     problem = make_problem("digits", train=30, test=20, trigger=TriggerArguments(trigger=name), seed=2)

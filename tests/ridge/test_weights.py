@@ -28,9 +28,9 @@ SOLVERS = {
     "conjugate gradients": kp.ConjugateGradients(tolerance=1e-13),
 }
 
-VALUES = {"x": PROBES, "ridge": RIDGE, "threshold": 1e-2}
+VALUES = {"x": PROBES, "ridge": RIDGE, "threshold": 1e-2, "direction": PROBES[0]}
 CLUSTERS = ("efficacy with poison", "posterior_covariance with poison", "predict with poison")
-DEAR = ("lag", "m_success", "m_visible")
+DEAR = ("blind_radius", "lag", "m_success", "m_visible")
 
 
 def bound(law, parameters, poisoned):

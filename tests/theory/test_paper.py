@@ -60,6 +60,7 @@ def test_the_map_is_that_of_the_catalogue():
     assert statements_for(("collapse",))["collapse"].quick == ("ntk-relu",)
 
 
+@pytest.mark.slow
 def test_every_number_gets_a_verdict_and_the_order_is_the_papers(main, pretended, capsys, tmp_path):
     assert main(["paper", "--figures", str(tmp_path / "drawn")]) == 0
     printed = capsys.readouterr().out

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import kpoison as kp
 
@@ -76,6 +77,12 @@ FUNCTIONS = {
     "coupling_floor": lambda a, kernel=kp.kernels.RBF: kp.coupling_floor(fitted(a, kernel), poisoned(a), a.ridge),
     "coupling_ratio": _law(kp.coupling_ratio),
 }
+
+CLUSTERS_ARE_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("gain of a cluster", "spike_components") else ())
+    for name in FUNCTIONS
+]
+"""The names as parameters: what is made of parts that others show is slow."""
 
 
 def assert_same(found, expected):
