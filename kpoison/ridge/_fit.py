@@ -59,7 +59,9 @@ def fit(
             penalty in many dimensions; `gain` is not available then).
         gradient_penalty: γ >= 0 of (γ/2n) Σ_i ‖∇f(x_i)‖²_M beside the fit and the ridge (T1); n_c(1 + r) numbers are
             then factorised, r the rank of M.  Poisons are penalised too.  None or 0 is the ordinary posterior.
-        metric: M, symmetric and positive semi-definite, shape (D, D); by default the identity.
+            Differentiable where it is > 0.
+        metric: M, symmetric and positive semi-definite, shape (D, D); by default the identity.  Differentiable where it
+            is positive definite.
         verbose: print the solver that was chosen.
 
     Returns:

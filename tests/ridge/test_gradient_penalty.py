@@ -85,6 +85,38 @@ def test_prediction_is_the_penalised_minimiser(metric, solver):
     np.testing.assert_allclose(gradients, refit.gradients(PROBES), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "metric", [pytest.param("identity", id="equal eigenvalues"), pytest.param("full", marks=pytest.mark.slow)]
+)
+def test_first_and_second_derivatives_in_the_metric(metric):
+    """Also where its eigenvalues are equal, at which eigenvectors have no derivative; by differences of refits."""
+    turn, step = RNG.normal(size=(D, D)), 1e-3
+    turn += turn.T
+
+    @jax.jit
+    def value(t):
+        clean = fitted(jnp.asarray(METRICS[metric]) + t * turn)
+        return jnp.sum(kp.predict(clean, PROBES[:2], RIDGE))
+
+    def refit(t):
+        return np.sum(clean_refit(METRICS[metric] + t * turn)(PROBES[:2]))
+
+    below, at, above = (refit(t) for t in (-step, 0.0, step))
+    further = refit(-2 * step), refit(2 * step)
+    slope = (8 * (above - below) - (further[1] - further[0])) / (12 * step)
+    bend = (16 * (above + below) - sum(further) - 30 * at) / (12 * step**2)
+    np.testing.assert_allclose(jax.grad(value)(0.0), slope, rtol=1e-7)
+    np.testing.assert_allclose(jax.jacfwd(jax.grad(value))(0.0), bend, rtol=1e-4)
+
+
+def test_what_has_no_derivative_is_refused():
+    """√γ at 0, though the fit has one there, and the root of a metric of lower rank."""
+    with pytest.raises(ValueError, match="gradient_penalty must be > 0 to be differentiated"):
+        jax.grad(lambda gamma: jnp.sum(kp.predict(fitted(gamma=gamma), PROBES[:2], RIDGE)))(0.0)
+    with pytest.raises(ValueError, match="metric must be positive definite to be differentiated"):
+        jax.grad(lambda scale: jnp.sum(kp.predict(fitted(scale * METRICS["rank 1"]), PROBES[:2], RIDGE)))(1.0)
+
+
 @pytest.mark.slow
 def test_no_direction_lowers_the_penalised_loss():
     """The functional itself, at the predictor and beside it, without the system that solves it."""
