@@ -131,6 +131,8 @@ def given(value, way):
         return type(value)(given(part, way) for part in value)
     if isinstance(value, str):
         return name(value)
+    if isinstance(value, bool):
+        return np.bool_(value)
     return integer(value) if isinstance(value, int) else fraction(value)
 
 
