@@ -104,12 +104,20 @@ WRONG = [
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
     ("L7", "rbf", scaled("spike")),
-    *(("L10", "rbf", scaled(name)) for name in ("needed_fraction", "trigger_stiffness")),
-    *(("L11", "rbf", scaled(name)) for name in ("backdoor_score", "best_strength", "efficacy")),
-    *(("L12", "rbf", scaled(name)) for name in ("smoothed_rbf_spike", "smoothed_spike")),
+    ("L9", "rbf", scaled("rbf_blind_radius")),
+    ("L12", "rbf", scaled("smoothed_rbf_spike")),
     ("L13", "rbf", scaled("feature_effect")),
-    ("L13", "rbf", dataclasses.replace(Laws(), expected_poisoning=more_often)),
-    *(("L9", "rbf", scaled(name)) for name in ("blind_radius", "rbf_blind_radius", "m_visible")),
+    *(
+        pytest.param(statement, "rbf", laws, marks=pytest.mark.slow)
+        for statement, laws in [
+            ("L9", scaled("blind_radius")),
+            ("L9", scaled("m_visible")),
+            *(("L10", scaled(name)) for name in ("needed_fraction", "trigger_stiffness")),
+            *(("L11", scaled(name)) for name in ("backdoor_score", "best_strength", "efficacy")),
+            ("L12", scaled("smoothed_spike")),
+            ("L13", dataclasses.replace(Laws(), expected_poisoning=more_often)),
+        ]
+    ),
     *(
         ("L14", "rbf", scaled(name))
         for name in ("degrees_of_freedom", "leave_one_out", "posterior_covariance", "log_marginal_likelihood")
