@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -236,6 +236,8 @@ class LeNet(Classifier):
 class _Block(eqx.Module):
     """φ(branch + shortcut), the branch two 3×3 convolutions, the shortcut the image or a strided 1×1 convolution."""
 
+    normalises_its_input: ClassVar[bool] = False
+
     convolutions: tuple[Convolution, Convolution]
     norms: tuple[GroupNorm, GroupNorm] | None
     shortcut: Convolution | None
@@ -249,7 +251,8 @@ class _Block(eqx.Module):
         )
         changes = stride > 1 or inputs != outputs
         self.shortcut = Convolution(inputs, outputs, 1, drawing, stride=stride, key=keys[2]) if changes else None
-        pair = (GroupNorm(outputs, drawing.dtype), GroupNorm(outputs, drawing.dtype))
+        first = inputs if self.normalises_its_input else outputs
+        pair = (GroupNorm(first, drawing.dtype), GroupNorm(outputs, drawing.dtype))
         self.norms = pair if normalisation == "group" else None
         self.activation = activation
 
@@ -263,29 +266,14 @@ class _Block(eqx.Module):
         return self.activation(branch + shortcut)
 
 
-class _PreactivationBlock(eqx.Module):
+class _PreactivationBlock(_Block):
     """x + branch, normalised and activated before each of the branch's convolutions instead of after the sum.
 
     So the signal passes from the first block to the last as it is, which trains a hundred layers (He et al. 2016,
     arXiv 1603.05027).  A shortcut that changes the shape is a 1×1 convolution of what the branch begins with.
     """
 
-    convolutions: tuple[Convolution, Convolution]
-    norms: tuple[GroupNorm, GroupNorm] | None
-    shortcut: Convolution | None
-    activation: Activation
-
-    def __init__(self, inputs, outputs, stride, activation, normalisation, drawing: Drawing, key):
-        keys = jax.random.split(key, 3)
-        self.convolutions = (
-            Convolution(inputs, outputs, 3, drawing, stride=stride, key=keys[0]),
-            Convolution(outputs, outputs, 3, drawing, key=keys[1]),
-        )
-        changes = stride > 1 or inputs != outputs
-        self.shortcut = Convolution(inputs, outputs, 1, drawing, stride=stride, key=keys[2]) if changes else None
-        pair = (GroupNorm(inputs, drawing.dtype), GroupNorm(outputs, drawing.dtype))
-        self.norms = pair if normalisation == "group" else None
-        self.activation = activation
+    normalises_its_input: ClassVar[bool] = True
 
     def __call__(self, image):
         first, second = self.convolutions
@@ -352,7 +340,8 @@ class ResNet(Classifier):
         first, last, *keys = jax.random.split(key, 2 + 3 * blocks)
         self.stem = Convolution(self.image_shape[2], width, 3, drawing, key=first)
         self.preactivation = preactivation
-        block_of, channels, found = _PreactivationBlock if preactivation else _Block, width, []
+        block_of: Any = _PreactivationBlock if preactivation else _Block
+        channels, found = width, []
         for index, block_key in enumerate(keys):
             stage, place = divmod(index, blocks)
             outputs, stride = width * 2**stage, 2 if stage > 0 and place == 0 else 1
