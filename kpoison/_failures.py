@@ -39,6 +39,7 @@ __all__ = [
     "scan",
     "silently",
     "with_failures",
+    "without_derivative",
 ]
 
 T = TypeVar("T")
@@ -211,6 +212,17 @@ def _trace_of_python() -> Any:
 
 def _in_python() -> bool:
     return get_opaque_trace_state() == _trace_of_python()
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def without_derivative(value: Array, message: str) -> Array:
+    """The value; whoever asks for a derivative in it gets a TypeError, where autodiff would give NaN or another's."""
+    return value
+
+
+@without_derivative.defjvp
+def _refused(message: str, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    raise TypeError(message)
 
 
 def checked_result(result: T, failures: Sequence[Failure | tuple[Any, str]]) -> T:

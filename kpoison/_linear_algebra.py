@@ -10,9 +10,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
-__all__ = ["cholesky", "cholesky_solve", "eigh", "linear_solve", "lower_solve", "matrix_product", "tridiagonal"]
+from kpoison._failures import checked_result
+
+__all__ = [
+    "cholesky",
+    "cholesky_solve",
+    "eigh",
+    "leading_eigenpair",
+    "linear_solve",
+    "lower_solve",
+    "matrix_product",
+    "tridiagonal",
+]
 
 _MENDED_IN = (0, 11, 2)
 
@@ -23,8 +34,24 @@ def matrix_product(a: Inexact[Array, "n k"], b: Inexact[Array, "k m"]) -> Inexac
 
 
 def _one_after_the_other(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which under `jax.vmap` on an affected CPU becomes a loop."""
-    looped = jax.custom_batching.sequential_vmap(function)
+    """`function`, which under `jax.vmap` on an affected CPU becomes a loop.
+
+    As `jax.custom_batching.sequential_vmap`, which ends with an error of its own where tangents alone are mapped.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def looped(*arguments: Array) -> Any:
+        return function(*arguments)
+
+    @looped.def_vmap
+    def _(_: int, batched: list[bool], *arguments: Array) -> tuple[Any, Any]:
+        def one(mapped: tuple[Array, ...]) -> Any:
+            each = iter(mapped)
+            return looped(*(next(each) if many else a for a, many in zip(arguments, batched, strict=True)))
+
+        mapped = tuple(a for a, many in zip(arguments, batched, strict=True) if many)
+        result = jax.lax.map(one, mapped) if mapped else function(*arguments)
+        return result, jax.tree.map(lambda _: bool(mapped), result)
 
     def called(*arguments: Array) -> Any:
         affected = jax.default_backend() == "cpu" and jax.__version_info__ < _MENDED_IN
@@ -69,3 +96,44 @@ def linear_solve(matrix: Inexact[Array, "n n"], b: Inexact[Array, "n k"]) -> Ine
         solve=lambda _, b: _solve(matrix, b),
         transpose_solve=lambda _, b: _solve(matrix.T, b),
     )
+
+
+@jax.custom_jvp
+def leading_eigenpair(
+    K: Float[Array, "n n"], counts: Float[Array, " n"]
+) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, ""]]:
+    """Largest λ with KCv = λv, vᵀCv = 1, C = diag(counts), and the eigenvalue after it.
+
+    Args:
+        K: symmetric and positive semi-definite.
+        counts: >= 0; a point of count c is c equal rows of K, so that λ is that of √C K √C.
+
+    Returns:
+        λ, v (of either sign), and the second eigenvalue, a constant to autodiff.
+
+    Derivatives of every order, at counts of 0 too, and whatever the other eigenvalues are among themselves: those of
+    `eigh` are NaN where any two are equal.  Refused where the leading one is not simple, as there are none.
+    """
+    roots = jnp.sqrt(counts)
+    values, vectors = eigh(roots[:, None] * K * roots[None])
+    weighted = matrix_product(K, (roots * vectors[:, -1])[:, None])[:, 0]
+    second = values[-2] if len(values) > 1 else jnp.full_like(values[-1], -jnp.inf)
+    return values[-1], weighted / jnp.where(values[-1] > 0, values[-1], 1), second
+
+
+@leading_eigenpair.defjvp
+def _leading_eigenpair_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Any, Any]:
+    """[[KC − λI, −v], [(Cv)ᵀ, 0]] (dv, dλ) = (−d(KC)v, −vᵀdC v/2); its only singularity is a second λ."""
+    (K, counts), (dK, d_counts) = primals, tangents
+    value, vector, second = leading_eigenpair(K, counts)
+    rounding = 10 * len(counts) * jnp.finfo(K.dtype).eps * value
+    multiple = ~(value - second > rounding)
+    message = "the leading eigenvalue must be simple to be differentiated, got two that are equal to rounding"
+    value, second = checked_result((value, second), [(multiple, message)])
+    left = counts * vector
+    block = K * counts[None] - value * jnp.eye(len(counts), dtype=K.dtype)
+    bordered = jnp.block([[block, -vector[:, None]], [left[None], jnp.zeros((1, 1), K.dtype)]])
+    pushed = matrix_product(dK, left[:, None])[:, 0] + matrix_product(K, (d_counts * vector)[:, None])[:, 0]
+    right = -jnp.append(pushed, jnp.sum(d_counts * vector**2) / 2)
+    moved = linear_solve(bordered, right[:, None])[:, 0]
+    return (value, vector, second), (moved[-1], moved[:-1], jnp.zeros_like(second))

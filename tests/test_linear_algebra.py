@@ -55,3 +55,60 @@ def test_on_an_affected_cpu_no_batch_reaches_lapack(monkeypatch):
     assert "scan" in text
     monkeypatch.setattr(linear_algebra, "_MENDED_IN", (0,))
     assert "scan" not in str(jax.make_jaxpr(jax.vmap(linear_algebra.linear_solve))(MATRICES, B))
+
+
+def largest(K, counts):
+    """Of KC, by NumPy, at counts that may be a little below 0 too."""
+    return np.sort(np.linalg.eigvals(np.asarray(K) @ np.diag(counts)).real)[-1]
+
+
+@pytest.mark.parametrize("others", ["apart", "equal"])
+def test_a_leading_eigenpair_is_differentiable_down_to_a_count_of_zero_and_beside_equal_others(others):
+    K = np.asarray(SPD[0]) if others == "apart" else np.eye(5) + 2 * np.ones((5, 5))
+    counts = np.array([3.0, 1, 0, 2, 1]) if others == "apart" else np.array([1.0, 1, 0, 1, 1])
+
+    def value(K, counts):
+        return linear_algebra.leading_eigenpair(K, counts)[0]
+
+    first, vector, second = linear_algebra.leading_eigenpair(jnp.asarray(K), jnp.asarray(counts))
+    np.testing.assert_allclose(first, largest(K, counts), rtol=1e-13)
+    np.testing.assert_allclose(K @ (counts * vector), first * vector, rtol=1e-12)
+    assert float(vector @ (counts * vector)) == pytest.approx(1, rel=1e-13)
+    assert float(second) < float(first)
+    step, places = 1e-4, np.eye(5)
+    slopes = [(largest(K, counts + step * e) - largest(K, counts - step * e)) / (2 * step) for e in places]
+    np.testing.assert_allclose(jax.grad(value, argnums=1)(jnp.asarray(K), jnp.asarray(counts)), slopes, rtol=1e-6)
+    bends = [
+        [
+            sum(s * t * largest(K, counts + step * (s * a + t * b)) for s in (1, -1) for t in (1, -1)) / (4 * step**2)
+            for a in places
+        ]
+        for b in places
+    ]
+    for hessian in (jax.hessian(value, argnums=1), jax.jacrev(jax.jacrev(value, argnums=1), argnums=1)):
+        np.testing.assert_allclose(
+            hessian(jnp.asarray(K), jnp.asarray(counts)), bends, atol=1e-5 * np.max(np.abs(bends))
+        )
+    turn = np.asarray(SPD[1])
+    by_scale = jax.grad(lambda t: value(jnp.asarray(K) + t * turn, jnp.asarray(counts)))(0.0)
+    expected = (largest(K + 1e-5 * turn, counts) - largest(K - 1e-5 * turn, counts)) / 2e-5
+    assert float(by_scale) == pytest.approx(expected, rel=1e-7)
+    many = jax.vmap(jax.grad(value, argnums=1), (0, None))(jnp.stack([K, 2 * K]), jnp.asarray(counts))
+    np.testing.assert_allclose(many, np.outer([1, 2], slopes), rtol=1e-6)
+
+
+def test_a_leading_eigenvalue_that_is_double_has_no_derivative():
+    def value(K):
+        return linear_algebra.leading_eigenpair(K, jnp.ones(3))[0]
+
+    assert float(value(jnp.eye(3))) == 1
+    with pytest.raises(Exception, match="the leading eigenvalue must be simple to be differentiated"):
+        jax.grad(value)(jnp.eye(3))
+
+
+def test_a_loop_over_matrices_may_be_asked_for_tangents_alone():
+    def total(scale):
+        return jnp.sum(linear_algebra.eigh(scale * SPD[0])[0] ** 2)
+
+    slopes = jax.vmap(lambda tangent: jax.jvp(total, (1.0,), (tangent,))[1])(jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(slopes, np.array([2.0, 4.0]) * np.sum(np.linalg.eigvalsh(SPD[0]) ** 2), rtol=1e-12)

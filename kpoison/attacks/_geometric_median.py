@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kpoison._linear_algebra import eigh, matrix_product
+from kpoison._linear_algebra import linear_solve, matrix_product
 from kpoison.attacks._distances import distances_from, row_lengths
 
 __all__ = ["geometric_median"]
@@ -58,16 +58,13 @@ def geometric_median_jvp(max_iterations, primals, tangents):
     strengths = jnp.where(apart, weights * (nearest / jnp.where(apart, distances, 1)), 0)
     total = jnp.sum(strengths)
     factor = jnp.sqrt(strengths)[:, None] * units
-    eigenvalues, vectors = eigh(total * jnp.eye(len(factor), dtype=factor.dtype) - matrix_product(factor, factor.T))
-    at_update = jnp.any(~apart)
-    # Of updates on a line one is the median: where none is, they spread across it, and no eigenvalue is 0.
-    eigenvalues = jnp.where(at_update, 1, eigenvalues)
+    at_update, identity = jnp.any(~apart), jnp.eye(len(factor), dtype=factor.dtype)
+    # Of updates on a line one is the median: where none is, they spread across it, and the system is not singular.
+    system = jnp.where(at_update, identity, total * identity - matrix_product(factor, factor.T))
     across = d_updates - jnp.sum(units * d_updates, axis=1, keepdims=True) * units
     slope = jnp.einsum("k,kp->p", strengths, across, precision="highest")
     slope -= nearest * jnp.einsum("k,kp->p", d_weights, units, precision="highest")
-    along = matrix_product(
-        vectors / eigenvalues[None], matrix_product(vectors.T, matrix_product(factor, slope[:, None]))
-    )
+    along = linear_solve(system, matrix_product(factor, slope[:, None]))
     moved = (slope + matrix_product(factor.T, along)[:, 0]) / jnp.where(total > 0, total, 1)
     here = jnp.where(apart, 0, weights)
     held = jnp.einsum("k,kp->p", here, d_updates, precision="highest") / jnp.where(at_update, jnp.sum(here), 1)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from kpoison._failures import without_derivative
 from kpoison._lanczos import lanczos, smaller_gram, weighted_product
-from kpoison._linear_algebra import matrix_product
+from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Mask, Scalar
 from kpoison._validation import (
     check_finite,
@@ -147,6 +148,7 @@ def _checked_rows(gradients: Any) -> Float[Array, "N M D"]:
             "probe have shape (N, M, D)"
         )
     check_finite("gradients", rows)
+    rows = without_derivative(rows, "bulk edges have no derivative in gradients: they are quantiles over random draws")
     return rows if rows.ndim == 3 else rows[:, None]
 
 
@@ -273,7 +275,7 @@ def bulk_edge_from_clean(
         key: by default `jax.random.key(0)`.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit.
+        TypeError, ValueError: naming the argument that does not fit; where a derivative in the gradients is asked for.
     """
     rows = _checked_rows(gradients)
     repeats, level = check_integer("repeats", repeats, 2), check_fraction("level", level)
@@ -319,7 +321,7 @@ def bulk_edge_from_permutations(
         key: by default `jax.random.key(0)`.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit.
+        TypeError, ValueError: naming the argument that does not fit; where a derivative in the gradients is asked for.
     """
     rows = _checked_rows(gradients)
     repeats, level = check_integer("repeats", repeats, 2), check_fraction("level", level)
@@ -373,14 +375,22 @@ def spike_threshold(
     if len(H) < H.shape[1]:  # the transposed problem is the same, with a and u exchanged
         H, inner, outer = H.T, outer, inner
     z_squared = jnp.asarray(edge, G.dtype)
-    squares, vectors = jnp.linalg.eigh(matrix_product(H.T, H))
+    product = matrix_product(H.T, H)
+    squares, vectors = eigh(jax.lax.stop_gradient(product))
     inside = squares[-1] < z_squared
-    gaps = 1 / jnp.where(inside, z_squared - squares, 1)
-    along_inner, along_outer = (matrix_product(vectors.T, v[:, None])[:, 0] for v in (inner, H.T @ outer))
+    gaps = jax.lax.stop_gradient(1 / jnp.where(inside, z_squared - squares, 1))
+    both = jnp.stack([inner, H.T @ outer], axis=1)
+    # (z² − HᵀH)⁻¹ of both; derivatives of eigenvectors would divide by the gaps between eigenvalues.
+    solved = jax.lax.custom_linear_solve(
+        lambda x: z_squared * x - matrix_product(product, x),
+        both,
+        lambda _, b: matrix_product(vectors, gaps[:, None] * matrix_product(vectors.T, b)),
+        symmetric=True,
+    )
+    resolvent = matrix_product(both.T, solved)
     # zφ of both, and χ; on the larger side the resolvent is (1 + H(z² − HᵀH)⁻¹Hᵀ)/z².
-    phi_inner = z_squared * jnp.sum(gaps * along_inner**2)
-    phi_outer = 1 + jnp.sum(gaps * along_outer**2)
-    theta = 1 / (jnp.sqrt(phi_inner * phi_outer / z_squared) + jnp.sum(gaps * along_inner * along_outer))
+    phi_inner, phi_outer = z_squared * resolvent[0, 0], 1 + resolvent[1, 1]
+    theta = 1 / (jnp.sqrt(phi_inner * phi_outer / z_squared) + resolvent[0, 1])
     return jnp.where(inside, theta**2 / share, 0)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from kpoison._failures import program
+from kpoison._failures import program, without_derivative
 from kpoison._linear_algebra import eigh, matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import boundary, check_finite, check_flag, check_floating, check_integers, check_positive
@@ -212,7 +212,7 @@ def predicted_visibility(
     >>> [bool(predicted_visibility(clean, jnp.array([0.0, r]), 2.0).visible) for r in (2.0, 6.0)]
     [False, True]
     """
-    clean, poisons = _constant(jnp.asarray(clean)), _constant(jnp.asarray(poisons))
+    clean, poisons = _constant(clean), _constant(poisons)
     count = jnp.asarray(count, clean.dtype)
     bulk, distance, share = _poisoned(clean, poisons, count)
     spike = share * (1 - share) * distance**2
@@ -251,6 +251,12 @@ def predicted_visibility(
     )
 
 
+def _constant(value: Any) -> Array:
+    """The value, whose derivative would go through an eigendecomposition."""
+    message = "predicted visibilities have no derivative in features, nor in the count of poisons at several places"
+    return without_derivative(jnp.asarray(value), message)
+
+
 def _poisoned(
     clean: Float[Array, "n k"], poisons: Float[Array, "p k"], count: Float[Array, ""]
 ) -> tuple[_Bulk, Float[Array, ""], Float[Array, ""]]:
@@ -266,19 +272,6 @@ def _poisoned(
         return eqx.tree_at(lambda b: b.eigenvalues, bulk, (1 - share) * bulk.eigenvalues), distance, share
     rows = [here * jnp.sqrt((1 - share) / len(clean)), there * jnp.sqrt(share / len(poisons))]
     return _bulk(jnp.concatenate(rows), direction), distance, share
-
-
-@jax.custom_jvp
-def _constant(value: Array) -> Array:
-    """The value, where its derivative would go through an eigendecomposition."""
-    return value
-
-
-@_constant.defjvp
-def _no_derivative(primals, tangents):
-    raise TypeError(
-        "predicted visibilities have no derivative in features, nor in the count of poisons at several places"
-    )
 
 
 @boundary(_check_class)
@@ -299,7 +292,7 @@ def visible_count(clean: Float[ArrayLike, "n k"], poisons: Float[ArrayLike, "p k
     Raises:
         TypeError, ValueError: naming the argument that does not fit.
     """
-    clean, poisons = _constant(jnp.asarray(clean)), _constant(jnp.asarray(poisons))
+    clean, poisons = _constant(clean), _constant(poisons)
     if len(poisons) != 1:
         raise ValueError(f"poisons must be one place, of shape (k,) or (1, k), got {poisons.shape}")
     here, _, displacement = _displaced(clean, poisons)

@@ -84,7 +84,9 @@ class Stationary(Kernel):
         slopes = jax.vmap(jax.grad(self.profile))(jnp.sum(scaled * scaled, axis=1)) * of_pairs
         weighted = slopes[None] * basis.T
         products = matrix_product(weighted, (centres - centres[:1]) * inverse)
-        return (jnp.sum(weighted, axis=1)[:, None] * scaled[:1] - products) * of_inputs
+        # Not the first row of `scaled`: that would keep all n rows of it, which are else summed as they are made.
+        first = (x[None] - centres[:1]) * inverse
+        return (jnp.sum(weighted, axis=1)[:, None] * first - products) * of_inputs
 
     def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
         """Gram matrix through ‖x − z‖² = ‖x‖² + ‖z‖² − 2 x·z about a common centre."""

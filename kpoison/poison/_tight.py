@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._failures import checked_result
-from kpoison._linear_algebra import matrix_product
+from kpoison._linear_algebra import leading_eigenpair, matrix_product
 from kpoison.kernels.base import Kernel, check_kernel
 from kpoison.poison.clones import Poison, check_poison
 
@@ -34,7 +34,8 @@ def tightness(kernel: Kernel, poison: Poison) -> Tightness:
         poison: clones or a cluster; a count is a multiplicity, so that m is their sum and a point of count c is c rows
             of K_PP.
 
-    Differentiable in kernel, locations and counts > 0 (where a count is 0 the derivative of `leading` is NaN).
+    Differentiable in kernel, locations and counts, where the leading eigenvalue is simple; elsewhere a derivative of
+    `leading` is refused.
 
     Raises:
         TypeError: for arguments that are no kernel or poison.
@@ -61,8 +62,5 @@ def tightness(kernel: Kernel, poison: Poison) -> Tightness:
         ((number > 0) & (trace <= 0), "poison.location must hold a point with k(ζ, ζ) > 0"),
     ]
     trace = checked_result(jnp.where(trace > 0, trace, 1), failures)
-    roots = jnp.sqrt(counts)
-    # Rows repeated c times have the eigenvalues of √C K √C, but for zeros.
-    weighted = roots[:, None] * block * roots[None, :]
     mean = matrix_product(counts[None], matrix_product(block, counts[:, None]))[0, 0] / jnp.where(number > 0, number, 1)
-    return Tightness(mean / trace, jnp.linalg.eigvalsh(weighted)[-1] / trace)
+    return Tightness(mean / trace, leading_eigenpair(block, counts)[0] / trace)

@@ -60,6 +60,19 @@ def test_transforms():
     np.testing.assert_allclose(many.leading, [direct.leading, shares(2.0).leading], rtol=1e-12)
 
 
+def test_derivatives_in_counts_down_to_zero():
+    K = np.exp(-np.sum((Z[:, None] - Z[None]) ** 2, axis=2) / (2 * 1.3**2))
+
+    def expected(counts):
+        return np.sort(np.linalg.eigvals(K @ np.diag(counts)).real)[-1] / np.sum(counts)
+
+    found = jax.grad(lambda counts: tightness(RBF, kp.Poison(Z, 1.0, counts)).leading)(COUNTS.astype(float))
+    slopes = [(expected(COUNTS + 1e-5 * e) - expected(COUNTS - 1e-5 * e)) / 2e-5 for e in np.eye(4)]
+    np.testing.assert_allclose(found, slopes, rtol=1e-7)
+    with pytest.raises(Exception, match="the leading eigenvalue must be simple to be differentiated"):
+        jax.grad(lambda counts: tightness(RBF, kp.Poison(100 * jnp.eye(4), 1.0, counts)).leading)(jnp.ones(4))
+
+
 @pytest.fixture
 def what_a_user_sees():
     """Without the tests' type checker, which would refuse some of these before kpoison can say why."""

@@ -16,18 +16,18 @@ _WIDTH = 64  # reflections a block: matrix products from there on, and n·64 num
 class TridiagonalFactorisation(Factorisation):
     """K = Q T Qᵀ with T tridiagonal and Q orthogonal, kept as blocks of reflections.
 
-    Q = Π_b (I − V_b U_b V_bᵀ), the columns of V_b being w reflections and U_b upper triangular.  LAPACK has a routine
+    Q = Π_b (I − V_bᵀ U_b V_b), the rows of V_b being w reflections and U_b upper triangular.  LAPACK has a routine
     for Qᵀb (``ormqr``), which writes on the reflections while it reads them: of two solves at a time either may be
     wrong.
 
     Attributes:
-        reflections: V_b, unit lower trapezoids in the rows below the first.
+        reflections: V_b, of each row what is right of the diagonal, 1 there.
         triangles: U_b.
         diagonal, off_diagonal: of T.
         lowest, highest: bounds on the eigenvalues, within rounding of them.
     """
 
-    reflections: Float[Array, "b n w"]
+    reflections: Float[Array, "b w n"]
     triangles: Float[Array, "b w w"]
     diagonal: Float[Array, " n"]
     off_diagonal: Float[Array, " n-1"]
@@ -99,19 +99,21 @@ class Tridiagonal(DenseSolver):
 @jax.jit
 def _blocks(
     reduced: Float[Array, "n n"], scales: Float[Array, " n-1"]
-) -> tuple[Float[Array, "b n w"], Float[Array, "b w w"]]:
-    """V_b and U_b, with I − V_b U_b V_bᵀ = Π_j (I − τ_j v_j v_jᵀ).
+) -> tuple[Float[Array, "b w n"], Float[Array, "b w w"]]:
+    """V_b and U_b, with I − V_bᵀ U_b V_b = Π_j (I − τ_j v_j v_jᵀ).
 
-    U's column j is τ_j (e_j − U VᵀV e_j), of the columns before it: it takes nothing but the products of reflections.
+    U's column j is τ_j (e_j − U V v_j), of the rows before it: it takes nothing but the products of reflections.
     """
     n = len(reduced)
     width = min(_WIDTH, max(n - 1, 1))
     blocks = -(-max(n - 1, 1) // width)
-    vectors = jnp.tril(reduced, -2) + jnp.eye(n, k=-1, dtype=reduced.dtype)
-    spare = blocks * width - (n - 1)  # reflections with τ = 0, which do nothing
-    vectors = jnp.pad(vectors[:, : n - 1], ((0, 0), (0, spare))).reshape(n, blocks, width).transpose(1, 0, 2)
-    scales = jnp.pad(scales, (0, spare)).reshape(blocks, width)
-    products = jax.vmap(lambda block: matrix_product(block.T, block))(vectors)
+    spare = blocks * width - n  # reflections with τ = 0, which do nothing; or the last row, which is none
+    # LAPACK keeps reflections by columns, which are the rows of the transpose: no number is moved.
+    rows = jnp.pad(reduced.T, ((0, max(spare, 0)), (0, 0)))[: blocks * width]
+    beyond = jnp.arange(n)[None] - jnp.arange(blocks * width)[:, None]
+    vectors = jnp.where(beyond > 1, rows, (beyond == 1).astype(reduced.dtype)).reshape(blocks, width, n)
+    scales = jnp.pad(scales, (0, spare + 1)).reshape(blocks, width)
+    products = jax.vmap(lambda block: matrix_product(block, block.T))(vectors)
 
     def column(triangles, j):
         before = jnp.where(jnp.arange(width)[None] < j, products[:, :, j], 0)
@@ -122,9 +124,9 @@ def _blocks(
 
 
 def _reflected(
-    reflections: Float[Array, "b n w"], triangles: Float[Array, "b w w"], c: Inexact[Array, "n k"], *, reverse: bool
+    reflections: Float[Array, "b w n"], triangles: Float[Array, "b w w"], c: Inexact[Array, "n k"], *, reverse: bool
 ) -> Inexact[Array, "n k"]:
-    """One block after the other: c − V_b U_b V_bᵀc."""
+    """One block after the other: c − V_bᵀ U_b V_b c."""
     if jnp.iscomplexobj(c):
         parts = _reflected(reflections, triangles, jnp.concatenate([c.real, c.imag], axis=1), reverse=reverse)
         real, imaginary = jnp.split(parts, 2, axis=1)
@@ -132,7 +134,7 @@ def _reflected(
 
     def reflect(c, block):
         vectors, triangle = block
-        return c - matrix_product(vectors, matrix_product(triangle, matrix_product(vectors.T, c))), None
+        return c - matrix_product(vectors.T, matrix_product(triangle, matrix_product(vectors, c))), None
 
     return jax.lax.scan(reflect, c, (reflections, triangles), reverse=reverse)[0]
 
