@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,13 @@ def takes_differences(kernel: Kernel, X: Float[Array, "n ..."]) -> bool:
     if kernel.smoothness != math.inf or cheap:
         return True
     known = all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X)))
-    return known and float(kernel.rounding_factor(X)) > _FEW_DIGITS
+    return known and float(_rounding_factor(kernel, X)) > _FEW_DIGITS
+
+
+@eqx.filter_jit
+def _rounding_factor(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, ""]:
+    """As one program, not one for each of its thirty operations."""
+    return kernel.rounding_factor(X)
 
 
 def lost_digits(kernel: Kernel, X: Float[Array, "n ..."]) -> list[tuple[Array, str]]:

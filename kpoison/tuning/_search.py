@@ -1,4 +1,10 @@
-"""L-BFGS over the logarithms of a kernel's parameters and the ridge, from several starts in one compiled program."""
+"""L-BFGS over the logarithms of a kernel's parameters, from several starts in one compiled program.
+
+    J(θ) = min_λ objective(θ, λ),    ∇J(θ) = ∂_θ objective(θ, λ*(θ))
+
+One eigendecomposition of K_θ gives the objective at every λ, so that the ridge is no variable of the search: the long
+valleys in which a kernel's scale and the ridge stand in for each other are gone.
+"""
 
 import enum
 from typing import Any, NamedTuple
@@ -9,23 +15,22 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
-from kpoison._failures import collect, program
+from kpoison._failures import program
 from kpoison._typing import Scalar
-from kpoison._validation import check_integer, check_name, check_positive, is_concrete, public
+from kpoison._validation import check_integer, check_name, check_positive, public
 from kpoison.kernels.base import Kernel, with_array_parameters
 from kpoison.ridge import Observations, TrainingSet, checked_targets
 from kpoison.ridge.description import in_words, rows_of
 from kpoison.tuning.objectives import OBJECTIVES, HeldOut
-from kpoison.tuning.one_ridge import posterior_at_one_ridge
+from kpoison.tuning.profile import FARTHEST, WALL, BestRidge, Profile
 
 __all__ = ["Tuned", "TuningStatus", "tune"]
 
 _SPREAD = 1.5  # standard deviation of the starts' logarithms about what was given: factors of 4.5
-_FARTHEST = 12.0  # how far a logarithm may go from where it was: a factor of 160,000
-_WALL = 1e6  # in place of an objective that is no number, on the scale of logarithms or nats
 _LINE_STEPS = 15
 _LITTLE = 1e-5  # by which an objective, or its logarithm, has to fall in a step for another one
-_DRAWS = 6  # places that are looked at for each start
+_DRAWS = 3  # kernels that are looked at for each start
+_SAME = 0.3  # two searches whose logarithms are that close are on the way to one minimum
 _FLAT = 1e-6  # relative change of the objective over all starts below which nothing is to be chosen
 
 
@@ -90,23 +95,24 @@ def tune(
     max_iterations: int = 50,
     seed: int = 0,
 ) -> Tuned:
-    """Choose the kernel's parameters and the ridge: L-BFGS on their logarithms, from several starts.
+    """Choose the kernel's parameters and the ridge: L-BFGS on logarithms of the former, from several starts.
 
-    Every parameter of the kernel that is a positive number, or an array of such, is chosen; others stay.  A step takes
-    the inverse of a matrix and a product or two of it with others, some 5n³ flops.
+    Every parameter of the kernel that is a positive number, or an array of such, is chosen; others stay.  At each step
+    the ridge is the best one for the kernel there.  A step takes an eigendecomposition and a few products of matrices.
 
     Args:
-        kernel: with parameters about which starts are drawn, by factors of about 4.
+        kernel: with parameters about which starts are drawn, by factors of about 4: itself, and others.
         X: points, shape (n, d).
         y: targets, shape (n,) or (n, C).
-        ridge: λ about which starts are drawn.
+        ridge: λ, of which ridges up to 160,000 times smaller and larger are looked at.
         objective: "leave-one-out", the mean squared error of `leave_one_out`; "generalised-cross-validation", the same
             with every leverage taken as their mean; "marginal-likelihood", −log p(y)/n; "held-out", the mean squared
             error on `held_out`.
         held_out: other points and targets, for "held-out".
         weights: multiplicities, see `fit`.
         intercept: see `fit`.
-        starts: searches, of which the best counts; each from the best of six places that are drawn.
+        starts: searches, of which the best counts, from the best of three times as many kernels that are drawn; one
+            that comes to where another ended stops there.
         max_iterations: of each search.
         seed: of the starts.
 
@@ -130,16 +136,15 @@ def tune(
     dtype = observed.points.dtype
     check_positive("ridge", ridge)
     kernel = jax.tree.map(jnp.asarray, with_array_parameters(kernel, dtype))  # parameters may be arrays of NumPy
-    chosen = tuple(_is_chosen(leaf) for leaf in jax.tree.leaves(kernel))
-    given = _logarithms(kernel, chosen, jnp.asarray(ridge, dtype))
     starts = check_integer("starts", starts, 1)
-    apart = np.random.default_rng(check_integer("seed", seed, 0)).standard_normal((_DRAWS * starts, given.size))
-    apart[0] = 0  # what was given
-    drawn = given[None] + jnp.asarray(_SPREAD * apart, dtype)
     others = None if held_out is None else _checked_held_out(held_out, kernel, observed, y)
+    profile = Profile(kernel, jnp.asarray(ridge, dtype), observed, y, others, name)
+    generator = np.random.default_rng(check_integer("seed", seed, 0))
+    apart = generator.standard_normal((_DRAWS * starts, profile.parameters.size))
+    apart[0] = 0  # what was given
+    drawn = profile.parameters[None] + jnp.asarray(_SPREAD * apart, dtype)
     limit = check_integer("max_iterations", max_iterations, 1)
-    found = _from_best(drawn, starts, given, kernel, chosen, observed, y, others, name, limit)
-    return _best(found, given, kernel, chosen, positive=OBJECTIVES[name].positive)
+    return _best(profile, _from_best(profile, drawn, starts, limit))
 
 
 def _checked_held_out(held_out: Any, kernel: Kernel, observed: Observations, y: Array) -> HeldOut:
@@ -152,47 +157,24 @@ def _checked_held_out(held_out: Any, kernel: Kernel, observed: Observations, y: 
     return points, targets
 
 
-def _is_chosen(leaf: Array) -> bool:
-    """Whether a leaf of a kernel has a logarithm."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return False
-    if not is_concrete(leaf):
-        raise TypeError("kernel must have known parameters: call tune outside of jit, vmap and grad")
-    return bool(np.all(np.asarray(leaf) > 0))
-
-
-def _logarithms(kernel: Kernel, chosen: tuple[bool, ...], ridge: Array) -> Float[Array, " k"]:
-    """Of the chosen parameters, and of the ridge, the last."""
-    leaves = [leaf for leaf, one in zip(jax.tree.leaves(kernel), chosen, strict=True) if one]
-    return jnp.log(jnp.concatenate([jnp.ravel(leaf) for leaf in [*leaves, ridge]]))
-
-
-def _at(place: Float[Array, " k"], kernel: Kernel, chosen: tuple[bool, ...]) -> tuple[Kernel, Float[Array, ""]]:
-    """The kernel and the ridge with these logarithms."""
-    leaves, structure = jax.tree.flatten(kernel)
-    values, start = jnp.exp(place), 0
-    for index, one in enumerate(chosen):
-        if one:
-            end = start + leaves[index].size
-            leaves[index] = values[start:end].reshape(leaves[index].shape)
-            start = end
-    return jax.tree.unflatten(structure, leaves), values[-1]
-
-
 class _Found(NamedTuple):
     """What came of each start.
 
     Attributes:
-        place: the logarithms, shape (starts, k).
+        place: the logarithms of the kernel's parameters, shape (starts, k).
+        ridge: the best one there, each part of shape (starts,).
         value: of what is searched there, shape (starts,).
         done: whether it had come to an end by itself.
         path: of each iteration, shape (starts, iterations + 1); NaN after the last.
+        drawn: the objective of all kernels that were looked at first, shape (starts, draws), the same for each.
     """
 
     place: Float[Array, "starts k"]
+    ridge: BestRidge
     value: Float[Array, " starts"]
     done: Bool[Array, " starts"]
     path: Float[Array, "starts steps"]
+    drawn: Float[Array, "starts draws"]
 
 
 class _State(NamedTuple):
@@ -208,46 +190,21 @@ class _State(NamedTuple):
 
 
 @program
-def _from_best(
-    drawn: Float[Array, "draws k"],
-    starts: int,
-    given: Float[Array, " k"],
-    kernel: Kernel,
-    chosen: tuple[bool, ...],
-    observed: Observations,
-    y: Float[Array, "n *C"],
-    held_out: HeldOut | None,
-    name: str,
-    limit: int,
-) -> _Found:
+def _from_best(profile: Profile, drawn: Float[Array, "draws k"], starts: int, limit: int) -> _Found:
     """Searches from the best of the places, one after the other: side by side each would wait for the longest."""
-    objective = OBJECTIVES[name]
-
-    def judged(place):
-        """What is searched, and whether it is a number that can be trusted."""
-
-        def evaluate(place):
-            place = place.astype(drawn.dtype)
-            there, ridge = _at(jnp.clip(place, given - _FARTHEST, given + _FARTHEST), kernel, chosen)
-            value = objective.value(posterior_at_one_ridge(there, observed, y, ridge), ridge, held_out)
-            return jnp.log(value) if objective.positive else value
-
-        value, failures = collect(evaluate, place)
-        failed = [jnp.any(f.failed) for f in failures if not issubclass(f.kind, Warning)]
-        return value, jnp.isfinite(value) & ~jnp.any(jnp.array(failed))
 
     def searched(place):
         """Its value and slope; a wall, level, where there is none."""
-        (value, right), slope = jax.lax.stop_gradient(jax.value_and_grad(judged, has_aux=True)(place))
-        right &= jnp.all(jnp.isfinite(slope))
+        (value, ridge), slope = jax.lax.stop_gradient(jax.value_and_grad(profile.of, has_aux=True)(place))
+        right = ridge.right & jnp.all(jnp.isfinite(slope))
         level = jax.lax.stop_gradient(place)
-        return jnp.where(right, value, _WALL) + jnp.where(right, slope, 0) @ (place - level)
+        return jnp.where(right, value, WALL) + jnp.where(right, slope, 0) @ (place - level)
 
     tolerance = _tolerance(drawn.dtype)
     optimiser = optax.lbfgs(memory_size=10, linesearch=optax.scale_by_zoom_linesearch(_LINE_STEPS))
 
     def going_on(state: _State):
-        going = jnp.max(jnp.abs(state.slope)) > tolerance
+        going = jnp.max(jnp.abs(state.slope), initial=0) > tolerance
         return (state.iteration < limit) & going & (state.fall > _LITTLE)
 
     def step(state: _State) -> _State:
@@ -260,38 +217,50 @@ def _from_best(
         fall, path = state.value - value, state.path.at[iteration].set(value)
         return _State(place, memory, value, slope, fall, iteration, path)
 
-    def search(place):
+    def search(best, place):
+        """From a place, unless it comes to where the best search before it has ended."""
+
+        def apart(state: _State):
+            near = jnp.max(jnp.abs(state.place - best[0]), initial=0) < _SAME
+            return going_on(state) & ~(near & (state.value >= best[1]))
+
         value, slope = jax.value_and_grad(searched)(place)
         path = jnp.full(limit + 1, jnp.nan, place.dtype).at[0].set(value)
         start = _State(place, optimiser.init(place), value, slope, jnp.full_like(value, jnp.inf), jnp.asarray(0), path)
-        end = jax.lax.while_loop(going_on, step, start)
-        return _Found(end.place, end.value, ~going_on(end._replace(iteration=0)), end.path)
+        end = jax.lax.while_loop(apart, step, start)
+        better = end.value < best[1]
+        ridge, done = profile.of(end.place, derivatives=False)[1], ~going_on(end._replace(iteration=0))
+        found = _Found(end.place, ridge, end.value, done, end.path, drawn_values)
+        return (jnp.where(better, end.place, best[0]), jnp.where(better, end.value, best[1])), found
 
-    value, right = jax.lax.map(judged, drawn)
-    first = jnp.where(right, value, _WALL)
-    return jax.lax.map(search, drawn[jnp.argsort(first)[:starts]])
+    value, ridge = jax.lax.map(lambda place: profile.of(place, derivatives=False), drawn)
+    drawn_values = jnp.where(ridge.right, value, WALL)
+    nothing = jnp.full_like(drawn[0], jnp.inf), jnp.full((), jnp.inf, drawn.dtype)
+    return jax.lax.scan(search, nothing, drawn[jnp.argsort(drawn_values)[:starts]])[1]
 
 
-def _best(
-    found: _Found, given: Float[Array, " k"], kernel: Kernel, chosen: tuple[bool, ...], *, positive: bool
-) -> Tuned:
+def _best(profile: Profile, found: _Found) -> Tuned:
     """Of all starts, and how it ended."""
     values, paths = np.asarray(found.value), np.asarray(found.path)
     best = int(np.argmin(values))
-    place = jnp.clip(found.place[best], given - _FARTHEST, given + _FARTHEST)
-    seen = paths[paths < _WALL]
-    if values[best] >= _WALL:
+    place, ridge = profile.within_reach(found.place[best]), jax.tree.map(lambda of_all: of_all[best], found.ridge)
+    far = np.any(np.abs(np.asarray(place - profile.parameters)) >= FARTHEST)
+    seen = np.concatenate([paths[paths < WALL], found.drawn[found.drawn < WALL]])
+    if values[best] >= WALL:
         status = TuningStatus.FAILED
-    elif np.ptp(seen) <= _FLAT * (1 if positive else max(1, np.max(np.abs(seen)))):
+    elif max(np.ptp(seen), np.max(found.ridge.spread)) <= _FLAT * (
+        1 if profile.positive else max(1, np.max(np.abs(seen)))
+    ):
         status = TuningStatus.FLAT
-    elif np.any(np.abs(np.asarray(place - given)) >= _FARTHEST):
+    elif far or abs(float(ridge.slope)) > _tolerance(values.dtype):
         status = TuningStatus.UNBOUNDED
     elif not found.done[best]:
         status = TuningStatus.LIMIT
     else:
         status = TuningStatus.CONVERGED
-    scale = jnp.exp if positive else lambda value: value
-    return Tuned(*_at(place, kernel, chosen), scale(found.value[best]), scale(found.path), status)
+    scale = jnp.exp if profile.positive else lambda value: value
+    kernel = profile.kernel_at(place)
+    return Tuned(kernel, jnp.exp(ridge.log_ridge), scale(found.value[best]), scale(found.path), status)
 
 
 def _tolerance(dtype) -> float:

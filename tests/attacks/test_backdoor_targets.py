@@ -89,6 +89,7 @@ def test_targets_of_single_images():
     assert attacked(signs, kp.all_to_all([-1, 1])).target == {-1: 1, 1: -1}
 
 
+@pytest.mark.slow
 def test_the_target_is_one_that_rates_and_programs_take():
     clean, _ = fitted(3)
     attack = attacked(clean, kp.all_to_all(3))

@@ -61,6 +61,7 @@ def test_equal_updates_and_ties():
     assert Bulyan(1)(line).item() == bulyan(line, 1).item()
 
 
+@pytest.mark.slow
 def test_one_coordinate_of_many_moves_krum_and_not_bulyan():
     """The attack that the rule was made for: √p of room in distance, all of it spent on one coordinate."""
     p, f = 400, 2
@@ -72,6 +73,7 @@ def test_one_coordinate_of_many_moves_krum_and_not_bulyan():
     assert abs(Bulyan(f)(updates)[7]) < np.abs(honest[:, 7]).max()
 
 
+@pytest.mark.slow
 def test_transforms_and_precision():
     batch = RNG.normal(size=(3, 11, 4))
     rule = Bulyan(2)
@@ -88,6 +90,7 @@ def test_transforms_and_precision():
     assert not np.any(jax.jit(jax.hessian(lambda updates: jnp.sum(rule(updates))))(batch[0]))
 
 
+@pytest.mark.slow
 def test_differences_that_overflow_are_far():
     rows = RNG.normal(size=(7, 2)).astype(np.float32)
     # Nor may what does not overflow be 0 because a reciprocal underflows.

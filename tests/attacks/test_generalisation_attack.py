@@ -85,6 +85,7 @@ def test_objective_and_gradient_are_those_of_refits(kernel, objective, outputs, 
             np.testing.assert_allclose(slopes[place], slope, rtol=1e-6, atol=1e-8)  # third derivatives · 1e-10
 
 
+@pytest.mark.slow
 def test_all_points_may_move_at_once():
     y, target = TARGETS[None]
     prepared = generalisation_objective(kp.fit(KERNELS["rbf"][0], X, y), RIDGE, probes=PROBES, target=target)

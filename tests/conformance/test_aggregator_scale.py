@@ -69,6 +69,7 @@ def test_a_liar_moves_no_robust_rule_far(name, far):
         assert np.all(found <= honest.max(axis=0) + 1e-3), (place, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e8])
 def test_the_median_of_numbers_on_a_line(dtype, scale):

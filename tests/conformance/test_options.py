@@ -222,6 +222,7 @@ def test_counts_are_those_of_the_fraction_as_it_is_written(kind):
     assert count_of(kind(0.5), 5, round) == 2
 
 
+@pytest.mark.slow
 def test_as_many_probes_are_triggered_as_the_fraction_says():
     from kpoison.problems.backdoor import make_backdoor
 

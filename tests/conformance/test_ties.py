@@ -119,6 +119,7 @@ def test_clones_go_together_where_the_share_allows_it():
         assert found.sum() <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.29, 0.07, 0.05, 0.5, 0.9])
 @pytest.mark.parametrize("number", [2, 41, 101])
 def test_the_number_is_that_of_the_exact_share(share, number):

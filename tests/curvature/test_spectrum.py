@@ -266,7 +266,7 @@ def test_an_exhausted_krylov_space():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("dimension", [1, 6])
-@pytest.mark.parametrize("size", [3e-8, 0.7, 1.0, 1e6 / 3])
+@pytest.mark.parametrize("size", [3e-8, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.7, 1.0, 1e6 / 3))])
 def test_a_multiple_of_the_identity_has_mass_one(dtype, dimension, size):
     for points in (400, 2000):
         found = spectral_density(Dense(jnp.asarray(size * np.eye(dimension), dtype)), points=points)

@@ -38,7 +38,7 @@ def brute_force(name, X, Z, lengths):
     return PROFILES[name](np.linalg.norm((X[:, None] - Z[None]) / lengths, axis=2))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 @pytest.mark.parametrize("d", [3, 12])  # by differences, by a matrix product
 @pytest.mark.parametrize("name", KINDS)
 def test_matrices_are_those_of_the_formula(name, d, dtype):

@@ -55,6 +55,7 @@ def test_laws_are_those_of_a_refit(kernel, solver):
     np.testing.assert_allclose(kp.gain(ready, POISON, RIDGE), kp.gain(clean, POISON, RIDGE), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [pytest.param("exact", marks=pytest.mark.slow), "isolated"])
 def test_laws_are_those_of_the_points(law):
     points, poison = kp.fit(BASE, X[:12], Y), kp.Poison(X[15], -1.0, 3)

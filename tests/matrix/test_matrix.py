@@ -94,6 +94,7 @@ def test_without_defence_it_is_the_law(problem, attack):
     assert (found.attack.victim_labels != found.attack.target).all()
 
 
+@pytest.mark.slow
 def test_what_is_left_is_trained_anew(problem):
     found = Case(problem, ATTACKS["near-clone"](problem))
     kept = ~found.is_poison

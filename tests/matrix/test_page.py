@@ -131,6 +131,7 @@ def test_the_page_names_everything_and_needs_nothing(page):
     assert not {tag for tag, _ in text.elements} & {"script", "link", "iframe"}
 
 
+@pytest.mark.slow
 def test_every_pair_with_a_prediction_has_a_verdict(page):
     result = made()
     rows = re.findall(r"<tr><th>([^<]*)</th>(.*?)</tr>", page)

@@ -207,6 +207,7 @@ def test_poisons_are_drawn_at_every_visit_with_their_probability():
     assert not np.array_equal(hit[:, 0], hit[:, 2])
 
 
+@pytest.mark.slow
 def test_training_sees_them():
     """Of probability 1 they are the fixed poisons of every image; of any, a batch has others at every step."""
     fixed = train_classifier(small(), jnp.where((Y != 3)[:, None, None, None], 1.0, X), np.full(len(Y), 3), epochs=2,
@@ -276,6 +277,7 @@ def test_booleans_are_two_classes():
         assert same(train_classifier(model, X, given, epochs=1, batch_size=32).model, numbered.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", [None, [0, 3, 5]])
 def test_more_epochs_in_the_same_folder_are_those_of_one_run(tmp_path, measured):
     options = {"optimiser": optax.adam(1e-2), "measure": accuracy, "batch_size": 32}

@@ -82,6 +82,7 @@ def test_products_are_those_of_the_dense_covariance(name):
     assert_products_agree(gram_both(kernel, second, columns(second)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rbf", "polynomial", "NTK-erf", "custom"])
 @pytest.mark.parametrize("roots", [(None, FULL), (LOW, None), (None, None)], ids=["values", "slopes", "neither"])
 def test_slopes_may_be_observed_on_one_side_only(name, roots):

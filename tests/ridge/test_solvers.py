@@ -217,6 +217,7 @@ def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
         assert float(found) == pytest.approx(-3 / 3.6, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver", [kp.Spectral(), kp.Krylov(rank=3, tolerance=1e-13), kp.ConjugateGradients(tolerance=1e-13)]
 )

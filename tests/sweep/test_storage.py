@@ -118,7 +118,7 @@ def test_another_plan_of_chunks_is_continued_as_it_was(half_done):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"m": [1.0, 2.0, 3.0, 4.0]}, "points_hash"),
+        pytest.param({"m": [1.0, 2.0, 3.0, 4.0]}, "points_hash", marks=pytest.mark.slow),
         ({"law": "isolated"}, "law"),
         ({"quantities": ("gain",)}, "quantities"),
         ({"metadata": {"seed": 1}}, "metadata"),

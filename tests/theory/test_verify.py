@@ -112,7 +112,7 @@ def test_a_failure_is_reported_everywhere(tmp_path):
         (["--only", "L99"], "L99"),
         (["--quick", "--full"], "--quick and --full exclude each other"),
         (["--data", "mnist", "--data-dir", "/nowhere", "--only", "L1"], "/nowhere"),
-        (["--data", "mnist", "--only", "L1"], "KPOISON_DATA"),
+        pytest.param(["--data", "mnist", "--only", "L1"], "KPOISON_DATA", marks=pytest.mark.slow),
         (["--jobs", "0"], "jobs must be >= 1, got 0"),
         (["--jobs", "-3"], "jobs must be >= 1, got -3"),
         (["--jobs", "many"], "many"),

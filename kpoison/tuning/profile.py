@@ -1,0 +1,158 @@
+"""What is searched: an objective at the ridge that is best for a kernel, over the logarithms of its parameters.
+
+    J(θ) = min_λ objective(θ, λ),    ∇J(θ) = ∂_θ objective(θ, λ*(θ))
+
+One eigendecomposition of K_θ gives the objective at every λ, so that the ridge is no variable of the search: the long
+valleys in which a kernel's scale and the ridge stand in for each other are gone.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from kpoison._failures import collect
+from kpoison._validation import is_concrete
+from kpoison.kernels.base import Kernel
+from kpoison.ridge import Observations, Posterior
+from kpoison.tuning.every_ridge import is_definite, posterior_at_every_ridge, with_inverse
+from kpoison.tuning.objectives import OBJECTIVES, HeldOut
+
+__all__ = ["FARTHEST", "WALL", "BestRidge", "Profile"]
+
+FARTHEST = 12.0
+"""How far a logarithm may go from where it was: a factor of 160,000."""
+WALL = 1e6
+"""In place of an objective that is no number, on the scale of logarithms or nats."""
+_RIDGES = 25  # that are looked at first, a factor of e apart; then _ZOOMS times about the best one, ever closer
+_ZOOM = 9
+_ZOOMS = 3
+
+
+class BestRidge(NamedTuple):
+    """Of a kernel.
+
+    Attributes:
+        log_ridge: log λ*.
+        slope: of the objective in it, 0 but at the end of what is looked at.
+        spread: between the largest and the smallest objective that was seen and can be trusted.
+        right: whether the objective there can be trusted.
+    """
+
+    log_ridge: Float[Array, ""]
+    slope: Float[Array, ""]
+    spread: Float[Array, ""]
+    right: Bool[Array, ""]
+
+
+class Profile(eqx.Module):
+    """An objective as a function of a kernel's parameters alone; its logarithm where it is positive.
+
+    Attributes:
+        kernel: as given.
+        parameters: the logarithms of what is chosen of it: every positive number, or array of such, shape (k,).
+        log_ridge: of the ridge that was given.
+        observed, y: what is fitted.
+        held_out: other data, or None.
+        name: of the objective.
+    """
+
+    kernel: Kernel
+    parameters: Float[Array, " k"]
+    log_ridge: Float[Array, ""]
+    observed: Observations
+    y: Float[Array, "n *C"]
+    held_out: HeldOut | None
+    name: str = eqx.field(static=True)
+    _chosen: tuple[bool, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        ridge: Float[Array, ""],
+        observed: Observations,
+        y: Float[Array, "n *C"],
+        held_out: HeldOut | None,
+        name: str,
+    ):
+        leaves = jax.tree.leaves(kernel)
+        self.kernel, self.observed, self.y, self.held_out, self.name = kernel, observed, y, held_out, name
+        self.log_ridge, self._chosen = jnp.log(ridge), tuple(_is_chosen(leaf) for leaf in leaves)
+        chosen = [jnp.ravel(leaf) for leaf, one in zip(leaves, self._chosen, strict=True) if one]
+        self.parameters = jnp.log(jnp.concatenate(chosen)) if chosen else jnp.zeros(0, self.log_ridge.dtype)
+
+    @property
+    def positive(self) -> bool:
+        """Whether the objective is."""
+        return OBJECTIVES[self.name].positive
+
+    def within_reach(self, place: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Logarithms, at most so far from those given."""
+        return jnp.clip(place, self.parameters - FARTHEST, self.parameters + FARTHEST)
+
+    def kernel_at(self, place: Float[Array, " k"]) -> Kernel:
+        """The kernel with these logarithms."""
+        leaves, structure = jax.tree.flatten(self.kernel)
+        values, start = jnp.exp(place), 0
+        for index, one in enumerate(self._chosen):
+            if one:
+                end = start + leaves[index].size
+                leaves[index] = values[start:end].reshape(leaves[index].shape)
+                start = end
+        return jax.tree.unflatten(structure, leaves)
+
+    def of(self, place: Float[Array, " k"], *, derivatives: bool = True) -> tuple[Float[Array, ""], BestRidge]:
+        """J, with derivatives of the first order or without, and the ridge."""
+        kernel = self.kernel_at(self.within_reach(place.astype(self.parameters.dtype)))
+        posterior = posterior_at_every_ridge(kernel, self.observed, self.y)
+        log_ridge, slope, spread = self._best_ridge(jax.lax.stop_gradient(posterior))
+        rho = self.observed.total * jnp.exp(log_ridge)
+        value, right = self._judged(with_inverse(posterior, rho) if derivatives else posterior, log_ridge)
+        return value, BestRidge(log_ridge, slope, spread, right & is_definite(posterior, rho))
+
+    def _judged(self, posterior: Posterior, log_ridge: Float[Array, ""]) -> tuple[Array, Array]:
+        """The objective, and whether it is a number."""
+        value, failures = collect(OBJECTIVES[self.name].value, posterior, jnp.exp(log_ridge), self.held_out)
+        value = jnp.log(value) if self.positive else value
+        failed = [jnp.any(f.failed) for f in failures if not issubclass(f.kind, Warning)]
+        return value, jnp.isfinite(value) & ~jnp.any(jnp.array(failed))
+
+    def _best_ridge(self, posterior: Posterior) -> tuple[Array, Array, Array]:
+        """log λ*, slope and spread: the best of many, of more about it, and the vertex of a parabola through three."""
+
+        def at(log_ridge):
+            value, right = self._judged(posterior, log_ridge)
+            return jnp.where(right & is_definite(posterior, self.observed.total * jnp.exp(log_ridge)), value, WALL)
+
+        def zoom(state, _):
+            middle, step, _ = state
+            step = step * 2 / (_ZOOM - 1)
+            ridges = middle + step * jnp.arange(-(_ZOOM // 2), _ZOOM // 2 + 1)
+            found = jax.vmap(at)(ridges)
+            best = jnp.clip(jnp.argmin(found), 1, _ZOOM - 2)
+            return (ridges[best], step, jax.lax.dynamic_slice(found, (best - 1,), (3,))), None
+
+        given, dtype = self.log_ridge, self.log_ridge.dtype
+        first = given + jnp.linspace(-FARTHEST, FARTHEST, _RIDGES, dtype=dtype)
+        seen = jax.vmap(at)(first)
+        spread = jnp.max(jnp.where(seen < WALL, seen, -jnp.inf)) - jnp.min(seen)
+        start = first[jnp.argmin(seen)], first[1] - first[0], jnp.zeros(3, dtype)
+        (middle, step, (left, here, right)), _ = jax.lax.scan(zoom, start, length=_ZOOMS)
+        bend = left - 2 * here + right
+        off = jnp.where(bend > 0, (left - right) / (2 * jnp.where(bend > 0, bend, 1)), 0)
+        log_ridge = middle + step * jnp.clip(off, -1, 1)
+        inside = jnp.clip(log_ridge, given - FARTHEST, given + FARTHEST)
+        slope = jnp.where(inside == log_ridge, 0, (right - left) / (2 * step))
+        return inside, slope, spread
+
+
+def _is_chosen(leaf: Array) -> bool:
+    """Whether a leaf of a kernel has a logarithm."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return False
+    if not is_concrete(leaf):
+        raise TypeError("kernel must have known parameters: call tune outside of jit, vmap and grad")
+    return bool(np.all(np.asarray(leaf) > 0))
