@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 import kpoison as kp
+from kpoison.ridge import TrainingSet
 from kpoison.tuning.objectives import OBJECTIVES
+from kpoison.tuning.profile import Profile
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -80,6 +83,50 @@ def test_the_slope_that_is_searched(objective):
     for axis in range(2):
         ends = [function(*np.exp(at + sign * step * np.eye(2)[axis])) for sign in (1, -1)]
         assert float(found[axis]) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", QUICK)
+def test_the_profile_is_the_smallest_objective_over_ridges_and_so_is_its_slope(objective):
+    function = BRUTE[objective]
+
+    def smallest(log_length):
+        """By Brent's method within a factor of e about the best of many."""
+        logs = np.arange(np.log(1e-2) - 12, np.log(1e-2) + 12.5)
+        values = [function(np.exp(log_length), np.exp(log)) for log in logs]
+        bracket = logs[np.argmin(values)] + np.array([-1, 1])
+        options = {"xatol": 1e-9}
+        found = minimize_scalar(lambda log: function(np.exp(log_length), np.exp(log)), bounds=bracket, options=options)
+        return found.fun if objective == "marginal-likelihood" else np.log(found.fun)
+
+    kernel, observed, y = TrainingSet.of(kp.kernels.RBF(jnp.asarray(0.8)), X, Y)
+    others = tuple(map(jnp.asarray, HELD_OUT)) if objective == "held-out" else None
+    profile = Profile(kernel, jnp.asarray(1e-2), observed, y, others, objective)
+    at, step = jnp.log(jnp.array([1.1])), 1e-4
+    (value, ridge), slope = jax.jit(jax.value_and_grad(profile.of, has_aux=True))(at)
+    # The vertex of a parabola through three ridges 1/64 of a factor of e apart is off by a thousandth of that.
+    assert float(value) == pytest.approx(smallest(float(at[0])), abs=1e-8)
+    assert float(slope[0]) == pytest.approx((smallest(at[0] + step) - smallest(at[0] - step)) / (2 * step), rel=1e-4)
+    assert bool(ridge.right)
+    assert float(ridge.slope) == 0
+
+
+def test_a_ridge_at_the_end_of_what_is_looked_at_has_a_slope():
+    kernel, observed, y = TrainingSet.of(kp.kernels.RBF(jnp.asarray(0.8)), X, Y)
+    profile = Profile(kernel, jnp.asarray(1e6), observed, y, None, "leave-one-out")
+    ridge = profile.of(profile.parameters)[1]
+    assert float(ridge.log_ridge) == pytest.approx(np.log(1e6) - 12)
+    low, high = (np.log(left_out(0.8, np.exp(np.log(1e6) - 12 + sign * 0.01))) for sign in (-1, 1))
+    assert float(ridge.slope) == pytest.approx((high - low) / 0.02, rel=0.03)  # by differences of 1/64, near there
+
+
+def test_a_kernel_without_parameters_gets_its_ridge():
+    found = kp.tune(kp.kernels.Linear(), X, Y, 1e-2)
+    assert found.status is kp.TuningStatus.CONVERGED
+    gram = X @ X.T
+    inverses = {r: np.linalg.inv(gram + N * r * np.eye(N)) for r in float(found.ridge) * np.array([0.9, 1, 1.1])}
+    below, here, above = (np.mean((A @ Y / np.diagonal(A)) ** 2) for A in inverses.values())
+    assert float(found.value) == pytest.approx(here, rel=1e-9)
+    assert here < min(below, above)
 
 
 @pytest.mark.slow
