@@ -122,31 +122,31 @@ class Profile(eqx.Module):
 
     def _best_ridge(self, posterior: Posterior) -> tuple[Array, Array, Array]:
         """log λ*, slope and spread: the best of many, of more about it, and the vertex of a parabola through three."""
+        given, dtype = self.log_ridge, self.log_ridge.dtype
+
+        def within(log_ridge):
+            return jnp.clip(log_ridge, given - FARTHEST, given + FARTHEST)
 
         def at(log_ridge):
             value, right = self._judged(posterior, log_ridge)
             return jnp.where(right & is_definite(posterior, self.observed.total * jnp.exp(log_ridge)), value, WALL)
 
         def zoom(state, _):
-            middle, step, _ = state
+            middle, step = state
             step = step * 2 / (_ZOOM - 1)
             ridges = middle + step * jnp.arange(-(_ZOOM // 2), _ZOOM // 2 + 1)
-            found = jax.vmap(at)(ridges)
-            best = jnp.clip(jnp.argmin(found), 1, _ZOOM - 2)
-            return (ridges[best], step, jax.lax.dynamic_slice(found, (best - 1,), (3,))), None
+            return (within(ridges[jnp.argmin(jax.vmap(at)(ridges))]), step), None
 
-        given, dtype = self.log_ridge, self.log_ridge.dtype
         first = given + jnp.linspace(-FARTHEST, FARTHEST, _RIDGES, dtype=dtype)
         seen = jax.vmap(at)(first)
         spread = jnp.max(jnp.where(seen < WALL, seen, -jnp.inf)) - jnp.min(seen)
-        start = first[jnp.argmin(seen)], first[1] - first[0], jnp.zeros(3, dtype)
-        (middle, step, (left, here, right)), _ = jax.lax.scan(zoom, start, length=_ZOOMS)
+        (middle, step), _ = jax.lax.scan(zoom, (first[jnp.argmin(seen)], first[1] - first[0]), length=_ZOOMS)
+        left, here, right = jax.vmap(at)(middle + step * jnp.arange(-1, 2))
         bend = left - 2 * here + right
-        off = jnp.where(bend > 0, (left - right) / (2 * jnp.where(bend > 0, bend, 1)), 0)
-        log_ridge = middle + step * jnp.clip(off, -1, 1)
-        inside = jnp.clip(log_ridge, given - FARTHEST, given + FARTHEST)
-        slope = jnp.where(inside == log_ridge, 0, (right - left) / (2 * step))
-        return inside, slope, spread
+        vertex = jnp.where(bend > 0, (left - right) / (2 * jnp.where(bend > 0, bend, 1)), 0)
+        log_ridge = within(middle + step * jnp.clip(vertex, -1, 1))
+        slope = ((right - left) / 2 + bend * (log_ridge - middle) / step) / step
+        return log_ridge, jnp.where(jnp.abs(log_ridge - given) < FARTHEST, 0, slope), spread
 
 
 def _is_chosen(leaf: Array) -> bool:
