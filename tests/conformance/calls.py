@@ -554,7 +554,8 @@ SLOW = {
     "train_classifier", "train_classifiers", "train_pair", "tradeoff", "width_errors", "neural_cleanse", "ResNet",
     "Krylov", "LeNet", "MLP", "activation_clustering", "GeometricMedian", "strip", "bilevel_objective",
     "generalisation_attack", "generalisation_objective", "Bulyan", "Krum", "fisher",
-    "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil",
+    "ConvolutionalNTK", "ConvolutionalNNGP", "averaged_training", "input_hessian", "sybil", "input_projection",
+    "gauss_newton", "bulk_edge_from_clean", "Warp", "backdoor", "spectral_density",
 }  # fmt: skip
 
 # Options that no table is needed for: files and their names, and results, which only kpoison makes.

@@ -146,6 +146,10 @@ DEAR = {
     "GeometricMedian.__call__",
     "Krum.__call__",
     "CoordinateMedian.__call__",
+    "Bulyan.__call__",
+    "bulk_edge_from_clean",
+    "input_projection",
+    "overlap",
 }
 
 

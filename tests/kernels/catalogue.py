@@ -50,7 +50,10 @@ def networks(*, kinds=("NTK", "NNGP"), activations=tuple(ACTIVATIONS), depths=(2
     }
 
 
-DEAR = ("product", "NTK-tanh", "NTK-gelu-1-bias", "NTK-leaky_relu-1-free")
+DEAR = (
+    *("product", "NTK-tanh", "NTK-gelu-1-bias", "NTK-gelu-1-free", "NTK-sin-1-free"),
+    *("NTK-leaky_relu-1-free", "NTK-leaky_relu-1-bias", "NNGP-leaky_relu-1-free"),
+)
 
 
 def dear_are_slow(names, *depths: int) -> list:

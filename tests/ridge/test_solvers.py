@@ -202,11 +202,14 @@ def test_solvers_are_values():
 
 @pytest.mark.parametrize(
     ("solver", "scale", "dtype"),
-    pairwise(
-        [kp.Spectral(), kp.Tridiagonal(), kp.Cholesky(), kp.Krylov(), kp.ConjugateGradients()],
-        [0.0, 1e-17, 1e12],
-        [np.float32, np.float64],
-    ),
+    [
+        pytest.param(*case, marks=() if isinstance(case[0], DenseSolver) else pytest.mark.slow)
+        for case in pairwise(
+            [kp.Spectral(), kp.Tridiagonal(), kp.Cholesky(), kp.Krylov(), kp.ConjugateGradients()],
+            [0.0, 1e-17, 1e12],
+            [np.float32, np.float64],
+        )
+    ],
 )
 def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
     """Clean points without features: f = m y_t k/(ρ + m k(ζ, ζ)) with 3 poisons beside 3 points, −3/3.6."""
