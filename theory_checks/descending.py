@@ -14,7 +14,9 @@ from jax import Array
 __all__ = ["flow", "minimum"]
 
 
-def flow(velocity: Callable[[Any], Any], start: Any, times: Array, look: Callable[[Any], Array], steps: Array) -> Array:
+def flow(
+    velocity: Callable[[Any], Any], start: Any, times: Array, look: Callable[[Any], Array], steps: Array | int
+) -> Array:
     """What `look` sees along θ̇ = v(θ) at T rising times >= 0, by so many Runge–Kutta steps of order 4 to each.
 
     Whoever calls it compares with twice the steps: the program is the same.

@@ -16,7 +16,7 @@ from theory_checks.catalogue import STATEMENTS
 from theory_checks.descending import flow
 from theory_checks.finite_width import compare_with_networks
 from theory_checks.hermite import ROUNDING, covariances, penalised_fit, rounding, seen_at
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, compare_signs, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -67,14 +67,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             1e-5 * np.array(residuals),
             f"an integration with 1e-8 per step up to e^(−λt) = {np.exp(-_RIDGE * _LATE):.0e}, and a root",
         ),
-        compare(
-            "without a ridge every flow fits the poison; with it the residual falls with κ: 1 where they do",
-            "closed form",
-            np.ones(len(signs)),
-            np.array(signs, float),
-            0.0,
-            "exact",
-        ),
+        compare_signs("without a ridge every flow fits the poison; with it the residual falls with κ", signs),
     ]
     return setting.record(
         STATEMENTS["T11"],
@@ -263,7 +256,9 @@ def _of_networks(setting: Setting) -> Record | None:
         raise ArithmeticError(f"the flow of networks changes by {unresolved:.1e} with twice the steps")
     samples = found[:, :, 1]
     poison = kp.Poison(small.location, small.label, _COUNT)
-    law = np.array([_flow_of_kernel(small.kernel, X, y, poison, *pair, times, seen) for pair in pairs.tolist()])
+    law = np.array(
+        [_flow_of_kernel(small.kernel, X, y, poison, ridge, kappa, times, seen) for ridge, kappa in pairs.tolist()]
+    )
     late = samples[-1, :, :, -1]  # (S, pairs, points), of the widest
     residuals = np.square(late[..., :-1] - np.asarray(labels)) @ np.asarray(share)
     without, held = residuals[:, : len(kappas)], residuals[:, len(kappas) :]
@@ -278,14 +273,11 @@ def _of_networks(setting: Setting) -> Record | None:
                 samples.reshape(*samples.shape[:2], -1),
                 widths,
             ),
-            compare(
+            compare_signs(
                 f"without a ridge every network fits the poison, whatever κ; with λ = {_NETWORK_RIDGES[1]:g} the "
-                "residual falls with κ: 1 where they do",
+                "residual falls with κ",
+                signs,
                 "finite width",
-                np.ones(len(signs)),
-                np.array(signs, float),
-                0.0,
-                "exact",
             ),
         ],
         [

@@ -16,7 +16,7 @@ from theory_checks.catalogue import STATEMENTS
 from theory_checks.descending import minimum
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, error_bars, rmse_slope
 from theory_checks.penalised import PlainProblem, few_points
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, compare_signs, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -76,14 +76,10 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             "1e-9 of it; where it is next to 0 the rounding of df, over γ",
         ),
         compare("df of the restricted fit", "refit", restricted, narrow, np.maximum(rounding, 1e-9 * narrow), _REASON),
-        compare(
-            "H falls between any two γ, df strictly and to a number above 0, and that of the restricted fit to 0: 1 "
-            "where they do",
-            "closed form",
-            np.ones(len(ordered)),
-            np.array(ordered, float),
-            0.0,
-            "exact, but for rounding",
+        compare_signs(
+            "H falls between any two γ, df strictly and to a number above 0, and that of the restricted fit to 0",
+            ordered,
+            reason="exact, but for rounding",
         ),
     ]
     x = _PENALTIES
@@ -161,14 +157,7 @@ def _finite_width(networks: FiniteWidth, laws: Laws) -> tuple[list[Comparison], 
     return (
         [
             compare_with_networks("df(γ)", law, samples, widths),
-            compare(
-                "df falls with γ in every network: 1 where it does",
-                "finite width",
-                1.0,
-                float(np.all(np.diff(samples, axis=-1) < 0)),
-                0.0,
-                "exact",
-            ),
+            compare_signs("df falls with γ in every network", np.all(np.diff(samples, axis=-1) < 0), "finite width"),
         ],
         f"networks of width {', '.join(map(str, widths))}, trace of ∂g(X)/∂y: "
         f"{'; '.join(', '.join(f'{value:.4g}' for value in row) for row in mean)} at γ = "

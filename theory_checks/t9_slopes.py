@@ -13,7 +13,7 @@ from theory_checks.descending import flow
 from theory_checks.finite_width import compare_with_networks, error_bars, rmse_slope
 from theory_checks.hermite import ROUNDING, covariances, penalised_fit, rounding, seen_at
 from theory_checks.penalised import PlainProblem
-from theory_checks.record import Comparison, Kind, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Kind, Panel, Record, compare, compare_signs, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -70,13 +70,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     comparisons += [
         isolated,
         *risen,
-        compare(
-            "E_v is above the paper's bound for every v drawn; grows from 0; rises with the data term: 1 where they do",
-            "closed form",
-            np.ones(len(signs)),
-            np.array(signs, float),
-            0.0,
-            "exact",
+        compare_signs(
+            "E_v is above the paper's bound for every v drawn; grows from 0; rises with the data term", signs
         ),
     ]
     return setting.record(
@@ -170,14 +165,7 @@ def _solution(laws: Laws) -> tuple[list[Comparison], str, Panel]:
     return (
         [
             compare("uᵀFu and tr F, trained", "refit", law, brute, tolerance, ROUNDING),
-            compare(
-                "uᵀFu rises by a third while tr F falls: 1 where they do",
-                "closed form",
-                [1.0, 1.0],
-                [float(u1 > 4 / 3 * u0), float(all1 < 0.85 * all0)],
-                0.0,
-                "exact",
-            ),
+            compare_signs("uᵀFu rises by a third while tr F falls", [u1 > 4 / 3 * u0, all1 < 0.85 * all0]),
         ],
         f"(d) at the solution, from γ = 0 to {_SOLVED_PENALTIES[1]:g}, uᵀFu along one axis goes from {u0:.4g} to "
         f"{u1:.4g} ({u1 / u0 - 1:+.0%}) while tr F goes from {all0:.4g} to {all1:.4g} ({all1 / all0 - 1:+.0%})",
@@ -267,14 +255,10 @@ def _of_networks(setting: Setting, laws: Laws) -> Record | None:
             compare_with_networks(
                 "slopes along two eigenvectors, their sum and difference", law.ravel(), every, widths
             ),
-            compare(
-                "E_v ends above the paper's bound where v is no eigenvector, and grows from 0: 1 where it does in "
-                "every network",
+            compare_signs(
+                "E_v ends above the paper's bound where v is no eigenvector, and grows from 0 in every network",
+                [np.all(ratios[:, -1] > 1), np.all(grown[:, 1:] > 0)],
                 "finite width",
-                np.ones(2),
-                [float(np.all(ratios[:, -1] > 1)), float(np.all(grown[:, 1:] > 0))],
-                0.0,
-                "exact",
             ),
         ],
         [

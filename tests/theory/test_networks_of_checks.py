@@ -87,7 +87,7 @@ def test_degrees_of_freedom_of_a_network_are_the_change_of_its_outputs_with_its_
     arms = FiniteWidth(make_setting("ntk-erf"))
     few = dataclasses.replace(arms.setting, X=arms.setting.X[:3], y=arms.setting.y[:3])
     arms.setting = few
-    architecture = networks.Architecture.matching(few.kernel, 12)
+    architecture = networks.Architecture.matching(few.kernel, 12)  # pyright: ignore[reportArgumentType]
     network = architecture.initialise(jax.random.key(3), few.X.shape[1], None, few.X.dtype)
     gamma, step = 0.5, 1e-4
 
