@@ -28,7 +28,7 @@ TRIGGERS = ("additive", "warp", "patch")
 POISONS: tuple[Poisons, ...] = ("fixed", "stochastic")
 _DECADES = 5
 _PENALTY_IMAGES = 200
-_QUANTITIES = ("success", "accuracy", "hessian cos²", "logits cos²")
+_QUANTITIES = ("success", "clean run's", "accuracy", "hessian cos²", "logits cos²")
 
 
 class Row(NamedTuple):
@@ -64,9 +64,10 @@ def run(
     fractions = tuple(sorted({*options.fractions, options.fraction}))
     each = len(TRIGGERS) * len(POISONS) * options.seeds
     work = [
-        Work(Arm("mlp", options.fraction, augmented, penalty), each * number)
+        Work(Arm("mlp", options.fraction, augmented, penalty), number)
         for augmented in (False, True)
-        for penalty, number in ((0.0, len(fractions)), (1e-3, _DECADES))
+        # Each trigger is compared with clean runs, too.
+        for penalty, number in ((0.0, each * len(fractions) + each // len(POISONS)), (1e-3, each * _DECADES))
     ]
     chosen = plan(options, architectures, work, options.minutes, folder)
     print(f"plan: {chosen.words}", file=sys.stderr, flush=True)
@@ -75,7 +76,8 @@ def run(
     notes = [
         f"{chosen.words}.",
         f"{trainer.first.data}; {options.seeds} seeds; mean ± 95 % t-interval; width "
-        f"{options.width_of(chosen.architecture)}; success of images that are not of the target class.",
+        f"{options.width_of(chosen.architecture)}; success of images that are not of the target class; the "
+        "clean run's: of a network trained on the same images without poison, as augmented, without penalty.",
         f"Penalty: the largest is {trainer.penalty_in_words(gammas[-1])}; the others are ten times smaller each.",
         "cos²: of the leading eigenvector with the mean displacement by the trigger; hessian: input Hessian of the "
         f"cross-entropy, logits: JᵀJ; by chance {1 / trainer.first.direction.size:.2g}.",
@@ -96,7 +98,7 @@ def run(
             "lengths": options.every_length,
             "plan": dataclasses.asdict(chosen),
         },
-        lambda: _figure(found, fractions, gammas, options),
+        lambda: _figure(found, fractions, gammas, options, 1 / trainer.first.direction.size),
         trainer.seconds,
     )
 
@@ -113,10 +115,11 @@ def _trained(
     """Every row, the penalties, what diverged, and the last trainer."""
     found: dict[Row, Measured] = {}
     diverged, gammas, last = [], [], None
+    clean: dict[tuple[str, bool], np.ndarray] = {}
     for trigger, poisons in itertools.product(TRIGGERS, POISONS):
         own = dataclasses.replace(options, trigger=trigger, poisons=poisons)
         place = None if folder is None else folder / f"{trigger}-{poisons}"
-        total = 2 * (len(fractions) + _DECADES) * options.seeds
+        total = 2 * (len(fractions) + _DECADES + (poisons == POISONS[0])) * options.seeds
         with Trainer(own, fractions, 0, 1, place, total) as trainer:
             if not gammas:
                 largest = options.penalty or min(
@@ -125,6 +128,10 @@ def _trained(
                 )
                 gammas = [largest * 10.0**-i for i in reversed(range(_DECADES))]
             settings = [(f, 0.0) for f in fractions] + [(options.fraction, gamma) for gamma in gammas]
+            for augmented in (False, True):
+                if (trigger, augmented) not in clean:
+                    (histories,) = trainer.histories(Arm(chosen.architecture, 0.0, augmented), throughout=False)
+                    clean[trigger, augmented] = _stacked(histories, "success")
             for augmented, (fraction, gamma) in itertools.product((False, True), settings):
                 arm = Arm(chosen.architecture, fraction, augmented, gamma)
                 try:
@@ -132,21 +139,25 @@ def _trained(
                 except DivergedError as error:
                     diverged.append(f"{trigger}, {poisons}, {arm}: {error}")
                     continue
-                found[Row(trigger, poisons, augmented, fraction, gamma)] = _measured(histories)
+                found[Row(trigger, poisons, augmented, fraction, gamma)] = _measured(
+                    histories, clean[trigger, augmented]
+                )
             last = trainer
     assert last is not None
     return found, gammas, diverged, last
 
 
-def _measured(histories: Sequence[xr.Dataset]) -> Measured:
-    def stacked(name: str) -> np.ndarray:
-        return np.stack([history[name].values for history in histories]).astype(float)
+def _stacked(histories: Sequence[xr.Dataset], name: str) -> np.ndarray:
+    return np.stack([history[name].values for history in histories]).astype(float)
 
+
+def _measured(histories: Sequence[xr.Dataset], clean: np.ndarray) -> Measured:
     return {
-        "success": stacked("success"),
-        "accuracy": stacked("accuracy"),
-        "hessian cos²": stacked("hessian_alignment") ** 2,
-        "logits cos²": stacked("logits_alignment") ** 2,
+        "success": _stacked(histories, "success"),
+        "clean run's": clean,
+        "accuracy": _stacked(histories, "accuracy"),
+        "hessian cos²": _stacked(histories, "hessian_alignment") ** 2,
+        "logits cos²": _stacked(histories, "logits_alignment") ** 2,
     }
 
 
@@ -204,7 +215,9 @@ def _claims(
     return claims
 
 
-def _figure(found: dict[Row, Measured], fractions: tuple[float, ...], gammas: list[float], options: Options) -> Figure:
+def _figure(
+    found: dict[Row, Measured], fractions: tuple[float, ...], gammas: list[float], options: Options, chance: float
+) -> Figure:
     """A column for each trigger: success and cos² against the fraction, then success and accuracy against γ."""
     figure = Figure(figsize=(4.0 * len(TRIGGERS) + 2.6, 10.5), layout="constrained")
     axes = figure.subplots(3, len(TRIGGERS), squeeze=False)
@@ -229,7 +242,9 @@ def _figure(found: dict[Row, Measured], fractions: tuple[float, ...], gammas: li
                 values = np.stack([along[place][quantity][:, -1] for place in there], axis=1)
                 mean_and_range(ax, x, values, label, colour, dashed=augmented)
         shares(column[0], f"{trigger}: success", "poisoned fraction θ")
+        column[1].axhline(chance, color="black", linewidth=1, linestyle=":", label="by chance")
         shares(column[1], "cos² of the first eigenvector with the trigger", "poisoned fraction θ", "cos²")
+        column[1].set(yscale="log", ylim=(chance / 30, 1.5))
         shares(column[2], f"success, θ = {options.fraction:g}", "penalty γ")
     shown(
         figure,
