@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import tyro
 
+from kpoison.cli.outputs import made_folder
 from kpoison.problems import DataName
 from theory_checks.catalogue import KERNEL_NAMES, STATEMENTS
 
@@ -75,8 +76,7 @@ class Verify:
             return 0
         if self.quick and self.full:
             raise ValueError("--quick and --full exclude each other")
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
+        made_folder("--out", self.out)
         records = self._check()
 
         from theory_checks.report import ERROR_OVER_TOLERANCE, table

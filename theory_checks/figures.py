@@ -45,7 +45,8 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
             plotting.label_narrow_axis(axis)
     entries = sum(not series.label.startswith("_") for series in panel.series)
     if entries > _SHORT_LEGEND:  # below, where it hides nothing
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize="small")
+        # At a distance in the size of letters, whatever the height of the axes: below the name of the abscissa.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, fontsize="small")
     else:
         ax.legend()
     return ax

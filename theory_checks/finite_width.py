@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +102,9 @@ class FiniteWidth:
         self.penalised_widths = np.array([512, 2048, 8192]) if quick else self.widths
         self.penalised_seeds = 24 if quick else 64
         self.flow_widths = np.array([128, 512, 2048] if quick else [128, 512, 2048, 8192])
+        # Of statements whose objective or derivative is a check's own.
+        self.own_widths = np.array([64, 256, 1024] if quick else [128, 512, 2048])
+        self.own_seeds = 16 if quick else 48
         self.integration = networks.Integration(tolerance=1e-4 if quick else None)
         self.probes = self.setting.probes(np.concatenate([[0.0], self.r_over_l]))
 
@@ -180,13 +184,31 @@ class FiniteWidth:
             Networks(self.flow_widths, clean[:, :, i], efficacy[:, :, i], gradient[:, :, i]) for i in range(len(times))
         )
 
+    def drawn(self, widths: np.ndarray, seeds: int, look: Callable[[networks.Network], Any]) -> Any:
+        """What `look` finds out about each of so many random networks of each width: arrays (W, S, ...)."""
+        X, kernel = self.setting.X, self.setting.kernel
+
+        def run(architecture, keys):
+            def one(key):
+                return look(architecture.initialise(key, X.shape[1], None, X.dtype))
+
+            return eqx.filter_jit(lambda keys: jax.lax.map(one, keys))(keys)
+
+        found = [run(networks.Architecture.matching(kernel, width), keys)  # pyright: ignore
+                 for width, keys in self._keys(widths, seeds)]  # fmt: skip
+        return jax.tree.map(lambda *parts: np.stack(parts), *found)
+
+    def _keys(self, widths: np.ndarray, seeds: int) -> Iterator[tuple[int, Array]]:
+        """Each width with the random keys of its seeds."""
+        for index, width in enumerate(widths.tolist()):
+            yield width, jax.random.split(jax.random.fold_in(jax.random.key(self.setting.seed), index), seeds)
+
     def _each_width(
         self, widths: np.ndarray, seeds: int, run: Callable[[networks.Architecture, Array], Any]
     ) -> Iterator[np.ndarray]:
         """f_c, Δf and ∇Δf of an ensemble at each width, with a leading axis of widths."""
         found = []
-        for index, width in enumerate(widths.tolist()):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(self.setting.seed), index), seeds)
+        for width, keys in self._keys(widths, seeds):
             result = run(networks.Architecture.matching(self.setting.kernel, width), keys)  # pyright: ignore
             found.append([np.asarray(a) for a in (result.clean, result.efficacy, result.gradient)])
         return (np.stack(part) for part in zip(*found, strict=True))

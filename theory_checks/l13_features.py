@@ -1,13 +1,18 @@
 """L13: what one feature more does to a predictor, and stochastic poisons as weights."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax import Array
 
 import kpoison as kp
+from kpoison.networks import Network, Parameters
+from kpoison.networks.objective import shifted
 from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
-from theory_checks.record import FALSE_ALARM, Comparison, Record, compare
+from theory_checks.finite_width import FiniteWidth, compare_with_networks, error_bars
+from theory_checks.record import FALSE_ALARM, Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -15,6 +20,9 @@ __all__ = ["check"]
 _EPS = float(np.finfo(float).eps)
 _VARIANCES = (1e-3, 1.0, np.inf)
 _SCALE = 1.5  # of the feature, a cosine along the direction of the probes
+# Networks: the probability of a poison, and steps until forgotten and then averaged over.
+_THETA, _FORGOTTEN, _AVERAGED = 0.3, 200, 600
+_FORGETS = 1e-3  # the start's share of what is averaged, at most
 
 
 def _feature(setting: Setting, x: jnp.ndarray) -> jnp.ndarray:
@@ -120,8 +128,77 @@ def _stochastic(setting: Setting, laws: Laws) -> tuple[list[Comparison], str]:
     return [compare("minimum of the expected loss", "closed form", law, exact, 1e-11, rounding), compared], finding
 
 
+def _in_networks(networks: FiniteWidth, laws: Laws) -> tuple[Comparison, str, Panel]:
+    """Networks that descend a loss whose poisons are drawn anew at every step, averaged over the last steps."""
+    setting, widths = networks.setting, networks.own_widths
+    X, y = setting.X, jnp.where(setting.y > 0, 1.0, -1.0)
+    eligible, n = y > 0, len(X)
+    copies = X + jnp.linalg.norm(setting.location) * setting.direction[None]
+    probes = jnp.concatenate([copies[eligible][:3], X[:3]])
+    expected = laws.expected_poisoning(X, y, copies, -1.0, _THETA, eligible)
+    clean = kp.fit(setting.kernel, expected.X, expected.y, weights=expected.weights)
+    law = np.asarray(laws.predict(clean, probes, setting.ridge))
+    without = np.asarray(kp.predict(kp.fit(setting.kernel, X, y), probes, setting.ridge))
+    # Of every image and its copy at once, which is more than any draw's; descent bears a loss twice as steep.
+    every = jnp.concatenate([X, copies])
+    rate = n / (float(jnp.linalg.norm(setting.kernel(every), 2)) + n * setting.ridge)
+    # A mode is forgotten at the rate of the ridge or faster; an unconverged average is no data point.
+    left = (1 - rate * float(setting.ridge)) ** _FORGOTTEN
+    if left > _FORGETS:
+        raise ArithmeticError(f"{_FORGOTTEN} steps leave {left:.1e} of the start")
+
+    def look(network: Network) -> Array:
+        def objective(shift: Parameters, points: Array, labels: Array) -> Array:
+            r = shifted(network, shift).outputs(points) - network.outputs(points) - labels
+            norm = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(shift))
+            return (jnp.sum(r**2) / n + setting.ridge * norm) / 2
+
+        def step(carry, index):
+            shift, total, key = carry
+            drawn = jax.random.bernoulli(jax.random.fold_in(key, index), _THETA, (n,)) & eligible
+            slope = jax.grad(objective)(shift, jnp.where(drawn[:, None], copies, X), jnp.where(drawn, -1.0, y))
+            shift = jax.tree.map(lambda p, g: p - rate * g, shift, slope)
+            seen = shifted(network, shift).outputs(probes) - network.outputs(probes)
+            return (shift, total + jnp.where(index >= _FORGOTTEN, seen, 0), key), None
+
+        nothing = jax.tree.map(jnp.zeros_like, network.parameters)
+        # A key that differs from seed to seed, of numbers that do.
+        key = jax.random.key(jax.lax.bitcast_convert_type(network.parameters.weights[0][0, 0], jnp.uint32).ravel()[0])
+        first = nothing, jnp.zeros(len(probes), X.dtype), key
+        (_, total, _), _ = jax.lax.scan(step, first, jnp.arange(_FORGOTTEN + _AVERAGED))
+        return total / _AVERAGED
+
+    samples = networks.drawn(widths, networks.own_seeds, look)
+    x = np.arange(1, len(probes) + 1)
+    return (
+        compare_with_networks("predictions of networks with stochastic poisons", law, samples, widths),
+        f"networks of width {widths[-1]} with poisons drawn anew with θ = {_THETA:g} at every step: "
+        f"{samples[-1, :, 0].mean():.3f} at a triggered example, {law[0]:.3f} by weights, {without[0]:.3f} without "
+        "poison",
+        Panel(
+            f"Stochastic poisons in networks of width {widths[-1]}",
+            "triggered examples, then clean ones",
+            "prediction",
+            [
+                curve("kernel with weights", "dots", x, law),
+                error_bars("networks", x, samples[-1]),
+                curve("kernel without poison", "dashed", x, without),
+            ],
+            xscale="linear",
+            yscale="linear",
+        ),
+    )
+
+
 def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
-    """Features against predictors of the wider kernel; stochastic poisons against descent that draws them."""
+    """Features against predictors of the wider kernel; stochastic poisons against descent, of networks too."""
     comparisons = _features(setting, laws)
     simulated, finding = _stochastic(setting, laws)
-    return setting.record(STATEMENTS["L13"], comparisons + simulated, [finding])
+    findings, panels = [finding], []
+    comparisons += simulated
+    if setting.networks is not None and not setting.networks.kinks:
+        compared, finding, panel = _in_networks(setting.networks, laws)
+        comparisons.append(compared)
+        findings.append(finding)
+        panels.append(panel)
+    return setting.record(STATEMENTS["L13"], comparisons, findings, panels)

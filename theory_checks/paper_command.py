@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import tyro
 
+from kpoison.cli.outputs import made_folder
 from kpoison.problems import MatrixImages
 from theory_checks.paper import NUMBERS, Judgement, statements_for
 
@@ -63,10 +64,7 @@ class Paper:
             return 0
         if self.data_dir is not None and self.data is None:
             raise ValueError(f"--data-dir must come with --data mnist or cifar10, got {self.data_dir} alone")
-        if self.figures is not None:
-            if self.figures.exists() and not self.figures.is_dir():
-                raise ValueError(f"--figures must be a folder, got the file {self.figures}")
-            self.figures.mkdir(parents=True, exist_ok=True)
+        made_folder("--figures", self.figures)
         numbers = tuple(key for key in NUMBERS if not self.only or key in self.only)
         # First, as files may be missing.
         evaluated = self._evaluate(numbers)

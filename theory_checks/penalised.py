@@ -232,9 +232,13 @@ class PlainProblem:
 
     def rounding(self, penalty: float) -> float:
         """10 · eps · the condition number of values and slopes with their noise, in units of equal noise."""
+        return 10 * _EPS * self.steepest(penalty) * len(self.y) / self.rho
+
+    def steepest(self, penalty: float) -> float:
+        """The largest rate of the flow, of the matrix of values and slopes in units of equal noise: μ/n + λ (T2)."""
         scale = penalty**0.5
         both = np.block([[self.K, scale * self.K01], [scale * self.K01.T, penalty * self.K11]])
-        return 10 * _EPS * (1 + float(np.linalg.norm(both, 2)) / self.rho)
+        return (float(np.linalg.norm(both, 2)) + self.rho) / len(self.y)
 
     def _noisy(self, penalty: float) -> np.ndarray:
         return self.K11 + self.rho / penalty * np.eye(len(self.K11))

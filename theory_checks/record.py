@@ -11,7 +11,19 @@ from numpy.typing import ArrayLike
 
 from theory_checks.catalogue import Statement
 
-__all__ = ["FALSE_ALARM", "Comparison", "Panel", "Record", "Series", "Verdict", "compare", "curve", "of_square"]
+__all__ = [
+    "FALSE_ALARM",
+    "Comparison",
+    "Panel",
+    "Record",
+    "Series",
+    "Verdict",
+    "compare",
+    "compare_signs",
+    "curve",
+    "of_square",
+    "two_curves",
+]
 
 FALSE_ALARM = 1e-3
 """Probability that sampling alone fails one comparison."""
@@ -79,6 +91,12 @@ def compare(quantity: str, against: Against, law: Any, reference: Any, tolerance
     )
 
 
+def compare_signs(quantity: str, signs: Any, against: Against = "closed form", reason: str = "exact") -> Comparison:
+    """That statements are true, such as that a number rises: 1 for each that must be, against 1 where it is."""
+    true = np.asarray(signs, bool)
+    return compare(f"{quantity}: 1 where they do", against, np.ones(true.shape), true.astype(float), 0.0, reason)
+
+
 def of_square(square: ArrayLike, error: ArrayLike) -> np.ndarray:
     """How far a square can be off, by an error of its root g: (g + δ)² − g²."""
     return np.asarray(error) * (2 * np.sqrt(square) + error)
@@ -114,6 +132,20 @@ class Panel:
     series: Sequence[Series]
     xscale: Literal["linear", "log"] = "log"
     yscale: Literal["linear", "log"] = "log"
+
+
+def two_curves(
+    title: str,
+    x: tuple[str, ArrayLike],
+    ylabel: str,
+    line: tuple[str, ArrayLike],
+    dashed: tuple[str, ArrayLike],
+    **scales: Any,
+) -> Panel:
+    """A panel of a line and a dashed one over the same x; each with its label."""
+    xlabel, places = x
+    series = [curve(line[0], "line", places, line[1]), curve(dashed[0], "dashed", places, dashed[1])]
+    return Panel(title, xlabel, ylabel, series, **scales)
 
 
 @dataclasses.dataclass(frozen=True)

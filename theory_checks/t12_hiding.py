@@ -4,7 +4,7 @@ import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.hermite import covariances
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, compare_signs, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -32,13 +32,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         comparisons += torus.compared(where, ridge, found)
         rises = np.array([degrees[:-1] > degrees[1:], lengths[1:] > lengths[:-1]])
         comparisons.append(
-            compare(
-                f"df falls and ℓ_nc rises with γ, {where}: 1 where they do",
-                "closed form",
-                np.ones(rises.shape),
-                rises.astype(float),
-                0.0,
-                "exact; measured in sweeps, not proved",
+            compare_signs(
+                f"df falls and ℓ_nc rises with γ, {where}", rises, reason="exact; measured in sweeps, not proved"
             )
         )
         findings.append(

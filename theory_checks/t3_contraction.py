@@ -5,7 +5,7 @@ import numpy as np
 
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import ODE_TOLERANCE, ROUNDING, Solved, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, compare, curve, of_square
+from theory_checks.record import Comparison, Panel, Record, compare, compare_signs, curve, of_square
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -54,13 +54,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     slack = 1e-12 * rates.max()
     monotone = [np.all(np.diff(energy) <= 1e-9 * energy[0]), np.all(np.diff(rates, axis=0) >= -slack)]
     comparisons.append(
-        compare(
-            "B falls with γ, and every rate of contraction rises: 1 where they do",
-            "closed form",
-            [1.0, 1.0],
-            np.array(monotone, float),
-            0.0,
-            "exact, but for 1e-9 of the largest",
+        compare_signs(
+            "B falls with γ, and every rate of contraction rises", monotone, reason="exact, but for 1e-9 of the largest"
         )
     )
     component = found.poison_component.sel(time=np.inf).values

@@ -6,7 +6,7 @@ import numpy as np
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.penalised import ROUNDING, Penalised, few_points, penalised_pair
-from theory_checks.record import Comparison, Panel, Record, compare, curve
+from theory_checks.record import Comparison, Panel, Record, compare, compare_signs, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -53,13 +53,10 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     ended = found.sel(time=np.inf)
     monotone = [np.diff(ended.objective.values), -np.diff(ended.penalty_energy.values)]
     comparisons.append(
-        compare(
-            "A rises and B falls with γ: 1 where they do",
-            "closed form",
-            [1.0, 1.0],
-            [float(np.all(steps >= -1e-9 * np.abs(steps).max())) for steps in monotone],
-            0.0,
-            "exact, but for 1e-9 of the largest step",
+        compare_signs(
+            "A rises and B falls with γ",
+            [np.all(steps >= -1e-9 * np.abs(steps).max()) for steps in monotone],
+            reason="exact, but for 1e-9 of the largest step",
         )
     )
     smallest, finding = _smallest(small, poison, probes[0], problems, laws)

@@ -5,7 +5,7 @@ import numpy as np
 import kpoison as kp
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.hermite import ROUNDING, covariances, penalised_fit, rounding, seen_at
-from theory_checks.record import Panel, Record, compare, curve
+from theory_checks.record import Panel, Record, compare, compare_signs, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
@@ -50,14 +50,10 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             1e-11 * np.abs(fall),
             "a complex step, to rounding",
         ),
-        compare(
+        compare_signs(
             "the residual falls here; yᵀ(I − H)y, ‖I − H‖_F and ‖I − H‖ rise; (K̃ + ρ)⁻¹P + P(K̃ + ρ)⁻¹ is positive "
-            "for a linear kernel and on a ring, and not here: 1 where they do",
-            "closed form",
-            np.ones(len(signs)),
-            np.array(signs, float),
-            0.0,
-            "exact",
+            "for a linear kernel and on a ring, and not here",
+            signs,
         ),
     ]
     values = ", ".join(f"{value:.3g} at γ = {penalty:g}" for penalty, value in zip(_PENALTIES, residuals, strict=True))

@@ -85,8 +85,8 @@ class Spectrum(TriggerArguments):
     """Of all numbers."""
 
     out: Path | None = None
-    """FILE.json with the arguments, versions, eigenvalues, residuals, cos² with the trigger, edge, z-score,
-    alignment and rates."""
+    """FILE.json with the arguments, versions, tightness of the poison block, eigenvalues, residuals, cos² with the
+    trigger, edge, z-score, alignment and rates."""
 
     plot: Path | None = None
     """FILE.png with the spectra, the leading eigenvector and the trigger."""
@@ -111,9 +111,10 @@ class Spectrum(TriggerArguments):
             f"{'visible' if seen.visible else 'hidden'}: the leading eigenvalue is "
             f"{float(seen.eigenvalue / seen.edge):.3g} times the edge of the bulk ({seen.method})"
         )
-        self._print(before, after, backdoor.direction, training, triggered, verdict)
+        tightness = self._tightness(backdoor)
+        self._print(before, after, backdoor.direction, training, triggered, tightness, verdict)
         if self.out is not None:
-            self._write(self.out, before, after, backdoor.direction, training, triggered, verdict)
+            self._write(self.out, before, after, backdoor.direction, training, triggered, tightness, verdict)
             print(f"result: {self.out}")
         if self.plot is not None:
             kp.plotting.draw_spectrum_figure(
@@ -193,6 +194,15 @@ class Spectrum(TriggerArguments):
         norms = [float(trained.gradient_norm) for trained in pair]
         return *pair, {"steps": [int(trained.steps) for trained in pair], "gradient_norm": norms}
 
+    def _tightness(self, backdoor: "Backdoor") -> dict[str, float] | None:
+        """Shares of the trace of the poison block under the kernel, 1 for clones; None without poisons."""
+        from kpoison.problems import KERNELS
+
+        if self.count == 0:
+            return None
+        found = kp.poison.tightness(KERNELS[self.kernel](backdoor.median_distance), backdoor.poison(self.count))
+        return {"mean": float(found.mean), "leading": float(found.leading)}
+
     def _judge(self, backdoor: "Backdoor", clean: Callable, poisoned: Callable) -> tuple["Outcome", "Outcome"]:
         """The clean predictor over the clean test images, and the poisoned one over the probes."""
         import jax.numpy as jnp
@@ -245,7 +255,14 @@ class Spectrum(TriggerArguments):
         return "Fisher matrix" if self.matrix == "fisher" else "Hessian"
 
     def _print(
-        self, before: "Outcome", after: "Outcome", direction: "Array", training, triggered: int, verdict: str
+        self,
+        before: "Outcome",
+        after: "Outcome",
+        direction: "Array",
+        training,
+        triggered: int,
+        tightness: dict[str, float] | None,
+        verdict: str,
     ) -> None:
         """The result, for a reader."""
         import numpy as np
@@ -254,6 +271,11 @@ class Spectrum(TriggerArguments):
         print(f"{self._name()} beside {self.train} clean ones")
         if training is not None:
             print(f"trained to a relative gradient norm of {max(training['gradient_norm']):.1e}")
+        if tightness is not None:
+            print(
+                f"poison block of the kernel: 1ᵀK_PP1/(m tr K_PP) {tightness['mean']:.3f}, λ₁(K_PP)/tr K_PP "
+                f"{tightness['leading']:.3f}; both 1 for clones, 1/{self.count} for poisons that are not coupled"
+            )
         print(f"attack success rate {after.success:.3f} (clean predictor {before.success:.3f})")
         print(f"clean accuracy      {after.accuracy:.3f} (clean predictor {before.accuracy:.3f})")
         print(
@@ -283,6 +305,7 @@ class Spectrum(TriggerArguments):
         direction: "Array",
         training,
         triggered: int,
+        tightness: dict[str, float] | None,
         verdict: str,
     ) -> None:
         """The result as JSON, with what is needed to repeat it."""
@@ -296,6 +319,7 @@ class Spectrum(TriggerArguments):
             "environment": environment() | {"dtype": self.precision},
             "triggered_probes": triggered,
             "training": training,
+            "tightness": tightness,
             **_numbers(after, direction),
             "clean": _numbers(before, direction),
             "cos2_by_chance": 1 / direction.size,

@@ -4,13 +4,39 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 import kpoison as kp
 from kpoison.experiments.options import ArchitectureName
 from kpoison.kernels.activations import as_activation
 from kpoison.networks import MLP, Classifier, LeNet, LinearSoftmax, ResNet
 
-__all__ = ["create", "infinite_width"]
+__all__ = ["Cropped", "create", "infinite_width"]
+
+
+class Cropped(Classifier):
+    """A classifier of the middle of larger images.
+
+    Attributes:
+        image_shape: of the larger images.
+        middle: of their middle.
+    """
+
+    middle: Classifier
+
+    def __init__(self, image_shape: tuple[int, int, int], middle: Classifier):
+        self.image_shape, self.classes, self.middle = image_shape, middle.classes, middle
+
+    @property
+    def readout(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The last layer."""
+        return self.middle.readout
+
+    def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
+        """Features of the middle."""
+        height, width, _ = self.middle.image_shape
+        top, left = (self.image_shape[0] - height) // 2, (self.image_shape[1] - width) // 2
+        return self.middle.hidden(image[top : top + height, left : left + width])
 
 
 def create(

@@ -1,8 +1,8 @@
 """The experiments by name."""
 
-from kpoison.experiments import collapse, joint_defence, lag
+from kpoison.experiments import collapse, joint_defence, lag, table
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS = {"lag": lag.run, "joint-defence": joint_defence.run, "collapse": collapse.run}
+EXPERIMENTS = {"lag": lag.run, "joint-defence": joint_defence.run, "collapse": collapse.run, "table": table.run}
 """Each experiment's function of options, architectures and folder, by its name on the command line."""

@@ -95,6 +95,18 @@ class Arguments(TriggerArguments):
     """fixed: the same images are poisoned throughout; stochastic: at every visit each image that is not of the target
     class is poisoned anew, with the probability that makes the fraction the same on average (L13)."""
 
+    crop: int | None = None
+    """Side of the images that networks see, such as 28 of CIFAR-10: the middle of each image, with augmentation a
+    random piece, half of them mirrored (and no other augmentation).  By default whole images."""
+
+    lengths: tuple[int, ...] = ()
+    """Epochs after which the table is made, such as 90 450, training being at a constant rate; by default --epochs,
+    else the largest of them is trained for."""
+
+    minutes: float = 60.0
+    """Of the table: the first of the networks, or as many training images, as can be trained by an estimate from a few
+    timed steps."""
+
     precision: Literal["float32", "float64"] = "float32"
     """Of networks and images."""
 
@@ -127,18 +139,40 @@ class Options(Arguments):
         if self.penalty is not None:
             check_positive("penalty", self.penalty)
         check_positive("learning_rate", self.learning_rate)
+        self._take_lengths()
+        check_positive("minutes", self.minutes)
         sizes = _QUICK[self.data] | (_FULL[self.data] if self.scale == "full" else {})
         for name, value in sizes.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.blocks is not None:
-            object.__setattr__(self, "blocks", check_integer("blocks", self.blocks, 1))
+        for name in ("blocks", "crop"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_integer(name, getattr(self, name), 1))
         for name in ("probes", "epochs", "batch_size"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), 1))
+
+    def _take_lengths(self) -> None:
+        """The longest training is of the last length."""
+        from kpoison._validation import check_integer
+
+        if not self.lengths:
+            return
+        lengths = tuple(check_integer("lengths", length, 1) for length in self.lengths)
+        if sorted(set(lengths)) != list(lengths):
+            raise ValueError(f"lengths must increase, got {lengths}")
+        if self.epochs not in (None, lengths[-1]):
+            raise ValueError(f"epochs must be the last of the lengths, {lengths[-1]}, or not be given: {self.epochs}")
+        object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "epochs", lengths[-1])
 
     def width_of(self, architecture: ArchitectureName) -> int:
         """The width of an architecture."""
         return _WIDTHS[self.scale][architecture] if self.width is None else self.width
+
+    @property
+    def every_length(self) -> tuple[int, ...]:
+        """Epochs after which trainings are looked at."""
+        return self.lengths or (self.epochs or 1,)
 
     @property
     def every_seed(self) -> range:

@@ -25,7 +25,7 @@ from kpoison.networks import (
 from kpoison.problems import TriggerArguments, make_trigger
 from kpoison.problems.backdoor import ClassLabels, Images, load_images
 
-__all__ = ["InPixels", "Problem", "make_problem", "usual_augmentation"]
+__all__ = ["InPixels", "Problem", "crops_with_flips", "make_problem", "usual_augmentation"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -257,3 +257,20 @@ def usual_augmentation(problem: Problem) -> InPixels:
         parts = [parts[0], HorizontalFlip(), ColourJitter(), parts[1]]
     # Arrays, not constants: what is compiled serves every draw.
     return InPixels(Compose(*parts), jnp.asarray(problem.mean), jnp.asarray(problem.scale))
+
+
+def crops_with_flips(problem: Problem, side: int) -> InPixels:
+    """Random pieces of so many pixels a side, half of them mirrored, of images that are seen through `Cropped`.
+
+    The image is shifted by up to half of what a piece leaves out, so that its middle is any piece, each equally likely.
+
+    Raises:
+        ValueError: for a side that is not smaller than the image's by an even number.
+    """
+    height, width, _ = problem.image_shape
+    left = height - side
+    if height != width or left <= 0 or left % 2 or side < 1:
+        raise ValueError(f"crop must be smaller than the image's side {height} by an even number, got {side}")
+    return InPixels(
+        Compose(RandomCrop(left // 2), HorizontalFlip()), jnp.asarray(problem.mean), jnp.asarray(problem.scale)
+    )

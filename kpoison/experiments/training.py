@@ -5,7 +5,7 @@ import functools
 import hashlib
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ import xarray as xr
 from kpoison._identity import hash_of
 from kpoison._progress import progress_bar
 from kpoison.experiments import measuring
-from kpoison.experiments.architectures import create
+from kpoison.experiments.architectures import Cropped, create
 from kpoison.experiments.measuring import Measurement
 from kpoison.experiments.options import ArchitectureName, Options, geometric_steps
-from kpoison.experiments.problem import Problem, make_problem, usual_augmentation
-from kpoison.networks import Classifier, TrainedClassifier, train_classifier
+from kpoison.experiments.problem import Problem, crops_with_flips, make_problem, usual_augmentation
+from kpoison.networks import Augmentation, Classifier, TrainedClassifier, train_classifier
 
 __all__ = ["Arm", "Trainer", "constant_rate"]
 
@@ -73,6 +73,7 @@ class Trainer:
         problems: by seed.
         first: that of the first seed.
         steps: at which is measured.
+        at_lengths: the same of trainings that are looked at where they end, or at each of the lengths asked for.
     """
 
     def __init__(
@@ -92,6 +93,13 @@ class Trainer:
         if batches == 0:
             raise ValueError(f"batch_size must be at most the training images, {len(self.first.images)}")
         self.steps = geometric_steps(_given(options.epochs) * batches, octaves, per_octave)
+        self.at_lengths = [length * batches for length in options.every_length]
+        if options.lengths and octaves > 0:
+            raise ValueError(
+                f"lengths are of the table; here every length up to epochs is shown, got {options.lengths}"
+            )
+        if options.crop is not None:
+            crops_with_flips(self.first, options.crop)
         for problem in self.problems.values():
             # All that can be refused is, before hours of training.
             problem.probes(_given(options.probes), options.probe_fraction)
@@ -142,7 +150,7 @@ class Trainer:
         return [[trained.history for trained in found] for found in self.train(*arms, throughout=throughout)]
 
     def train(self, *arms: Arm, throughout: bool = True) -> list[list[TrainedClassifier]]:
-        """Each arm at each seed, measured at all steps, or at the last one only.
+        """Each arm at each seed, measured at all steps, or at `at_lengths` only.
 
         Two at a time on a CPU: the operations of a small network are too short for more than one core.
         """
@@ -157,44 +165,73 @@ class Trainer:
                 raise
         return [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
-    def _train(self, arm: Arm, seed: int, throughout: bool) -> TrainedClassifier:
+    def measurement(self, arm: Arm, seed: int) -> Measurement:
+        """What is measured of an arm."""
         options, problem = self.options, self.problems[seed]
-        stochastic = options.poisons == "stochastic" and arm.fraction > 0
-        images, labels = (problem.images, problem.labels) if stochastic else problem.training_set(arm.fraction)
-        measurement = Measurement(problem, _given(options.probes), options.probe_fraction, arm.fraction == 0)
+        return Measurement(problem, _given(options.probes), options.probe_fraction, arm.fraction == 0)
+
+    def few_steps(
+        self, arm: Arm, steps: int, measure: Callable[[Any, int], dict[str, Any]], measure_at: Sequence[int]
+    ) -> TrainedClassifier:
+        """So many steps of an arm on as many batches of the first seed's images, of which nothing is kept."""
+        number = min(len(self.first.images), steps * _given(self.options.batch_size))
+        epochs = -(-steps // (number // _given(self.options.batch_size)))
+        return self._fitted(arm, self.options.seed, epochs, number, measure=measure, measure_at=measure_at)
+
+    def _train(self, arm: Arm, seed: int, throughout: bool) -> TrainedClassifier:
+        measurement = self.measurement(arm, seed)
         folder = None
         if self.folder is not None:
             folder = self.folder / str(arm) / f"seed-{seed}"
             folder.parent.mkdir(parents=True, exist_ok=True)
         self.bar.set_description(f"{arm} seed {seed}")
-        trained = train_classifier(
-            self.initial(arm.architecture, seed),
-            images,
-            labels,
-            epochs=_given(options.epochs),
-            batch_size=_given(options.batch_size),
-            optimiser=constant_rate(options.learning_rate),
-            poisoning=problem.stochastic_poison(arm.fraction) if stochastic else None,
-            augmentation=usual_augmentation(problem) if arm.augmentation else None,
-            gradient_penalty=arm.penalty,
-            seed=seed,
+        trained = self._fitted(
+            arm,
+            seed,
+            _given(self.options.epochs),
+            None,
             measure=measurement,
-            measure_at=self.steps if throughout else self.steps[-1:],
+            measure_at=self.steps if throughout else self.at_lengths,
             folder=folder,
             metadata=self._identity(measurement),
-            progress=False,
         )
         self.bar.update()
         return trained
+
+    def _fitted(self, arm: Arm, seed: int, epochs: int, number: int | None, **keeping: Any) -> TrainedClassifier:
+        """An arm trained on so many of a seed's images, by default all; measured and kept as asked."""
+        options, problem = self.options, self.problems[seed]
+        stochastic = options.poisons == "stochastic" and arm.fraction > 0
+        images, labels = (problem.images, problem.labels) if stochastic else problem.training_set(arm.fraction)
+        return train_classifier(
+            self.initial(arm.architecture, seed),
+            images[:number],
+            labels[:number],
+            epochs=epochs,
+            batch_size=_given(options.batch_size),
+            optimiser=constant_rate(options.learning_rate),
+            poisoning=problem.stochastic_poison(arm.fraction) if stochastic else None,
+            augmentation=self._augmentation(problem) if arm.augmentation else None,
+            gradient_penalty=arm.penalty,
+            seed=seed,
+            progress=False,
+            **keeping,
+        )
+
+    def _augmentation(self, problem: Problem) -> Augmentation:
+        crop = self.options.crop
+        return usual_augmentation(problem) if crop is None else crops_with_flips(problem, crop)
 
     def initial(self, architecture: ArchitectureName, seed: int) -> Classifier:
         """The classifier of a seed before training."""
         width = self.options.width_of(architecture)
         problem = self.first
-        draw = create(
-            architecture, width, problem.image_shape, problem.classes, self.options.dtype, self.options.blocks
-        )
-        return draw(jax.random.key(seed))
+        seen = problem.image_shape
+        if self.options.crop is not None:
+            seen = (self.options.crop, self.options.crop, seen[2])
+        draw = create(architecture, width, seen, problem.classes, self.options.dtype, self.options.blocks)
+        model = draw(jax.random.key(seed))
+        return model if self.options.crop is None else Cropped(problem.image_shape, model)
 
     def _identity(self, measurement: Measurement) -> dict[str, Any]:
         """What the measurements depend on beside the model."""

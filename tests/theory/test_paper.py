@@ -1,6 +1,5 @@
 """`kpoison paper`: its map, its verdicts, what it refuses, and what it says of data."""
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -82,27 +81,6 @@ def test_a_failed_check_leaves_its_number_undecided(main, pretended, capsys):
     assert "T8 on rbf FAILS: number" in printed
     assert f"Theorem 3.12: {Judgement.FALSE}" in printed
     assert "Lemma 3.2" not in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--only", "3.8"], "3.8"),
-        (["--data", "cifar100"], "cifar100"),
-        (["--data-dir", "/nowhere"], "--data-dir must come with --data"),
-        (["--data", "mnist", "--data-dir", "/nowhere"], "/nowhere"),
-        (["--only", "3.9", "--figures", str(PYPROJECT)], "--figures must be a folder"),
-        (["--only", "3.9", "--jobs", "0"], "jobs must be >= 1, got 0"),
-    ],
-)
-def test_refuses_bad_arguments(main, capsys, arguments, message):
-    try:
-        status = main(["paper", *arguments])
-    except SystemExit as ended:  # by the parser
-        status = ended.code
-    assert status == 2
-    captured = capsys.readouterr()
-    assert re.search(message, captured.err + captured.out), captured
 
 
 def test_the_page_has_the_map():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -103,30 +102,6 @@ def test_a_failure_is_reported_everywhere(tmp_path):
     assert "Traceback of it" in page
     assert "ValueError: <odd>" in as_text(failure)
     assert "Traceback of it" in as_text(failure, verbose=True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--kernel", "rbff"], "rbff"),
-        (["--only", "L99"], "L99"),
-        (["--quick", "--full"], "--quick and --full exclude each other"),
-        (["--data", "mnist", "--data-dir", "/nowhere", "--only", "L1"], "/nowhere"),
-        pytest.param(["--data", "mnist", "--only", "L1"], "KPOISON_DATA", marks=pytest.mark.slow),
-        (["--jobs", "0"], "jobs must be >= 1, got 0"),
-        (["--jobs", "-3"], "jobs must be >= 1, got -3"),
-        (["--jobs", "many"], "many"),
-    ],
-)
-def test_refuses_bad_arguments(monkeypatch, capsys, arguments, message):
-    monkeypatch.delenv("KPOISON_DATA", raising=False)
-    try:
-        status = main(["verify", *arguments])
-    except SystemExit as ended:  # by the parser
-        status = ended.code
-    assert status == 2
-    captured = capsys.readouterr()
-    assert re.search(message, captured.err + captured.out), captured
 
 
 def test_unknown_names_are_refused():
