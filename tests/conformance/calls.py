@@ -259,6 +259,10 @@ CASES = {
         lambda **o: defences.AveragedKernel(RBF, [jnp.flip], **o)(IMAGES.reshape(6, -1)),
         {"image_shape": (4, 4, 1)},
     ),
+    "EnsembleCertificate.certified_accuracy": (
+        lambda **o: defences.ensemble_certificate(RBF, X, Y, XX, 0.1, partitions=3).certified_accuracy([1, -1], **o),
+        {"flips": 1},
+    ),
     "PartitionAggregation.certified_accuracy": (
         lambda **o: defences.partition_aggregation(RBF, X, Y, XX, 0.1, partitions=3).certified_accuracy([1, -1], **o),
         {"radius": 1},
@@ -280,6 +284,10 @@ CASES = {
     "draw_transformations": (
         lambda **o: [move(IMAGES[0]) for move in defences.draw_transformations(networks.RandomCrop(1), **o)],
         {"number": 2, "seed": 3},
+    ),
+    "ensemble_certificate": (
+        lambda **o: defences.ensemble_certificate(RBF, X, Y, XX, 0.1, **o),
+        {"partitions": 3, "seed": 1},
     ),
     "exclusionary_reclassification": (
         lambda **o: defences.exclusionary_reclassification(CLEAN, np.arange(10) < 4, 0.1, **o),

@@ -44,6 +44,10 @@ CALLS = {
         defences.partition_aggregation,
         {"kernel": RBF, "X": X, "y": Y, "x": X[:2], "ridge": 0.1, "partitions": 2},
     ),
+    "ensemble_certificate": (
+        defences.ensemble_certificate,
+        {"kernel": RBF, "X": X, "y": Y, "x": X[:2], "ridge": 0.1, "partitions": 2},
+    ),
     "penalised_training": (defences.penalised_training, {"kernel": RBF, "X": X, "y": Y, "gradient_penalty": 0.1}),
     "kernel_features": (defences.kernel_features, {"kernel": RBF, "X": X}),
     "predicted_visibility": (defences.predicted_visibility, {"clean": X, "poisons": X[:2] + 1}),
