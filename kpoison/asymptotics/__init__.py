@@ -5,5 +5,14 @@ trigger's strength and the ridge are all numbers to differentiate in.
 """
 
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
+from kpoison.asymptotics._kernel_ridge import TypicalKernelRidge, kernel_ridge
+from kpoison.asymptotics._redraw import efficacy_deviation, redraw_deviation
 
-__all__ = ["EffectiveRidge", "effective_ridge"]
+__all__ = [
+    "EffectiveRidge",
+    "TypicalKernelRidge",
+    "effective_ridge",
+    "efficacy_deviation",
+    "kernel_ridge",
+    "redraw_deviation",
+]

@@ -244,6 +244,10 @@ CASES = {
         {"k": 2, "max_products": 50, "which": "smallest"},
     ),
     "trace": (lambda **o: curvature.trace(ROWS, **o), {"probes": 3}),
+    "kernel_ridge": (
+        lambda **o: kp.asymptotics.kernel_ridge(RBF, X, Y, None, 8.0, 0.1, poison=POISON, **o).mean(XX),
+        {"number": "binomial"},
+    ),
     # datasets
     "balanced_subset": (
         lambda **o: datasets.balanced_subset(DIGITS, **o).images,
@@ -555,7 +559,7 @@ def lossy(**options):
 
 
 SLOW = {
-    "input_spectrum",
+    "input_spectrum", "kernel_ridge",
     "tune",
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
