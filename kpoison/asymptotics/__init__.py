@@ -5,5 +5,18 @@ trigger's strength and the ridge are all numbers to differentiate in.
 """
 
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
+from kpoison.asymptotics._ridge_regression import RidgeRegression, Scores, ridge_regression
+from kpoison.asymptotics.mixture import Backdoor, Mixture, backdoor_mixture
+from kpoison.asymptotics.rates import EstimatedRate
 
-__all__ = ["EffectiveRidge", "effective_ridge"]
+__all__ = [
+    "Backdoor",
+    "EffectiveRidge",
+    "EstimatedRate",
+    "Mixture",
+    "RidgeRegression",
+    "Scores",
+    "backdoor_mixture",
+    "effective_ridge",
+    "ridge_regression",
+]
