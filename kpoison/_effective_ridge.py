@@ -14,7 +14,13 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._failures import checked_result, program
 from kpoison._validation import check_floating, check_positive, plain_array, public
 
-__all__ = ["EffectiveRidge", "effective_ridge", "effective_ridge_of_sample", "solve_effective_ridge"]
+__all__ = [
+    "EffectiveRidge",
+    "effective_ridge",
+    "effective_ridge_of_sample",
+    "root_of_effective_ridge",
+    "solve_effective_ridge",
+]
 
 _STEPS = 500  # Newton takes 5 to 20; 60 beside the interpolation threshold, where the root is double
 
@@ -110,7 +116,7 @@ def solve_effective_ridge(
     s: Float[Array, " d"], w: Float[Array, " d"], n: Float[Array, ""], ridge: Float[Array, ""]
 ) -> EffectiveRidge:
     """`effective_ridge` of numbers that are checked, as a part of a program; the arguments are of one dtype."""
-    value = _root(s, w, n, ridge)
+    value = root_of_effective_ridge(s, w, n, ridge)
     converged = jnp.isfinite(value) | ~jnp.isfinite(jnp.sum(s) + jnp.sum(w) + n + ridge)  # else said elsewhere
     value = checked_result(value, [(~converged, f"the effective ridge has not converged in {_STEPS} steps")])
     share = _share(s, value)
@@ -144,7 +150,7 @@ def _left(s: Array, w: Array, n: Array, x: Array) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _root(s: Array, w: Array, n: Array, ridge: Array) -> Array:
+def root_of_effective_ridge(s: Array, w: Array, n: Array, ridge: Array) -> Array:
     """The root of x − λ − x df1(x)/n, convex in x, by Newton's steps from above, which fall to it; NaN if not found."""
     rank = jnp.sum(jnp.where(s > 0, w, 0))
     eps = jnp.finfo(s.dtype).eps
@@ -168,11 +174,11 @@ def _root(s: Array, w: Array, n: Array, ridge: Array) -> Array:
     return jnp.where(done, x, jnp.nan)
 
 
-@_root.defjvp
+@root_of_effective_ridge.defjvp
 def _root_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     """F = nx − nλ − x df1(x) = 0: dx = −∂F/(n − df2)."""
     s, w, n, _ = primals
-    x = _root(*primals)
+    x = root_of_effective_ridge(*primals)
 
     def equation(s: Array, w: Array, n: Array, ridge: Array) -> Array:
         return n * (x - ridge) - x * jnp.sum(w * _share(s, x))

@@ -7,12 +7,22 @@ trigger's strength and the ridge are all numbers to differentiate in.
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
 from kpoison.asymptotics._kernel_ridge import TypicalKernelRidge, kernel_ridge
 from kpoison.asymptotics._redraw import efficacy_deviation, redraw_deviation
+from kpoison.asymptotics._ridge_regression import RidgeRegression, Scores, ridge_regression
+from kpoison.asymptotics.mixture import Backdoor, Mixture, backdoor_mixture
+from kpoison.asymptotics.rates import EstimatedRate
 
 __all__ = [
+    "Backdoor",
     "EffectiveRidge",
+    "EstimatedRate",
+    "Mixture",
+    "RidgeRegression",
+    "Scores",
     "TypicalKernelRidge",
+    "backdoor_mixture",
     "effective_ridge",
     "efficacy_deviation",
     "kernel_ridge",
     "redraw_deviation",
+    "ridge_regression",
 ]

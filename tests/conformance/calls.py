@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import kpoison as kp
-from kpoison import attacks, curvature, datasets, defences, flow, kernels, networks, plotting
+from kpoison import asymptotics, attacks, curvature, datasets, defences, flow, kernels, networks, plotting
 from kpoison.curvature.operators import GaussNewtonRows
 
 RNG = np.random.default_rng(0)
@@ -28,6 +28,11 @@ GRADIENTS = RNG.normal(size=(6, 3))
 ROWS = GaussNewtonRows(jnp.asarray(GRADIENTS))
 DIGITS = datasets.load_digits().subset(np.arange(60))
 KEY = jax.random.key(0)
+
+
+THREE = asymptotics.ridge_regression(
+    asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], 0.1, 1.0, target=1), 20, 0.1
+)
 
 
 def f(batch):
@@ -140,6 +145,13 @@ CASES = {
             "spike_efficacy_ratio": (XX, 0.1),
         }.items()
     },
+    # asymptotics
+    "backdoor_mixture": (
+        lambda **o: asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], strength=1.0, **o).training,
+        {"fraction": 0.25, "target": 1, "source": 2},
+    ),
+    "RidgeRegression.accuracy": (lambda **o: THREE.accuracy(key=KEY, **o), {"draws": 50}),
+    "RidgeRegression.attack_success_rate": (lambda **o: THREE.attack_success_rate(key=KEY, **o), {"draws": 50}),
     "m_success": (lambda **o: kp.m_success(CLEAN, POISON, XX, 0.1, **o), {"law": "fixed-rho"}),
     **{
         name: (
