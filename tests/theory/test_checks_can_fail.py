@@ -159,7 +159,17 @@ def later(*args, **kwargs):
     return 1.05 * defences.visible_count(*args, **kwargs)
 
 
+def more_flips(*args, **kwargs):
+    """Certificates of one flip too many."""
+    found = defences.ensemble_certificate(*args, **kwargs)
+    return eqx.tree_at(lambda found: found.flips, found, found.flips + 1)
+
+
 TRADE_OFF = [
+    ("C1", dataclasses.replace(Laws(), ensemble_certificate=more_flips)),
+    ("R3", scaled("kernel_ridge")),
+    ("R4", scaled("redraw_deviation")),
+    ("R4", scaled("efficacy_deviation")),
     ("T1", scaled("spike")),
     ("T2", scaled("efficacy")),
     ("T2", dataclasses.replace(Laws(), early_stopped=late)),
