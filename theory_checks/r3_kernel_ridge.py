@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.optimize
 import scipy.stats
 
 import kpoison as kp
+from kpoison.problems import Images
 from kpoison.problems.backdoor import make_backdoor
 from kpoison.statistics import t_half_width
 from theory_checks.catalogue import STATEMENTS
@@ -110,7 +110,7 @@ def synthetic_pool(seed: int, size: int = 400, dimension: int = 30) -> Pool:
     return Pool("synthetic", kernel, X, y, X[y < 0] + trigger, probes, 1e-2)
 
 
-def image_pools(data_dir: str | None, names: tuple[str, ...] = ("mnist", "cifar10"), size: int = 600) -> list[Pool]:
+def image_pools(data_dir: str | None, names: tuple[Images, ...] = ("mnist", "cifar10"), size: int = 600) -> list[Pool]:
     """Patches on MNIST's 3 and 8 and CIFAR-10's airplanes and ships, where the folder has them."""
     folder = Path(data_dir or os.environ.get("KPOISON_DATA") or ".")
     there = {"mnist": folder / "mnist", "cifar10": folder / "cifar-10-batches-bin"}
@@ -118,9 +118,8 @@ def image_pools(data_dir: str | None, names: tuple[str, ...] = ("mnist", "cifar1
     for name in names:
         if not there[name].is_dir():
             continue
-        made: Any = make_backdoor(
-            name, classes=(8, 3) if name == "mnist" else (8, 0), target=1, train=size, poisons=200, data_dir=data_dir
-        )  # pyright: ignore[reportArgumentType]
+        classes = (8, 3) if name == "mnist" else (8, 0)
+        made = make_backdoor(name, classes=classes, target=1, train=size, poisons=200, data_dir=data_dir)
         triggered = np.asarray(made.triggered)[np.asarray(made.labels) != made.target]
         X, y, poisons = (np.asarray(part) for part in (made.X, made.y, made.locations))
         pools.append(Pool(name, kp.kernels.RBF(np.float64(made.median_distance)), X, y, poisons, triggered[:100], 1e-3))

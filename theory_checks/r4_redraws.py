@@ -45,23 +45,16 @@ def _exact(pool: Pool, n: int, count: int, laws: Laws) -> list[Comparison]:
     factor = np.trace(rho * inverse) ** 2 / ((n + count) * trace)
     jackknife = np.sqrt(factor * np.sum(np.square(changes), axis=0))
     reason = "1e-8 of the largest: condition numbers of the matrix, squared for variances"
+    x, ridge = pool.probes, pool.ridge
+    by_law = (
+        laws.redraw_deviation(clean, x, ridge),
+        laws.redraw_deviation(clean, x, ridge, poison),
+        laws.efficacy_deviation(clean, poison, x, ridge),
+    )
     return [
-        compare(name, against, law, found, 1e-8 * np.max(found), reason)
-        for name, against, law, found in (
-            (
-                "deviation of f_c", "closed form",
-                laws.redraw_deviation(clean, pool.probes, pool.ridge), expected,
-            ),
-            (
-                "deviation of f", "closed form",
-                laws.redraw_deviation(clean, pool.probes, pool.ridge, poison), with_poison,
-            ),
-            (
-                "deviation of Δf", "refit",
-                laws.efficacy_deviation(clean, poison, pool.probes, pool.ridge), jackknife,
-            ),
-        )
-    ]  # fmt: skip
+        compare(f"deviation of {name}", "refit", law, found, 1e-8 * np.max(found), reason)
+        for name, law, found in zip(("f_c", "f", "Δf"), by_law, (expected, with_poison, jackknife), strict=True)
+    ]
 
 
 def _simulated(

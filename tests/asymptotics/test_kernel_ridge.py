@@ -12,6 +12,7 @@ import scipy.stats
 
 import kpoison as kp
 from kpoison.asymptotics import kernel_ridge
+from kpoison.problems.backdoor import make_backdoor
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6))
@@ -221,3 +222,33 @@ def test_bad_targets_and_traced_numbers():
     assert math.isfinite(float(jax.jit(traced)(30.0)))
     with pytest.raises(Exception, match="n must be at most 40"):
         jax.jit(traced)(41.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_success_on_images_is_that_of_drawn_training_sets(data, data_dir):
+    """A patch on MNIST's 3 and 8 and on CIFAR-10's airplanes and ships: to 0.03, and deviations to 15 %."""
+    folder = data_dir / {"mnist": "mnist", "cifar10": "cifar-10-batches-bin"}[data]
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not there (KPOISON_DATA names the directory)")
+    classes = (8, 3) if data == "mnist" else (8, 0)
+    made = make_backdoor(data, classes=classes, target=1, train=400, poisons=100, data_dir=str(data_dir))
+    triggered = np.asarray(made.triggered)[np.asarray(made.labels) != made.target][:60]
+    points = np.concatenate([made.X, made.locations, triggered])
+    # One kernel matrix for the law and for training.
+    K = np.asarray(kp.kernels.RBF(made.median_distance)(points))
+    y = np.concatenate([made.y, np.ones(100)])
+    n, m, ridge, places = 200, 8, 1e-3, np.arange(500, len(points))
+    poison = kp.Poison(np.arange(400, 500), 1.0, m / 100)
+    law = kernel_ridge(kp.kernels.Precomputed(K), np.arange(400), made.y, None, n, ridge, poison=poison)
+    generator, found = np.random.default_rng(0), []
+    for _ in range(100):
+        drawn = np.concatenate([generator.integers(400, size=n - m), 400 + generator.integers(100, size=m)])
+        dual = np.linalg.solve(K[np.ix_(drawn, drawn)] + n * ridge * np.eye(n), y[drawn])
+        found.append(K[np.ix_(places, drawn)] @ dual)
+    found = np.array(found)
+    rates = np.mean(found > 0, axis=1)
+    error = 3 * np.std(rates) / 10
+    assert abs(float(law.attack_success_rate(places, 1)) - rates.mean()) < 0.03 + error
+    ratio = np.mean(np.asarray(law.deviation(places)) / np.std(found, axis=0, ddof=1))
+    assert ratio == pytest.approx(1, abs=0.15)
