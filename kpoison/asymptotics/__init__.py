@@ -5,18 +5,22 @@ trigger's strength and the ridge are all numbers to differentiate in.
 """
 
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
+from kpoison.asymptotics._convex_regression import ConvexRegression, convex_regression, logistic_regression
 from kpoison.asymptotics._ridge_regression import RidgeRegression, Scores, ridge_regression
 from kpoison.asymptotics.mixture import Backdoor, Mixture, backdoor_mixture
 from kpoison.asymptotics.rates import EstimatedRate
 
 __all__ = [
     "Backdoor",
+    "ConvexRegression",
     "EffectiveRidge",
     "EstimatedRate",
     "Mixture",
     "RidgeRegression",
     "Scores",
     "backdoor_mixture",
+    "convex_regression",
     "effective_ridge",
+    "logistic_regression",
     "ridge_regression",
 ]
