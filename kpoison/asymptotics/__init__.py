@@ -5,6 +5,7 @@ trigger's strength and the ridge are all numbers to differentiate in.
 """
 
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
+from kpoison.asymptotics._convex_regression import ConvexRegression, convex_regression, logistic_regression
 from kpoison.asymptotics._kernel_ridge import TypicalKernelRidge, kernel_ridge
 from kpoison.asymptotics._redraw import efficacy_deviation, redraw_deviation
 from kpoison.asymptotics._ridge_regression import RidgeRegression, Scores, ridge_regression
@@ -13,6 +14,7 @@ from kpoison.asymptotics.rates import EstimatedRate
 
 __all__ = [
     "Backdoor",
+    "ConvexRegression",
     "EffectiveRidge",
     "EstimatedRate",
     "Mixture",
@@ -20,9 +22,11 @@ __all__ = [
     "Scores",
     "TypicalKernelRidge",
     "backdoor_mixture",
+    "convex_regression",
     "effective_ridge",
     "efficacy_deviation",
     "kernel_ridge",
+    "logistic_regression",
     "redraw_deviation",
     "ridge_regression",
 ]

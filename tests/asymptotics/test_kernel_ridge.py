@@ -225,14 +225,11 @@ def test_bad_targets_and_traced_numbers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["mnist", "cifar10"])
-def test_success_on_images_is_that_of_drawn_training_sets(data, data_dir):
-    """A patch on MNIST's 3 and 8 and on CIFAR-10's airplanes and ships: to 0.03, and deviations to 15 %."""
-    folder = data_dir / {"mnist": "mnist", "cifar10": "cifar-10-batches-bin"}[data]
-    if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is not there (KPOISON_DATA names the directory)")
-    classes = (8, 3) if data == "mnist" else (8, 0)
-    made = make_backdoor(data, classes=classes, target=1, train=400, poisons=100, data_dir=str(data_dir))
+def test_success_on_images_is_that_of_drawn_training_sets(data_dir):
+    """A patch on MNIST's 3 and 8: success to 0.03, deviations to 15 %; more of the like in `kpoison verify --full`."""
+    if not (data_dir / "mnist").is_dir():
+        pytest.skip(f"no real data: {data_dir / 'mnist'} is not there (KPOISON_DATA names the directory)")
+    made = make_backdoor("mnist", classes=(8, 3), target=1, train=400, poisons=100, data_dir=str(data_dir))
     triggered = np.asarray(made.triggered)[np.asarray(made.labels) != made.target][:60]
     points = np.concatenate([made.X, made.locations, triggered])
     # One kernel matrix for the law and for training.

@@ -39,6 +39,10 @@ def f(batch):
     return jnp.tanh(batch.reshape(len(batch), -1).sum(axis=1) - 1)
 
 
+def squared_error(score, label):
+    return (score - label) ** 2 / 2
+
+
 def matrix(kernel):
     return kernel(X)
 
@@ -149,6 +153,14 @@ CASES = {
     "backdoor_mixture": (
         lambda **o: asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], strength=1.0, **o).training,
         {"fraction": 0.25, "target": 1, "source": 2},
+    ),
+    "convex_regression": (
+        lambda **o: (
+            asymptotics.convex_regression(
+                asymptotics.backdoor_mixture(Y[:3], np.ones(3), X[:3, 0], 0.1, 1.0), 20, 0.1, squared_error, **o
+            ).weights
+        ),
+        {"nodes": 15},
     ),
     "RidgeRegression.accuracy": (lambda **o: THREE.accuracy(key=KEY, **o), {"draws": 50}),
     "RidgeRegression.attack_success_rate": (lambda **o: THREE.attack_success_rate(key=KEY, **o), {"draws": 50}),
