@@ -307,6 +307,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "restricted_degrees_of_freedom": ("T7",),
     "slope_contraction": ("T9",),
     "near_clone_length_scale": ("T12",),
+    "ensemble_certificate": ("C1",),
     "kernel_ridge": ("R3",),
     "redraw_deviation": ("R4",),
     "efficacy_deviation": ("R4",),

@@ -159,14 +159,8 @@ def later(*args, **kwargs):
     return 1.05 * defences.visible_count(*args, **kwargs)
 
 
-def more_flips(*args, **kwargs):
-    """Certificates of one flip too many."""
-    found = defences.ensemble_certificate(*args, **kwargs)
-    return eqx.tree_at(lambda found: found.flips, found, found.flips + 1)
-
-
 TRADE_OFF = [
-    ("C1", dataclasses.replace(Laws(), ensemble_certificate=more_flips)),
+    ("C1", scaled("ensemble_certificate")),
     ("R3", scaled("kernel_ridge")),
     ("R4", scaled("redraw_deviation")),
     ("R4", scaled("efficacy_deviation")),
@@ -274,6 +268,8 @@ def off(value, factor=1.02):
         return dataclasses.replace(value, gradient_penalty=factor * value.gradient_penalty)
     if isinstance(value, kp.laws.Predictor):
         return lambda x: factor * value(x)
+    if isinstance(value, defences.EnsembleCertificate):  # whole numbers: one flip too many
+        return eqx.tree_at(lambda value: value.flips, value, value.flips + 1)
     return jax.tree.map(lambda leaf: factor * leaf if is_number(leaf) else leaf, value)
 
 
