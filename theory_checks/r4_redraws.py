@@ -112,7 +112,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     runs = [(pool, 100, 5, 100, 4)]
     if setting.scale == "full":
         runs += [(pool, n, 5, 200, 5) for n in (60, 150)]
-        runs += [(images, n, 10, 100, 4) for images in image_pools(setting.data_dir, size=1500) for n in (200, 400)]
+        runs += [(images, 200, 10, 60, 3) for images in image_pools(setting.data_dir, size=1000)]
     for pool, n, count, draws, asked in runs:
         found, finding, law, measured = _simulated(pool, n, count, draws, asked, laws, generator)
         comparisons += found
