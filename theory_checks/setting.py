@@ -63,6 +63,8 @@ class Laws:
     restricted_degrees_of_freedom: Callable[..., Array] = kp.flow.restricted_degrees_of_freedom
     predicted_visibility: Callable[..., defences.PredictedVisibility] = defences.predicted_visibility
     visible_count: Callable[..., Array] = defences.visible_count
+    ridge_regression: Callable[..., Any] = kp.asymptotics.ridge_regression
+    logistic_regression: Callable[..., Any] = kp.asymptotics.logistic_regression
 
 
 @dataclasses.dataclass(frozen=True)

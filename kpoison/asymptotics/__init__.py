@@ -8,19 +8,33 @@ from kpoison._effective_ridge import EffectiveRidge, effective_ridge
 from kpoison.asymptotics._convex_regression import ConvexRegression, convex_regression, logistic_regression
 from kpoison.asymptotics._ridge_regression import RidgeRegression, Scores, ridge_regression
 from kpoison.asymptotics.mixture import Backdoor, Mixture, backdoor_mixture
+from kpoison.asymptotics.optima import (
+    Direction,
+    Optimum,
+    best_ridge,
+    best_training_strength,
+    needed_poison_fraction,
+    worst_direction,
+)
 from kpoison.asymptotics.rates import EstimatedRate
 
 __all__ = [
     "Backdoor",
     "ConvexRegression",
+    "Direction",
     "EffectiveRidge",
     "EstimatedRate",
     "Mixture",
+    "Optimum",
     "RidgeRegression",
     "Scores",
     "backdoor_mixture",
+    "best_ridge",
+    "best_training_strength",
     "convex_regression",
     "effective_ridge",
     "logistic_regression",
+    "needed_poison_fraction",
     "ridge_regression",
+    "worst_direction",
 ]
