@@ -47,7 +47,7 @@ def ridge(strength: float) -> Fit:
             weights = np.linalg.solve(C.T @ C + n * strength * np.eye(d), C.T @ t)
         else:
             weights = C.T @ np.linalg.solve(C @ C.T + n * strength * np.eye(n), t)
-        return weights, float(target - mean @ weights)
+        return np.asarray(weights), float(target - mean @ weights)
 
     return fit
 
@@ -88,7 +88,7 @@ class Trained:
 
     def half_width(self, name: str) -> float:
         """Of the interval around the mean."""
-        return t_half_width(self.error[name], self.draws, FALSE_ALARM)
+        return float(t_half_width(self.error[name], self.draws, FALSE_ALARM))
 
 
 def simulated(

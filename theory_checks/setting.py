@@ -67,6 +67,8 @@ class Laws:
     ensemble_certificate: Callable[..., defences.EnsembleCertificate] = defences.ensemble_certificate
     predicted_visibility: Callable[..., defences.PredictedVisibility] = defences.predicted_visibility
     visible_count: Callable[..., Array] = defences.visible_count
+    ridge_regression: Callable[..., Any] = kp.asymptotics.ridge_regression
+    logistic_regression: Callable[..., Any] = kp.asymptotics.logistic_regression
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from scipy.stats import multivariate_normal, norm
-from trained import arrays, draw, rate, ridge_regression
+from trained import arrays, counts_of, draw, rate, ridge_regression
 
 import kpoison as kp
 from kpoison import asymptotics
@@ -30,8 +30,15 @@ def three_classes(d, seed=0, **more):
     return means, (covariance + covariance.T) / 2, rotation, given
 
 
+def realised(training, n):
+    """With the fractions that whole numbers of n points can have."""
+    shares = np.asarray(counts_of(np.asarray(training.fractions), n)) / n
+    return asymptotics.Mixture(training.means, training.covariance, training.labels, shares)
+
+
 def compared(mixture, n, ridge, intercept, draws, seed=0):
     """Law and simulation of accuracy, attack success, training error and error at new points, and standard errors."""
+    mixture = asymptotics.Backdoor(realised(mixture.training, n), mixture.clean, mixture.triggered)
     model = asymptotics.ridge_regression(mixture, n, ridge, intercept)
     key = KEY if mixture.training.outputs and mixture.training.outputs[0] > 2 else None
     rates = [model.accuracy(key=key), model.attack_success_rate(key=key)]

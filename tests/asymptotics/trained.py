@@ -4,11 +4,17 @@ import numpy as np
 from scipy.stats import multivariate_normal, norm
 
 
+def counts_of(fractions, n):
+    """Whole numbers of points of each component, as near as can be."""
+    shares = np.round(fractions * n, 9)
+    counts = np.floor(shares).astype(int)
+    counts[np.argsort(counts - shares, kind="stable")[: n - counts.sum()]] += 1
+    return counts
+
+
 def draw(generator, means, covariance, labels, fractions, n):
     """n points whose numbers of each component are fixed."""
-    counts = np.floor(fractions * n).astype(int)
-    counts[np.argsort(counts - fractions * n)[: n - counts.sum()]] += 1
-    component = np.repeat(np.arange(len(means)), counts)
+    component = np.repeat(np.arange(len(means)), counts_of(fractions, n))
     root = np.sqrt(covariance) if covariance.ndim == 1 else np.linalg.cholesky(covariance).T
     noise = generator.standard_normal((n, means.shape[1]))
     return means[component] + (noise * root if covariance.ndim == 1 else noise @ root), labels[component]

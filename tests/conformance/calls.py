@@ -33,6 +33,7 @@ KEY = jax.random.key(0)
 THREE = asymptotics.ridge_regression(
     asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], 0.1, 1.0, target=1), 20, 0.1
 )
+TWO = asymptotics.backdoor_mixture(Y[:3], np.ones(3), X[:3, 0], 0.1, 1.0)
 
 
 def f(batch):
@@ -161,6 +162,19 @@ CASES = {
             ).weights
         ),
         {"nodes": 15},
+    ),
+    "best_ridge": (lambda **o: asymptotics.best_ridge(TWO, 20, **o), {"accuracy": 0.5}),
+    "best_training_strength": (
+        lambda **o: asymptotics.best_training_strength(Y[:3], np.ones(3), X[:3, 0], n=20, ridge=0.1, **o),
+        {"fraction": 0.25, "test_strength": 2},
+    ),
+    "needed_poison_fraction": (
+        lambda **o: asymptotics.needed_poison_fraction(Y[:3], np.ones(3), X[:3, 0], 3.0, n=20, ridge=0.1, **o),
+        {"success": 0.5},
+    ),
+    "worst_direction": (
+        lambda **o: asymptotics.worst_direction(Y[:3], np.ones(3), strength=2.0, n=20, ridge=0.1, **o),
+        {"fraction": 0.25},
     ),
     "RidgeRegression.accuracy": (lambda **o: THREE.accuracy(key=KEY, **o), {"draws": 50}),
     "RidgeRegression.attack_success_rate": (lambda **o: THREE.attack_success_rate(key=KEY, **o), {"draws": 50}),

@@ -187,6 +187,44 @@ TRADE_OFF = [
 ]
 
 
+class Off:
+    """A model of which one answer is wrong by 5 %."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    def __getattr__(self, name):
+        right = getattr(self.model, name)
+        if name != self.name:
+            return right
+        return (lambda *arguments: 1.05 * right(*arguments)) if callable(right) else 1.05 * right
+
+
+def answering_wrong(law, name):
+    """Laws of which one makes models that give one wrong answer."""
+    return dataclasses.replace(Laws(), **{law: lambda *arguments: Off(getattr(Laws(), law)(*arguments), name)})
+
+
+HIGH_DIMENSION = [
+    *(
+        ("R1", answering_wrong("ridge_regression", name))
+        for name in ("accuracy", "attack_success_rate", "error", "training_error")
+    ),
+    ("R2", answering_wrong("ridge_regression", "attack_success_rate")),
+    ("R2", dataclasses.replace(Laws(), ridge_regression=lambda mixture, n, ridge: kp.asymptotics.ridge_regression(
+        mixture, 0.9 * n, ridge))),
+    ("R5", answering_wrong("logistic_regression", "accuracy")),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("statement", "laws"), HIGH_DIMENSION)
+def test_high_dimension_can_fail(settings, statement, laws):
+    record = STATEMENTS[statement].load()(settings["rbf"], laws)
+    assert record is not None
+    assert record.verdict is Verdict.FAILS
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("statement", "laws"), TRADE_OFF)
 def test_penalty_and_flow_can_fail(settings, statement, laws):
