@@ -1,6 +1,7 @@
 """What `kpoison` offers; `__init__.py` reads from here where each name is found."""
 
 from . import (
+    asymptotics,
     attacks,
     curvature,
     datasets,
@@ -86,6 +87,7 @@ __all__ = [
     "Warp",
     "__version__",
     "all_to_all",
+    "asymptotics",
     "attack_success_rate",
     "attacks",
     "blind_radius",

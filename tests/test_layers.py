@@ -5,8 +5,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "kpoison"
 ROOMS = (
-    "ground", "kernels", "datasets", "poison", "ridge", "laws", "tuning", "estimators", "curvature", "flow",
-    "resumable", "sweep", "networks", "attacks", "defences", "plotting", "problems", "matrix", "experiments", "cli",
+    "ground", "kernels", "datasets", "poison", "ridge", "laws", "asymptotics", "tuning", "estimators", "curvature",
+    "flow", "resumable", "sweep", "networks", "attacks", "defences", "plotting", "problems", "matrix", "experiments",
+    "cli",
 )  # fmt: skip
 """Where data flow; `ground` are the modules beside the rooms."""
 

@@ -231,6 +231,42 @@ STATEMENTS: dict[str, Statement] = {
             cost=15, quick=("rbf",),
         ),
         _checked_in(
+            "c1_ensemble_certificate", "C1", "Ensemble certificate",
+            "The least number of label flips that change a partition ensemble's vote is a knapsack over the flip "
+            "certificates of its partitions; of two classes the sum of the ⌈margin/2⌉ cheapest.",
+            cost=3, quick=("rbf",), shares="clones",
+        ),
+        _checked_in(
+            "r1_ridge_regression", "R1", "Ridge regression in high dimension",
+            "Accuracy, attack success and errors of poisoned ridge regression follow from means and a covariance, at "
+            "the effective ridge λ_e = λ + λ_e df1/n.",
+            cost=4, quick=("rbf",), shares="asymptotics",
+        ),
+        _checked_in(
+            "r2_linear_overlap", "R2", "Overlap of a linear model",
+            "BᵀB ≈ B̄ᵀB̄ + E tr Σ(Σ + λ_e)⁻²/n gives the cos² of the leading direction and the trigger, which lags "
+            "behind attack success in linear models, too.",
+            cost=2, quick=("rbf",), shares="asymptotics",
+        ),
+        _checked_in(
+            "r3_kernel_ridge", "R3", "The typical law of any kernel",
+            "Over training sets of n points drawn from a pool, kernel ridge regression is L1–L7 of the pool at the "
+            "effective ridge λ_e = λ + λ_e df1/n, a Gaussian with a known deviation.",
+            cost=6, quick=("rbf",), shares="asymptotics",
+        ),
+        _checked_in(
+            "r4_redraws", "R4", "Error bars from one data set",
+            "The deviation of a prediction over redrawn training sets is that of independent noise on the labels, of "
+            "the variance ‖y − Hy‖²/tr (I − H)².",
+            cost=5, quick=("rbf",), shares="asymptotics",
+        ),
+        _checked_in(
+            "r5_convex_loss", "R5", "Convex losses in high dimension",
+            "Accuracy, attack success and overlap of poisoned logistic regression follow from the root of the state "
+            "equations of its loss.",
+            cost=8, quick=("rbf",), shares="asymptotics",
+        ),
+        _checked_in(
             "classifiers", "T6", "Joint defence",
             "Augmentation alone leaves Δp of order one, with the gradient penalty it does not; longer training "
             "helps.",
@@ -289,8 +325,14 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "restricted_degrees_of_freedom": ("T7",),
     "slope_contraction": ("T9",),
     "near_clone_length_scale": ("T12",),
+    "ensemble_certificate": ("C1",),
+    "kernel_ridge": ("R3",),
+    "redraw_deviation": ("R4",),
+    "efficacy_deviation": ("R4",),
     "predicted_visibility": ("D1",),
     "visible_count": ("D1",),
+    "ridge_regression": ("R1", "R2"),
+    "logistic_regression": ("R5",),
 }
 """By the name of a law: the statements whose check fails where the law is wrong by 2 %, on the RBF kernel; see also the
 docstrings of those checks out of which the scale of a law drops."""

@@ -61,8 +61,14 @@ class Laws:
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
     slope_contraction: Callable[..., Array] = kp.flow.slope_contraction
     restricted_degrees_of_freedom: Callable[..., Array] = kp.flow.restricted_degrees_of_freedom
+    kernel_ridge: "Callable[..., kp.asymptotics.TypicalKernelRidge]" = kp.asymptotics.kernel_ridge
+    redraw_deviation: Callable[..., Array] = kp.asymptotics.redraw_deviation
+    efficacy_deviation: Callable[..., Array] = kp.asymptotics.efficacy_deviation
+    ensemble_certificate: Callable[..., defences.EnsembleCertificate] = defences.ensemble_certificate
     predicted_visibility: Callable[..., defences.PredictedVisibility] = defences.predicted_visibility
     visible_count: Callable[..., Array] = defences.visible_count
+    ridge_regression: Callable[..., Any] = kp.asymptotics.ridge_regression
+    logistic_regression: Callable[..., Any] = kp.asymptotics.logistic_regression
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,17 +114,29 @@ class ClassPairs(eqx.Module):
 
         Without a target one pair must change, with one all must: the number is then a lower bound if C > 2.
         """
-        members = memberships(labels, self.classes, weights.dtype)
+        found = self._costs(weights, memberships(labels, self.classes, weights.dtype), free)
+        pick = jnp.argmin if self.target is None else jnp.argmax
+        place = pick(found, axis=0)
+        return found[place, jnp.arange(len(weights))], place + 1
+
+    def each_cost(self, weights: Float[Array, "q n"], members: Float[Array, "n C"]) -> Int[Array, "q C"]:
+        """Without a target: how many flips each class takes at least to be level with the predicted one, 0 for that."""
+        found = self._costs(weights, members, jnp.ones(len(members), bool))
+        rows = jnp.arange(len(weights))
+        columns = (self.predicted[None] + jnp.arange(1, self.classes)[:, None]) % self.classes
+        return jnp.zeros((len(weights), self.classes), found.dtype).at[rows[None], columns].set(found)
+
+    def _costs(
+        self, weights: Float[Array, "q n"], members: Float[Array, "n C"], free: Bool[Array, " n"]
+    ) -> Int[Array, "o q"]:
+        """Flips of free labels that each pair takes."""
         margins = self.margins(matrix_product(weights, members))
 
         def cost(offset: Array) -> Array:
             losing, winning = self.at(offset)
             return _fewest(free[None] * label_gains(weights, members, losing, winning), margins[offset - 1])
 
-        found = self.each(cost)
-        pick = jnp.argmin if self.target is None else jnp.argmax
-        place = pick(found, axis=0)
-        return found[place, jnp.arange(len(weights))], place + 1
+        return self.each(cost)
 
 
 def label_gains(

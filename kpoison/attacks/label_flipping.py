@@ -24,7 +24,7 @@ from kpoison.laws.inputs import CleanInputs, Probes
 from kpoison.ridge import Fitted, check_plain, checked_ridge
 from kpoison.ridge.observations import covariance, observing
 
-__all__ = ["FlippedLabels", "flip_certificate", "flip_labels"]
+__all__ = ["FlippedLabels", "class_costs", "flip_certificate", "flip_labels"]
 
 Objective = Literal["changed", "margin"]
 
@@ -154,6 +154,30 @@ def flip_certificate(clean: Fitted, x: Float[ArrayLike, "..."], ridge: Scalar) -
         return ClassPairs(jnp.argmax(scores, axis=1), classes).costs(weights, labels, everything)[0]
 
     return probes.each(_of_weights(clean, probes.points, ridge, certify))
+
+
+@program
+def class_costs(
+    clean: Fitted, points: Float[Array, "q ..."], ridge: Scalar, labels: Int[Array, " n"], classes: int
+) -> Int[Array, "q C"]:
+    """How many flips it takes at least that each class is level with the predicted one, for which it takes 0.
+
+    Of two classes that is the `flip_certificate`, and exact; of more, the new class must be level with the others too,
+    and the number is a lower bound, of which the smallest is the certificate.
+
+    Args:
+        clean: as in `flip_certificate`, but for its targets, which are not asked for.
+        points: test points.
+        ridge: λ.
+        labels: classes, which may all be the same.
+        classes: C.
+    """
+
+    def certify(weights: Float[Array, "b n"]) -> Int[Array, "b C"]:
+        members = memberships(labels, classes, weights.dtype)
+        return ClassPairs(jnp.argmax(matrix_product(weights, members), axis=1), classes).each_cost(weights, members)
+
+    return _of_weights(clean, points, ridge, certify)
 
 
 @boundary(_check_flips)

@@ -1,6 +1,7 @@
 """Defences against poisoned training sets: scores, decisions, and what each assumes."""
 
 from kpoison.defences._activation_clustering import activation_clustering
+from kpoison.defences._ensemble_certificate import EnsembleCertificate, ensemble_certificate
 from kpoison.defences._exclusionary_reclassification import exclusionary_reclassification
 from kpoison.defences._input_projection import InputProjection, input_projection
 from kpoison.defences._input_spectrum import SpectrumDetection, SpectrumLaw, input_spectrum, input_spectrum_law
@@ -9,7 +10,6 @@ from kpoison.defences._partition_aggregation import (
     PartitionAggregation,
     certified_radius,
     partition_aggregation,
-    partition_of,
 )
 from kpoison.defences._pidan import pidan
 from kpoison.defences._spectral_signatures import spectral_signatures
@@ -24,6 +24,7 @@ from kpoison.defences.defended_training import (
     remaining_efficacy,
 )
 from kpoison.defences.detection import Detection, DetectionRates
+from kpoison.defences.partitions import partition_of
 from kpoison.defences.sanitisation import (
     centroid_distance,
     leave_one_out,
@@ -44,6 +45,7 @@ __all__ = [
     "DefendedTraining",
     "Detection",
     "DetectionRates",
+    "EnsembleCertificate",
     "InputProjection",
     "IsotropicVisibility",
     "NeuralCleanse",
@@ -58,6 +60,7 @@ __all__ = [
     "centroid_distance",
     "certified_radius",
     "draw_transformations",
+    "ensemble_certificate",
     "exclusionary_reclassification",
     "input_projection",
     "input_spectrum",

@@ -1,32 +1,27 @@
 """Deep partition aggregation: many predictors on parts of the data vote, and no few points can change many votes."""
 
-import hashlib
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
+from jaxtyping import ArrayLike, Bool, Float, Int, Num
 
 from kpoison._typing import Scalar
-from kpoison._validation import (
-    boundary,
-    check_finite,
-    check_integer,
-    check_integers,
-    check_points,
-    check_positive,
-    check_real,
-    is_concrete,
-    plain_array,
+from kpoison._validation import boundary, check_integer, check_real, plain_array
+from kpoison.defences.partitions import (
+    Weighted,
+    check_ensemble,
+    content_order,
+    fitted_part,
+    partition_of,
+    with_weights,
 )
-from kpoison.kernels.base import Kernel, Traits, WithTraits, check_kernel
+from kpoison.kernels.base import Kernel
 from kpoison.laws import efficacy, predict
-from kpoison.poison import Poison, check_poison
-from kpoison.ridge import Cholesky, fit
+from kpoison.poison import Poison
 
-__all__ = ["PartitionAggregation", "certified_radius", "partition_aggregation", "partition_of"]
+__all__ = ["PartitionAggregation", "certified_radius", "partition_aggregation"]
 
 _ASSUMES = (
     "the number of partitions, the ridge and the classes are chosen without a look at the data that may be poisoned; "
@@ -109,99 +104,7 @@ def certified_radius(votes: Int[ArrayLike, "q classes"]) -> Int[np.ndarray, " q"
     return (np.take_along_axis(counts, winner, axis=1)[:, 0] - rivals.max(axis=1)) // 2
 
 
-def _check_hashed(arguments: dict[str, Any]) -> None:
-    check_integers(arguments, partitions=1, seed=0)
-    arguments["X"] = check_points("X", arguments["X"], max(np.ndim(arguments["X"]) - 1, 1))
-    if not is_concrete(arguments["X"]):
-        raise TypeError("X must be known numbers, as points are hashed: call outside of jit, vmap and grad")
-
-
-@boundary(_check_hashed)
-def partition_of(X: Float[ArrayLike, "n ..."], partitions: int, seed: int = 0) -> Int[np.ndarray, " n"]:
-    """The partition of each point: a hash of its coordinates' bits, whatever the other points and their order.
-
-    Labels are not hashed, so that a changed label stays in its partition and touches one vote, not two.  Identical
-    points are in the same partition: m clones of one point change one vote at the most, however large m is.  The hash
-    (BLAKE2b) is no secret: an attacker can find a near-clone of any point in any partition.
-
-    Args:
-        X: points, shape (n, d) or (n, height, width, channels); rounded to another dtype they are other points.
-        partitions: how many, >= 1.
-        seed: >= 0, of another draw of the hash.
-
-    Raises:
-        TypeError, ValueError: naming the argument that does not fit.
-
-    >>> partition_of(np.array([[0.5], [1.5], [0.5]]), partitions=1000).tolist()
-    [936, 237, 936]
-    """
-    return np.array([_digest(row, seed) % partitions for row in _content(np.asarray(X))])
-
-
-def _content(points: np.ndarray) -> list[bytes]:
-    """Each row's bits as float64; 0 and −0 are the same."""
-    rows = (points.astype("<f8") + 0.0).reshape(len(points), -1)
-    return [row.tobytes() for row in rows]
-
-
-def _digest(content: bytes, seed: int) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
-
-
-class _Weighted(WithTraits):
-    """w w' k(x, x') on points (w, x): a point of weight 0 has no features, so that it trains nothing.
-
-    Partitions of unequal sizes become arrays of a few sizes, each compiled once.
-    """
-
-    kernel: Kernel
-    shape: tuple[int, ...] = eqx.field(static=True)
-
-    def _apart(self, X: Float[Array, "n D"]) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
-        return X[:, 0], X[:, 1:].reshape(-1, *self.shape)
-
-    def evaluate(self, x: Float[Array, " D"], z: Float[Array, " D"]) -> Float[Array, ""]:
-        """w w' k(x, x')."""
-        return x[0] * z[0] * self.kernel.evaluate(x[1:].reshape(self.shape), z[1:].reshape(self.shape))
-
-    def gram(self, X1: Float[Array, "n1 D"], X2: Float[Array, "n2 D"]) -> Float[Array, "n1 n2"]:
-        """That of the kernel, times weights."""
-        w1, x1 = self._apart(X1)
-        w2, x2 = (w1, x1) if X1 is X2 else self._apart(X2)
-        return w1[:, None] * self.kernel.gram(x1, x2) * w2[None]
-
-    def pairwise(self, X1: Float[Array, "n1 D"], X2: Float[Array, "n2 D"]) -> Float[Array, "n1 n2"]:
-        """That of the kernel, times weights."""
-        w1, x1 = self._apart(X1)
-        w2, x2 = (w1, x1) if X1 is X2 else self._apart(X2)
-        return w1[:, None] * self.kernel.pairwise(x1, x2) * w2[None]
-
-    @property
-    def traits(self) -> Traits:
-        """As smooth as the kernel; points are flat."""
-        return Traits(self.kernel.smoothness)
-
-
-def _check(arguments: dict[str, Any]) -> None:
-    kernel, poison = arguments["kernel"], arguments["poison"]
-    check_kernel("kernel", kernel)
-    X = kernel.points("X", arguments["X"])
-    check_real("y", arguments["y"])
-    y = jnp.asarray(arguments["y"], X.dtype)
-    if y.ndim not in (1, 2) or len(y) != len(X) or (y.ndim == 2 and y.shape[1] < 2):
-        raise ValueError(f"y must have shape ({len(X)},), or ({len(X)}, C) with C >= 2 classes, got {y.shape}")
-    check_finite("y", y)
-    x = kernel.points("x", arguments["x"], like=X)
-    check_positive("ridge", arguments["ridge"])
-    check_integers(arguments, partitions=1, seed=0)
-    if poison is not None:
-        check_poison(poison)
-    if not all(is_concrete(leaf) for leaf in jax.tree.leaves((kernel, X, y, x, arguments["ridge"], poison))):
-        raise TypeError("arguments must be known numbers, as points are hashed: call outside of jit, vmap and grad")
-    arguments.update(X=X, y=y, x=x)
-
-
-@boundary(_check)
+@boundary(check_ensemble)
 def partition_aggregation(
     kernel: Kernel,
     X: Float[ArrayLike, "n ..."],
@@ -246,10 +149,10 @@ def partition_aggregation(
     ([-1, 1], [2, 2])
     """
     points, targets, x = np.asarray(X), np.asarray(y), jnp.asarray(x)
-    weighted = _Weighted(kernel, points.shape[1:])
-    probes = _with_weights(np.asarray(x), np.ones(len(x)))
+    weighted = Weighted(kernel, points.shape[1:])
+    probes = with_weights(np.asarray(x), np.ones(len(x)))
     own = partition_of(points, partitions, seed)
-    order = _content_order(points, targets)
+    order = content_order(points, targets)
     parts = _parts(poison, points, targets, partitions, seed)
 
     values = np.zeros((partitions, len(x), *targets.shape[1:]), points.dtype)
@@ -259,7 +162,7 @@ def partition_aggregation(
         part = parts.get(k)
         if len(members) == 0 and part is None:
             continue
-        clean, size = _fitted(weighted, points, targets, members)
+        clean, size = fitted_part(weighted, points, targets, members)
         added = 0 if part is None else float(np.sum(np.asarray(part.count)))
         # ρ = (n_k + Σm)λ, though padding makes it more points.
         here = ridge * (len(members) + added) / (size + added)
@@ -279,32 +182,6 @@ def partition_aggregation(
     )
 
 
-def _with_weights(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.concatenate([weights[:, None].astype(points.dtype), points.reshape(len(points), -1)], axis=1)
-
-
-def _content_order(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Training points sorted by what they are, so that not even rounding depends on the order they came in."""
-    keys = [a + b for a, b in zip(_content(points), _content(targets), strict=True)]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__))
-
-
-def _padded_size(number: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: of `number` alone, so that no other partition touches the rounding."""
-    power = 1 << max(number - 1, 0).bit_length()
-    return 3 * power // 4 if power >= 4 and number <= 3 * power // 4 else power
-
-
-def _fitted(weighted: _Weighted, points: np.ndarray, targets: np.ndarray, members: np.ndarray):
-    """The posterior of a partition, padded by copies of weight 0, and the number of its points with these."""
-    size = _padded_size(len(members))
-    padding = size - len(members)
-    filled = np.concatenate([members, np.full(padding, members[0] if len(members) else 0)])
-    weights = np.repeat([1.0, 0.0], [len(members), padding])
-    y = targets[filled] * weights.reshape(-1, *[1] * (targets.ndim - 1)).astype(targets.dtype)
-    return fit(weighted, _with_weights(points[filled], weights), y, solver=Cholesky()), size
-
-
 def _parts(
     poison: Poison | None, points: np.ndarray, targets: np.ndarray, partitions: int, seed: int
 ) -> dict[int, Poison]:
@@ -314,7 +191,7 @@ def _parts(
     outputs = 1 if targets.ndim == 1 else targets.shape[1]
     locations, labels, counts = map(np.asarray, poison.observations(points.shape[1:], outputs, points.dtype))
     place = partition_of(locations, partitions, seed)
-    rows = _with_weights(locations, np.ones(len(locations)))
+    rows = with_weights(locations, np.ones(len(locations)))
     return {
         int(k): Poison(rows[here], labels[here], counts[here])
         for k in np.unique(place[counts > 0])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kpoison._effective_ridge import effective_ridge_of_sample
 from kpoison._failures import program
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_floating, check_positive, is_concrete, public
@@ -190,4 +191,5 @@ def trigger_stiffness(clean: Fitted, direction: Float[ArrayLike, " d"], ridge: S
 def _stiffness(inputs: CleanInputs, direction: Array, degrees: Array) -> Float[Array, ""]:
     reference, n = inputs.reference("how stiff a model is that"), inputs.clean.observations.total
     u = direction / jnp.linalg.norm(direction)
-    return jnp.asarray(inputs.ridge) / ((1 - degrees / n) * reference.variances(u[None])[0])
+    effective = effective_ridge_of_sample(jnp.asarray(inputs.ridge), degrees, n)
+    return effective / reference.variances(u[None])[0]

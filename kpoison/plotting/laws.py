@@ -55,7 +55,9 @@ def phase_diagram(ax: Axes, dataset: "xr.Dataset", *, success: float, visible: f
 
     Args:
         ax: axes to draw on.
-        dataset: a sweep of efficacy and spike over several r_over_l and m, and one of everything else.
+        dataset: a sweep of efficacy and spike over several r_over_l and m, and one of everything else.  Where it holds
+            efficacy_deviation too, a band shows where success depends on the draw of the clean data: within one
+            standard deviation of the line.
         success: |Δf| from which the attack succeeds, in units of y; 1 flips a prediction of ±1.
         visible: Λ from which the spike is seen, in y² per input².
         legend: whether to explain the lines below the axes.
@@ -70,7 +72,8 @@ def phase_diagram(ax: Axes, dataset: "xr.Dataset", *, success: float, visible: f
         raise ValueError(f"dataset must have several values of m and r_over_l, got {efficacy.shape}")
     r, m = dataset["r_over_l"].values, dataset["m"].values
     keep = r > 0, m > 0
-    r, m, efficacy, spike = r[keep[0]], m[keep[1]], efficacy[np.ix_(*keep[::-1])], spike[np.ix_(*keep[::-1])]
+    kept = np.ix_(*keep[::-1])
+    r, m, efficacy, spike = r[keep[0]], m[keep[1]], efficacy[kept], spike[kept]
     tiny = np.finfo(float).tiny
     levels = np.log10(np.maximum(spike, tiny))
     top = float(np.ceil(levels.max()))
@@ -83,6 +86,10 @@ def phase_diagram(ax: Axes, dataset: "xr.Dataset", *, success: float, visible: f
     unseen = np.minimum(margin, -seen)
     if unseen.max() > 0:
         ax.contourf(r, m, unseen, levels=[0, np.inf], colors="none", hatches=["///"])
+    if "efficacy_deviation" in dataset:
+        (deviation,) = _grid(dataset, ("efficacy_deviation",), ("m", "r_over_l"))
+        near = (np.abs(efficacy) - success) / np.maximum(deviation[kept], tiny)
+        ax.contourf(r, m, np.clip(near, -3, 3), levels=[-1, 1], colors="white", alpha=0.35)
     for values, dashes in ((margin, "solid"), (seen, "dashed")):
         if values.min() < 0 < values.max():
             contour = ax.contour(r, m, values, levels=[0], colors="white", linewidths=2.2, linestyles=dashes)

@@ -388,6 +388,14 @@ class PosteriorAtRidge(Process):
         """zᵀHz for each column, H = I − ρS."""
         return jnp.sum(z * (z - self.rho * self.residuals(z)), axis=0)
 
+    def noise_variances(self, b: Inexact[Array, "N k"]) -> Inexact[Array, " k"]:
+        """Variances of bᵀA⁻¹y for independent noise of variance 1/w_i on each value y_i: Σ c_i²/w_i, c = A⁻¹b.
+
+        That is bᵀA⁻¹Sb, which is an ordinary number at w_i = 0.
+        """
+        n = len(self.posterior.X)
+        return jnp.sum(self.solve(b)[:n] * self._over_rho(b), axis=0)
+
     def trace_taken(self, Z: Observations, gain: Inexact[Array, "P P"]) -> Inexact[Array, ""]:
         """Σ w_i k̃(x_i, Z) G k̃(Z, x_i)/ρ = ρ tr(G RᵀWR), R = k̃(X, Z)/ρ of the values."""
         residuals = self._over_rho(self.posterior.cross(Z))

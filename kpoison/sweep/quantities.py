@@ -15,6 +15,7 @@ from kpoison._failures import mapped
 from kpoison._identity import program_hash
 from kpoison._typing import Law
 from kpoison._validation import check_name
+from kpoison.asymptotics import efficacy_deviation, redraw_deviation
 from kpoison.laws import (
     coupling_floor,
     coupling_ratio,
@@ -191,6 +192,22 @@ _KNOWN = {
             "poisoned prediction f",
             "y",
             needs=Needs.TARGETS,
+        ),
+        OfLaw(
+            "prediction_deviation",
+            lambda clean, poison, x, ridge, law: redraw_deviation(clean, x, ridge, poison),
+            INNER_AXES,
+            "standard deviation of f over redrawn clean data (R4)",
+            "y",
+            needs=Needs.ALL,
+        ),
+        OfLaw(
+            "efficacy_deviation",
+            lambda clean, poison, x, ridge, law: efficacy_deviation(clean, poison, x, ridge),
+            INNER_AXES,
+            "standard deviation of Δf over redrawn clean data (R4)",
+            "y",
+            needs=Needs.ALL,
         ),
         OfLaw(
             "m_success",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import kpoison as kp
-from kpoison import attacks, curvature, datasets, defences, flow, kernels, networks, plotting
+from kpoison import asymptotics, attacks, curvature, datasets, defences, flow, kernels, networks, plotting
 from kpoison.curvature.operators import GaussNewtonRows
 
 RNG = np.random.default_rng(0)
@@ -30,8 +30,18 @@ DIGITS = datasets.load_digits().subset(np.arange(60))
 KEY = jax.random.key(0)
 
 
+THREE = asymptotics.ridge_regression(
+    asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], 0.1, 1.0, target=1), 20, 0.1
+)
+TWO = asymptotics.backdoor_mixture(Y[:3], np.ones(3), X[:3, 0], 0.1, 1.0)
+
+
 def f(batch):
     return jnp.tanh(batch.reshape(len(batch), -1).sum(axis=1) - 1)
+
+
+def squared_error(score, label):
+    return (score - label) ** 2 / 2
 
 
 def matrix(kernel):
@@ -140,6 +150,34 @@ CASES = {
             "spike_efficacy_ratio": (XX, 0.1),
         }.items()
     },
+    # asymptotics
+    "backdoor_mixture": (
+        lambda **o: asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], strength=1.0, **o).training,
+        {"fraction": 0.25, "target": 1, "source": 2},
+    ),
+    "convex_regression": (
+        lambda **o: (
+            asymptotics.convex_regression(
+                asymptotics.backdoor_mixture(Y[:3], np.ones(3), X[:3, 0], 0.1, 1.0), 20, 0.1, squared_error, **o
+            ).weights
+        ),
+        {"nodes": 15},
+    ),
+    "best_ridge": (lambda **o: asymptotics.best_ridge(TWO, 20, **o), {"accuracy": 0.5}),
+    "best_training_strength": (
+        lambda **o: asymptotics.best_training_strength(Y[:3], np.ones(3), X[:3, 0], n=20, ridge=0.1, **o),
+        {"fraction": 0.25, "test_strength": 2},
+    ),
+    "needed_poison_fraction": (
+        lambda **o: asymptotics.needed_poison_fraction(Y[:3], np.ones(3), X[:3, 0], 3.0, n=20, ridge=0.1, **o),
+        {"success": 0.5},
+    ),
+    "worst_direction": (
+        lambda **o: asymptotics.worst_direction(Y[:3], np.ones(3), strength=2.0, n=20, ridge=0.1, **o),
+        {"fraction": 0.25},
+    ),
+    "RidgeRegression.accuracy": (lambda **o: THREE.accuracy(key=KEY, **o), {"draws": 50}),
+    "RidgeRegression.attack_success_rate": (lambda **o: THREE.attack_success_rate(key=KEY, **o), {"draws": 50}),
     "m_success": (lambda **o: kp.m_success(CLEAN, POISON, XX, 0.1, **o), {"law": "fixed-rho"}),
     **{
         name: (
@@ -244,6 +282,10 @@ CASES = {
         {"k": 2, "max_products": 50, "which": "smallest"},
     ),
     "trace": (lambda **o: curvature.trace(ROWS, **o), {"probes": 3}),
+    "kernel_ridge": (
+        lambda **o: kp.asymptotics.kernel_ridge(RBF, X, Y, None, 8.0, 0.1, poison=POISON, **o).mean(XX),
+        {"number": "binomial"},
+    ),
     # datasets
     "balanced_subset": (
         lambda **o: datasets.balanced_subset(DIGITS, **o).images,
@@ -258,6 +300,10 @@ CASES = {
     "AveragedKernel": (
         lambda **o: defences.AveragedKernel(RBF, [jnp.flip], **o)(IMAGES.reshape(6, -1)),
         {"image_shape": (4, 4, 1)},
+    ),
+    "EnsembleCertificate.certified_accuracy": (
+        lambda **o: defences.ensemble_certificate(RBF, X, Y, XX, 0.1, partitions=3).certified_accuracy([1, -1], **o),
+        {"flips": 1},
     ),
     "PartitionAggregation.certified_accuracy": (
         lambda **o: defences.partition_aggregation(RBF, X, Y, XX, 0.1, partitions=3).certified_accuracy([1, -1], **o),
@@ -280,6 +326,10 @@ CASES = {
     "draw_transformations": (
         lambda **o: [move(IMAGES[0]) for move in defences.draw_transformations(networks.RandomCrop(1), **o)],
         {"number": 2, "seed": 3},
+    ),
+    "ensemble_certificate": (
+        lambda **o: defences.ensemble_certificate(RBF, X, Y, XX, 0.1, **o),
+        {"partitions": 3, "seed": 1},
     ),
     "exclusionary_reclassification": (
         lambda **o: defences.exclusionary_reclassification(CLEAN, np.arange(10) < 4, 0.1, **o),
@@ -547,7 +597,7 @@ def lossy(**options):
 
 
 SLOW = {
-    "input_spectrum",
+    "input_spectrum", "kernel_ridge",
     "tune",
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",

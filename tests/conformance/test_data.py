@@ -39,9 +39,22 @@ CALLS = {
             "coupling_ratio",
         )
     },
+    "kernel_ridge": (
+        kp.asymptotics.kernel_ridge,
+        {"kernel": RBF, "X": X, "y": Y, "weights": None, "n": 5, "ridge": 0.1},
+    ),
+    "redraw_deviation": (kp.asymptotics.redraw_deviation, {"clean": CLEAN, "x": X[:2], "ridge": 0.1}),
+    "efficacy_deviation": (
+        kp.asymptotics.efficacy_deviation,
+        {"clean": CLEAN, "poison": POISON, "x": X[:2], "ridge": 0.1},
+    ),
     "partition_of": (defences.partition_of, {"X": X, "partitions": 3}),
     "partition_aggregation": (
         defences.partition_aggregation,
+        {"kernel": RBF, "X": X, "y": Y, "x": X[:2], "ridge": 0.1, "partitions": 2},
+    ),
+    "ensemble_certificate": (
+        defences.ensemble_certificate,
         {"kernel": RBF, "X": X, "y": Y, "x": X[:2], "ridge": 0.1, "partitions": 2},
     ),
     "penalised_training": (defences.penalised_training, {"kernel": RBF, "X": X, "y": Y, "gradient_penalty": 0.1}),

@@ -37,7 +37,8 @@ MADE = {
     "BilevelObjective", "BulkEdge", "Eigenpairs", "Visibility", "FlippedLabels", "PoisonedData", "Federation", "Prior",
     "DefendedTraining", "Detection", "NeuralCleanse", "PartitionAggregation", "SpectrumDetection", "PenaltyChoice",
     "LossGradientFlow", "Attack", "Outcome", "Network", "ConvolutionalNetwork", "Predictor", "Classifier", "PowerLaw",
-    "TrainedClassifier", "EmpiricalNTK", "StaxKernel", "ImageDataset", "MovedObjective",
+    "TrainedClassifier", "EmpiricalNTK", "StaxKernel", "ImageDataset", "MovedObjective", "EnsembleCertificate",
+    "TypicalKernelRidge",
 }  # fmt: skip
 # What a rule or a kernel is asked by kpoison, always with Python's integers.
 INNER = {

@@ -10,7 +10,7 @@ import pytest
 import kpoison as kp
 from kpoison import kernels
 from kpoison.defences import AveragedKernel
-from kpoison.defences._partition_aggregation import _Weighted
+from kpoison.defences.partitions import Weighted
 from kpoison.kernels import Kernel
 from kpoison.kernels.base import Traits
 from kpoison.kernels.neural import _OnSubspace
@@ -30,7 +30,7 @@ WRAPPED = {
 NOT_FORWARDED = {
     Periodic: "a sum over images, not a function of the wrapped kernel's matrices",
     AveragedKernel: "a mean over orbits; `gram` and `pairwise` are means of the wrapped kernel's",
-    _Weighted: "of points that carry a weight: a kernel of its own, private to one defence",
+    Weighted: "of points that carry a weight: a kernel of its own, private to one defence",
     _OnSubspace: "only `evaluate` is asked of it, in a plane",
 }
 

@@ -160,6 +160,10 @@ def later(*args, **kwargs):
 
 
 TRADE_OFF = [
+    ("C1", scaled("ensemble_certificate")),
+    ("R3", scaled("kernel_ridge")),
+    ("R4", scaled("redraw_deviation")),
+    ("R4", scaled("efficacy_deviation")),
     ("T1", scaled("spike")),
     ("T2", scaled("efficacy")),
     ("T2", dataclasses.replace(Laws(), early_stopped=late)),
@@ -181,6 +185,44 @@ TRADE_OFF = [
     ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter)),
     ("D1", dataclasses.replace(Laws(), visible_count=later)),
 ]
+
+
+class Off:
+    """A model of which one answer is wrong by 5 %."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    def __getattr__(self, name):
+        right = getattr(self.model, name)
+        if name != self.name:
+            return right
+        return (lambda *arguments: 1.05 * right(*arguments)) if callable(right) else 1.05 * right
+
+
+def answering_wrong(law, name):
+    """Laws of which one makes models that give one wrong answer."""
+    return dataclasses.replace(Laws(), **{law: lambda *arguments: Off(getattr(Laws(), law)(*arguments), name)})
+
+
+HIGH_DIMENSION = [
+    *(
+        ("R1", answering_wrong("ridge_regression", name))
+        for name in ("accuracy", "attack_success_rate", "error", "training_error")
+    ),
+    ("R2", answering_wrong("ridge_regression", "attack_success_rate")),
+    ("R2", dataclasses.replace(Laws(), ridge_regression=lambda mixture, n, ridge: kp.asymptotics.ridge_regression(
+        mixture, 0.9 * n, ridge))),
+    ("R5", answering_wrong("logistic_regression", "accuracy")),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("statement", "laws"), HIGH_DIMENSION)
+def test_high_dimension_can_fail(settings, statement, laws):
+    record = STATEMENTS[statement].load()(settings["rbf"], laws)
+    assert record is not None
+    assert record.verdict is Verdict.FAILS
 
 
 @pytest.mark.slow
@@ -264,6 +306,8 @@ def off(value, factor=1.02):
         return dataclasses.replace(value, gradient_penalty=factor * value.gradient_penalty)
     if isinstance(value, kp.laws.Predictor):
         return lambda x: factor * value(x)
+    if isinstance(value, defences.EnsembleCertificate):  # whole numbers: one flip too many
+        return eqx.tree_at(lambda value: value.flips, value, value.flips + 1)
     return jax.tree.map(lambda leaf: factor * leaf if is_number(leaf) else leaf, value)
 
 

@@ -122,6 +122,14 @@ class Factor(eqx.Module):
         """
         raise TypeError(f"{type(self.solver).__name__} knows no determinant: fit with a solver that factorises")
 
+    def spectrum(self) -> Float[Array, " N"]:
+        """The eigenvalues of what is factorised, W^½KW^½ of observations with weights; a constant to autodiff.
+
+        Raises:
+            TypeError: where none are known.
+        """
+        raise TypeError(f"{type(self.solver).__name__} knows no eigenvalues: fit with kpoison.Spectral()")
+
     def matrix(self) -> Float[Array, "N N"]:
         """K, where it is formed.
 
@@ -206,6 +214,10 @@ class WrappedFactor(Factor):
     def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Those of the inner factor."""
         return self.inner.bounds()
+
+    def spectrum(self) -> Float[Array, " N"]:
+        """That of the inner factor."""
+        return self.inner.spectrum()
 
     @property
     def search_status(self) -> RidgeStatus | None:

@@ -58,6 +58,10 @@ class Factorisation(eqx.Module):
     def solver(self) -> "DenseSolver":
         """What made it."""
 
+    def spectrum(self) -> Float[Array, " n"] | None:
+        """The eigenvalues of K, where it has them."""
+        return None
+
     @abc.abstractmethod
     def solve(self, rho: Inexact[Array, ""], b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """A⁻¹b."""
@@ -139,6 +143,11 @@ class DenseFactor(Factor):
     def log_determinant(self, rho: Float[Array, ""]) -> Float[Array, ""]:
         """By the factorisation."""
         return _log_determinant(self.factorisation, self.gram, rho)
+
+    def spectrum(self) -> Float[Array, " N"]:
+        """Those of the factorisation."""
+        found = self.factorisation.spectrum()
+        return super().spectrum() if found is None else jax.lax.stop_gradient(found)
 
     def matrix(self) -> Float[Array, "N N"]:
         """K."""

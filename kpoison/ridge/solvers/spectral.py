@@ -20,6 +20,10 @@ class SpectralFactorisation(Factorisation):
         """What made it."""
         return Spectral()
 
+    def spectrum(self) -> Float[Array, " p"]:
+        """μ."""
+        return self.eigenvalues
+
     def rotate(self, b: Inexact[Array, "n k"]) -> Inexact[Array, "p k"]:
         """Qᵀb."""
         return matrix_product(self.eigenvectors.T, b)

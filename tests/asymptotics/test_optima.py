@@ -1,0 +1,115 @@
+"""Optima of attack and defence: against closed forms, fine grids of the law, and directions by brute force."""
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+import kpoison as kp
+from kpoison.asymptotics import (
+    backdoor_mixture,
+    best_ridge,
+    best_training_strength,
+    needed_poison_fraction,
+    ridge_regression,
+    worst_direction,
+)
+
+D, N, RIDGE = 12, 40, 0.1
+AXES, VARIANCES = np.eye(D), np.linspace(0.5, 1.5, D)
+MEAN = 1.5 * AXES[1]
+
+
+def success(strength=2.0, fraction=0.1, direction=AXES[0], ridge=RIDGE, intercept=True, test=2.0):
+    attack = backdoor_mixture(MEAN, VARIANCES, direction, fraction, strength, test_strength=test)
+    return float(ridge_regression(attack, N, ridge, intercept).attack_success_rate())
+
+
+def closed_forms(fraction=0.1):
+    """κ and the clean score at the effective ridge."""
+    attack = backdoor_mixture(MEAN, VARIANCES, AXES[0], fraction, 1.0)
+    effective = float(ridge_regression(attack, N, RIDGE, False).effective_ridge)
+    ratio = 1.5**2 / (VARIANCES[1] + effective)
+    return VARIANCES[0] + effective, ratio / (1 + ratio)
+
+
+@pytest.mark.slow
+def test_the_strength_is_the_peak():
+    found = best_training_strength(MEAN, VARIANCES, AXES[0], 0.1, 2.0, N, RIDGE)
+    peak = float(found.value)
+    assert float(found.attack_success_rate) == pytest.approx(success(peak), rel=1e-12)
+    assert success(peak) > max(success(peak * (1 + e)) for e in (-1e-3, 1e-3))
+    assert success(peak) >= max(success(strength) for strength in np.geomspace(0.1, 50, 12))
+    # L11's peak, of the score instead of the rate.
+    free = best_training_strength(MEAN, VARIANCES, AXES[0], 0.1, 2.0, N, RIDGE, intercept=False)
+    stiffness, clean = closed_forms()
+    assert float(free.value) == pytest.approx(float(kp.laws.best_strength(2.0, 0.1, stiffness, clean)), rel=0.1)
+
+
+@pytest.mark.slow
+def test_the_fraction_is_the_closed_forms():
+    """Without intercept a success of ½ is a score of 0 (L10)."""
+    found = needed_poison_fraction(MEAN, VARIANCES, AXES[0], 3.0, 0.5, N, RIDGE, intercept=False, test_strength=2.0)
+    expected = float(kp.laws.needed_fraction(3.0, 2.0, *closed_forms()))
+    assert float(found.value) == pytest.approx(expected, rel=1e-9)
+    assert float(found.attack_success_rate) == pytest.approx(0.5, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_the_ridge_is_the_grids():
+    attack = backdoor_mixture(MEAN, VARIANCES, AXES[0], 0.1, 3.0, test_strength=2.0)
+
+    def rates(ridge):
+        model = ridge_regression(attack, N, ridge)
+        return float(model.accuracy()), float(model.attack_success_rate())
+
+    grid = [rates(ridge) for ridge in np.geomspace(1e-4, 1e2, 25)]
+    wanted = max(accuracy for accuracy, _ in grid) - 0.02
+    found = best_ridge(attack, N, wanted)
+    least = min(rate for accuracy, rate in grid if accuracy >= wanted)
+    assert float(found.accuracy) >= wanted
+    assert float(found.attack_success_rate) <= least
+    np.testing.assert_allclose(rates(found.value), (found.accuracy, found.attack_success_rate), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_direction():
+    across = np.delete(AXES, 1, axis=1)
+    found = worst_direction(MEAN, VARIANCES, 0.1, 2.0, N, RIDGE, subspace=across)
+    assert abs(float(found.direction[0])) == pytest.approx(1, abs=1e-6)
+    assert float(found.attack_success_rate) == pytest.approx(success(), rel=1e-10)
+    free = worst_direction(MEAN, VARIANCES, 0.1, 2.0, N, RIDGE)
+    assert free.gradient < 1e-5
+    assert float(free.attack_success_rate) > success() + 0.02  # the least eigenvector is not the worst
+    generator = np.random.default_rng(0)
+    for direction in generator.normal(size=(20, D)):
+        assert success(direction=direction / np.linalg.norm(direction)) < float(free.attack_success_rate)
+
+
+def test_what_has_no_optimum_or_does_not_fit_is_said():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    attack = backdoor_mixture(MEAN, VARIANCES, AXES[0], 0.1, 3.0)
+    hot = backdoor_mixture(AXES[:3], VARIANCES, AXES[4], 0.1, 3.0, target=0)
+    at = (MEAN, VARIANCES, AXES[0])
+    try:
+        for call, kind, message in (
+            (lambda: best_ridge(attack, N, 0.9999), ValueError, "accuracy must be reached by a ridge of the range"),
+            (lambda: best_ridge(hot, N, 0.9), ValueError, r"attack must have labels of shape \(K,\)"),
+            (lambda: best_ridge(attack.training, N, 0.9), TypeError, "attack must be a Backdoor"),
+            (lambda: best_training_strength(*at, 1.5, 2.0, N, 0.1), ValueError, "fraction must lie between 0 and 1"),
+            (lambda: best_training_strength(*at, 0.1, 0.0, N, 0.1), ValueError, "test_strength must be finite and > 0"),
+            (lambda: best_training_strength(AXES[:2], *at[1:], 0.1, 1.0, N, 0.1), ValueError, "mean must have shape"),
+            (lambda: needed_poison_fraction(*at, 3.0, 1.0, N, 0.1), ValueError, "success must lie between 0 and 1"),
+            (lambda: worst_direction(*at[:2], 0.1, 2.0, N, 0.1, subspace=AXES[:3]), ValueError, "subspace must have"),
+            (
+                lambda: worst_direction(*at[:2], 0.1, 2.0, N, 0.1, subspace=np.ones((D, 2))),
+                ValueError,
+                "subspace must have columns that are independent",
+            ),
+        ):  # fmt: skip
+            with pytest.raises(kind, match=message):
+                call()
+        with pytest.raises(TypeError, match="an optimum on a grid has no derivative"):
+            jax.grad(lambda theta: best_training_strength(*at, theta, 2.0, N, 0.1).value)(0.1)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
