@@ -585,6 +585,7 @@ def lossy(**options):
 
 
 SLOW = {
+    "best_ridge", "best_training_strength", "needed_poison_fraction", "convex_regression",
     "input_spectrum",
     "tune",
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
