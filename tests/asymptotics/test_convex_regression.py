@@ -116,6 +116,7 @@ def test_small_ridges_converge_and_the_quadrature_is_watched():
         convex_regression(mixture, 200, 1e-5, lambda f, t: jax.nn.softplus(-f * t), nodes=5)
 
 
+@pytest.mark.slow
 def test_proximal_points_and_roots():
     v, tau = jnp.linspace(-60, 60, 81), jnp.asarray(25.9)
     found = proximal(jax.nn.sigmoid, v, tau)
