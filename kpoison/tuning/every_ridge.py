@@ -25,7 +25,7 @@ __all__ = ["is_definite", "posterior_at_every_ridge", "with_inverse"]
 class _Inverse(Factorisation):
     """(K + ρI)⁻¹ for the ρ that it was made for, whatever is asked: at this place a search asks for no other."""
 
-    spectrum: SpectralFactorisation
+    eigenpairs: SpectralFactorisation
     inverse: Float[Array, "n n"]
 
     @property
@@ -46,16 +46,16 @@ class _Inverse(Factorisation):
 
     def log_determinant(self, rho: Float[Array, ""], identity: Float[Array, "n n"]) -> Float[Array, ""]:
         """By the spectrum."""
-        return self.spectrum.log_determinant(rho, identity)
+        return self.eigenpairs.log_determinant(rho, identity)
 
     def rotated_product(self, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """K c: it has no basis of its own."""
-        spectrum = self.spectrum
-        return spectrum.rotate_back(spectrum.rotated_product(spectrum.rotate(c)))
+        eigenpairs = self.eigenpairs
+        return eigenpairs.rotate_back(eigenpairs.rotated_product(eigenpairs.rotate(c)))
 
     def bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Those of the spectrum."""
-        return self.spectrum.bounds()
+        return self.eigenpairs.bounds()
 
 
 class _Unchecked(Solver):

@@ -80,6 +80,16 @@ def test_logistic_regression_against_training_sets():
 
 
 @pytest.mark.slow
+def test_the_theorys_values():
+    """Simulated success of section 4a, to three digits and 40 draws; its setting is found back from the numbers."""
+    axes, variances = np.eye(200), np.linspace(0.5, 1.5, 200)
+    simulated = {0.5: 0.204, 3.0: 0.331, 6.0: 0.272, 10.0: 0.196, 20.0: 0.122, 40.0: 0.084}
+    for strength, known in simulated.items():
+        mixture = backdoor_mixture(1.5 * axes[1], variances, axes[0], 0.05, strength, test_strength=2.0)
+        assert float(logistic_regression(mixture, 400, 0.02).attack_success_rate()) == pytest.approx(known, abs=0.005)
+
+
+@pytest.mark.slow
 def test_derivatives_and_float32():
     def found(variances, n, ridge, strength):
         mixture = backdoor_mixture(jnp.eye(5)[0], variances, jnp.eye(5)[1], 0.1, strength)
@@ -106,6 +116,7 @@ def test_small_ridges_converge_and_the_quadrature_is_watched():
         convex_regression(mixture, 200, 1e-5, lambda f, t: jax.nn.softplus(-f * t), nodes=5)
 
 
+@pytest.mark.slow
 def test_proximal_points_and_roots():
     v, tau = jnp.linspace(-60, 60, 81), jnp.asarray(25.9)
     found = proximal(jax.nn.sigmoid, v, tau)

@@ -73,6 +73,7 @@ def test_a_weight_is_a_multiplicity():
     np.testing.assert_allclose(jnp.stack(weighted), jnp.stack(repeated), rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_derivatives_of_every_order():
     s = SPECTRA["power law"][:6]
 
@@ -101,6 +102,7 @@ def test_many_at_once_and_float32():
         np.testing.assert_allclose(jnp.stack(narrow), jnp.stack(one), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_of_a_sample():
     """df1 of a kernel's own matrix, at ρ = nλ."""
     X = np.random.default_rng(0).normal(size=(400, 60))

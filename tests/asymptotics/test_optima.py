@@ -86,6 +86,7 @@ def test_the_direction():
         assert success(direction=direction / np.linalg.norm(direction)) < float(free.attack_success_rate)
 
 
+@pytest.mark.slow
 def test_what_has_no_optimum_or_does_not_fit_is_said():
     jaxtyping.config.update("jaxtyping_disable", True)
     attack = backdoor_mixture(MEAN, VARIANCES, AXES[0], 0.1, 3.0)

@@ -597,7 +597,8 @@ def lossy(**options):
 
 
 SLOW = {
-    "input_spectrum", "kernel_ridge",
+    "input_spectrum", "kernel_ridge", "best_ridge", "best_training_strength", "needed_poison_fraction",
+    "convex_regression",
     "tune",
     "Integration", "LossGradientFlow.predictor", "SGD", "Training", "bilevel", "ensemble", "feature_collision",
     "flow_ensemble", "from_stax", "input_spectrum_law", "loss_gradient_flow", "smallest_gradient_penalty", "sweep",
