@@ -106,6 +106,8 @@ QuantityName: TypeAlias = Literal[
     "coupling_ratio",
     "degrees_of_freedom",
     "prediction",
+    "prediction_deviation",
+    "efficacy_deviation",
     "m_success",
 ]
 """Of `sweep.quantity_names`."""

@@ -62,7 +62,7 @@ def largest(K, counts):
     return np.sort(np.linalg.eigvals(np.asarray(K) @ np.diag(counts)).real)[-1]
 
 
-@pytest.mark.parametrize("others", ["apart", "equal"])
+@pytest.mark.parametrize("others", [pytest.param("apart", marks=pytest.mark.slow), "equal"])
 def test_a_leading_eigenpair_is_differentiable_down_to_a_count_of_zero_and_beside_equal_others(others):
     K = np.asarray(SPD[0]) if others == "apart" else np.eye(5) + 2 * np.ones((5, 5))
     counts = np.array([3.0, 1, 0, 2, 1]) if others == "apart" else np.array([1.0, 1, 0, 1, 1])

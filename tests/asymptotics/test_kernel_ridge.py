@@ -76,6 +76,7 @@ def test_is_its_formula():
     np.testing.assert_allclose(joined.error, typical.error, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_binomial_number_is_the_sum_over_numbers():
     typical = kernel_ridge(KERNEL, X, Y, None, N, RIDGE, poison=POISON, number="binomial")
     numbers = np.arange(14)
@@ -92,6 +93,7 @@ def test_a_binomial_number_is_the_sum_over_numbers():
     )
 
 
+@pytest.mark.slow
 def test_two_columns_are_two_signs_and_more_are_refused():
     columns = np.stack([-Y, Y], axis=1)
     poison = kp.Poison(Z, np.array([-1.0, 1.0]), POISONS / len(Z))

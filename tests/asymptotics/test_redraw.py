@@ -49,6 +49,7 @@ def test_is_its_formula():
     np.testing.assert_allclose(redraw_deviation(CLEAN, PROBES, RIDGE), expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_with_a_poison_and_weights_it_is_that_of_copies():
     copies = np.concatenate([X, np.repeat(POISON.location, [2, 1, 3], axis=0)])
     targets = np.concatenate([Y, [1, 1, 1, -1, -1, -1]])
@@ -66,6 +67,7 @@ def test_with_a_poison_and_weights_it_is_that_of_copies():
     np.testing.assert_array_equal(efficacy_deviation(CLEAN, none, PROBES, RIDGE), 0)
 
 
+@pytest.mark.slow
 def test_several_outputs():
     targets = np.stack([Y, -Y, np.cos(X[:, 1])], axis=1)
     several = kp.fit(KERNEL, X, targets, solver=kp.Cholesky())

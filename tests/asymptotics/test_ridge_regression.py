@@ -127,6 +127,7 @@ def test_many_points_are_the_population():
     np.testing.assert_allclose(model.scores(M[0]).mean, scores.mean[0])
 
 
+@pytest.mark.slow
 def test_two_outputs_are_one_and_rotations_change_nothing():
     d = 12
     generator = np.random.default_rng(1)
@@ -144,6 +145,7 @@ def test_two_outputs_are_one_and_rotations_change_nothing():
     assert float(one.error) == pytest.approx(2 * float(jnp.trace(two.error)), rel=1e-11)
 
 
+@pytest.mark.slow
 def test_many_classes_by_sampling_are_the_multivariate_normals():
     means, covariance, rotation, given = three_classes(20)
     model = asymptotics.ridge_regression(

@@ -92,6 +92,7 @@ def test_projection_is_the_nearest_point_of_box_and_ball():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
 def test_constrained_collision_of_a_linear_kernel_is_a_projection(norm):
     # The objective is isotropic: least where the free minimum is projected to.  Descent of rate 1/2 takes one step.

@@ -45,7 +45,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "spike_threshold" else pytest.mark.slow) for name in DIFFERENTIABLE]
+)
 def test_first_and_second_derivatives_are_differences(name):
     at, function = DIFFERENTIABLE[name]
     direction, other = np.random.default_rng(0).normal(size=(2, *at.shape))

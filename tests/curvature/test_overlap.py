@@ -49,6 +49,7 @@ def test_of_a_faint_direction_and_in_single_precision(dtype):
         np.testing.assert_allclose(part, exact, atol=200 * np.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 def test_derivatives():
     u = DRAWN[1]
     slope = jax.grad(lambda u: overlap(V, u).summed[1])(u)

@@ -55,6 +55,7 @@ def test_derivatives_and_float32():
     assert float(together[1]) == pytest.approx(float(value(*at)), rel=1e-14)
 
 
+@pytest.mark.slow
 def test_draws_of_an_isolated_poison():
     clean, poison = kp.fit(kp.kernels.RBF(1.4), X, Y), kp.Poison(ZETA, -1.3, 4.0)
     probes = np.stack([ZETA, ZETA + np.array([0.0, 0.8, 0.0])])

@@ -112,6 +112,7 @@ def test_the_knapsack_is_the_best_of_every_choice(partitions, classes):
     assert len(np.unique(expected)) > 3
 
 
+@pytest.mark.slow
 def test_the_votes_are_those_of_partition_aggregation_and_one_partition_is_the_flip_certificate():
     X, x = RNG.normal(size=(30, 2)), RNG.normal(size=(6, 2))
     labels = np.arange(30) % 3
@@ -144,6 +145,7 @@ def test_a_partition_without_points_or_of_one_class_is_no_error():
     np.testing.assert_array_equal(found.predictions, -1)
 
 
+@pytest.mark.slow
 def test_certified_accuracy():
     X, x = RNG.normal(size=(40, 2)), RNG.normal(size=(9, 2))
     found = ensemble_certificate(KERNEL, X, np.sign(X[:, 0]), x, RIDGE, partitions=5)

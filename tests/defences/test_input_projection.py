@@ -122,6 +122,7 @@ def test_it_is_a_projection_of_points_of_any_shape():
     np.testing.assert_allclose(in_single(np.float32(images)), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_transforms():
     found = input_projection(kp.predictor(CLEAN, RIDGE, POISON), X, 2, centre=X[0])
     expected = found(PROBES)

@@ -117,6 +117,7 @@ def test_on_a_ring_the_fit_is_the_multiplier(kernel, penalty):
     np.testing.assert_allclose(law, response, rtol=0, atol=min(rounding, 1e-12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_without_content_beyond_the_nyquist_frequency_aliases_do_not_matter(penalty):
     """At n = 256 the RBF kernel has exp(−ℓ²(n/2)²/2) < 1e-300 there; the formula of the theory is exact."""
@@ -127,6 +128,7 @@ def test_without_content_beyond_the_nyquist_frequency_aliases_do_not_matter(pena
     np.testing.assert_allclose(multiplier(kernel, omega[:20], RIDGE, penalty, side), formula, rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "metric"),
     [

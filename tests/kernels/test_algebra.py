@@ -41,6 +41,7 @@ def test_the_sum_of_a_list():
     np.testing.assert_allclose(sum([K1, K2, K1])(X), 2 * np.asarray(K1(X)) + np.asarray(K2(X)), rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [0.0, 1e-9, 0.3])
 @pytest.mark.parametrize("power", [2, 5])
 def test_gradients_of_a_power_keep_their_digits(power, distance):

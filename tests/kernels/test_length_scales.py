@@ -206,6 +206,7 @@ def test_the_multiplier_is_that_of_a_fit_on_a_grid(penalty):
     np.testing.assert_allclose(found, response, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_images_on_a_torus_reach_as_far_as_the_longest_length_scale():
     lengths, kernel = np.array([0.3, 0.9]), kk.Matern52(np.array([0.3, 0.9]))
     x, z = np.array([0.1, 2.9]), np.array([1.8, 0.2])
@@ -257,6 +258,7 @@ def test_spectrum_and_reach_are_not_inherited_by_another_profile(kind):
             ask(kk.RBF(1.0) + kind(1.0))
 
 
+@pytest.mark.slow
 def test_but_may_be_stated_anew():
     np.testing.assert_allclose(
         spectral_density(Stated(1.0), jnp.ones(1)), spectral_density(kk.RBF(0.5), jnp.ones(1)), rtol=1e-14

@@ -167,6 +167,7 @@ def test_a_cusp_sees_at_once():
 # --- Thresholds where only the gain grows ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "label"),
     [

@@ -55,7 +55,10 @@ COVERED = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "solver", "poison"), COVERED)
+@pytest.mark.parametrize(
+    ("mode", "solver", "poison"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[1] == "tridiagonal" else ()) for case in COVERED],
+)
 def test_degrees_of_freedom(mode, solver, poison):
     weighted, intercept = mode
     weights = W if weighted else np.ones(N)

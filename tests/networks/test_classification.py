@@ -270,6 +270,7 @@ def test_a_killed_run_is_continued_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(continued.history.step, [0, 1, 3, 5])
 
 
+@pytest.mark.slow
 def test_booleans_are_two_classes():
     model, labels = MLP((8, 8, 1), 2, width=3, key=jax.random.key(0)), Y > 4
     numbered = train_classifier(model, X, labels.astype(int), epochs=1, batch_size=32)

@@ -303,6 +303,7 @@ def test_refuses_what_makes_no_network(kind, options, message):
         kind(**{"image_shape": (8, 8, 1), "classes": 3, "key": KEY} | options)
 
 
+@pytest.mark.slow
 def test_refuses_other_dtypes_and_images():
     with pytest.raises(TypeError, match="dtype must be floating, got int32"):
         LinearSoftmax((8, 8, 1), 3, key=KEY, dtype=jnp.int32)

@@ -44,6 +44,7 @@ def test_ends():
     assert float(tightness(indices, kp.Poison(np.arange(2), 1.0, 1.0)).mean) == 0.75
 
 
+@pytest.mark.slow
 def test_transforms():
     poison = kp.Poison(Z, 1.0, 1.0)
 

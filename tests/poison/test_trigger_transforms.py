@@ -28,6 +28,7 @@ def test_jit_in_the_trigger_and_its_numbers(make):
     np.testing.assert_allclose(made, make(0.25)(IMAGES), rtol=0, atol=4 * EPS)
 
 
+@pytest.mark.slow
 @EVERY
 def test_vmap(make):
     strengths = jnp.array([0.0, 0.25, 1.0])

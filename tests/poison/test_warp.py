@@ -9,6 +9,7 @@ from trigger_catalogue import EPS, FIELD, IMAGES, SHAPE, norms
 import kpoison as kp
 
 
+@pytest.mark.slow
 def test_warp():
     # Half a pixel down, then a whole one to the left; where nothing is said nothing moves.
     field = np.zeros((2, 3, 2))

@@ -178,6 +178,7 @@ def test_weights_are_repeated_points_under_a_penalty(intercept, solver):
         np.testing.assert_allclose(LAWS[law](weighted, CLUSTER), LAWS[law](plain, CLUSTER), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, pytest.param(True, marks=SLOW)])
 def test_weights_are_repeated_points_along_the_flow(intercept):
     weighted = kp.fit(KERNEL, X, Y, weights=COUNTS.astype(float), intercept=intercept)

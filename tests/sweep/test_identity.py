@@ -116,6 +116,7 @@ def test_a_changed_global(tmp_path, monkeypatch):
         swept(kp.kernels.Custom(of_a_global), out)
 
 
+@pytest.mark.slow
 def test_the_order_of_mappings(tmp_path):
     kernels = {"a": kp.kernels.RBF(1.0), "b": kp.kernels.RBF(2.0)}
     backwards = dict(reversed(kernels.items()))

@@ -87,7 +87,7 @@ WRONG = [
     ("L1", "rbf", scaled("gain")),
     ("L2", "rbf", scaled("efficacy")),
     pytest.param("L3", "rbf", scaled("spike"), marks=pytest.mark.slow),
-    ("L3", "rbf", scaled("efficacy_gradient")),
+    pytest.param("L3", "rbf", scaled("efficacy_gradient"), marks=pytest.mark.slow),
     ("L4", "rbf", scaled("spike")),
     ("L4", "rbf", scaled("spike_efficacy_ratio")),
     ("L4", "rbf", dataclasses.replace(Laws(), spike=wrong_exponent_in_efficacy)),
@@ -103,10 +103,10 @@ WRONG = [
     ),
     ("L6", "rbf", scaled("coupling_floor")),
     ("L7", "rbf", scaled("efficacy")),
-    ("L7", "rbf", scaled("spike")),
+    pytest.param("L7", "rbf", scaled("spike"), marks=pytest.mark.slow),
     ("L9", "rbf", scaled("rbf_blind_radius")),
     ("L12", "rbf", scaled("smoothed_rbf_spike")),
-    ("L13", "rbf", scaled("feature_effect")),
+    pytest.param("L13", "rbf", scaled("feature_effect"), marks=pytest.mark.slow),
     *(
         pytest.param(statement, "rbf", laws, marks=pytest.mark.slow)
         for statement, laws in [

@@ -37,7 +37,11 @@ BOTH = [
 
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
-    [(command, *case) for command, cases in REFUSED.items() for case in [*cases, *BOTH]],
+    [
+        pytest.param(command, *case, marks=pytest.mark.slow if "mnist" in case[0] and command == "verify" else ())
+        for command, cases in REFUSED.items()
+        for case in [*cases, *BOTH]
+    ],
 )
 def test_refuses_bad_arguments(monkeypatch, capsys, command, arguments, message):
     """With the commands that pyproject.toml offers, as after an installation."""

@@ -82,7 +82,14 @@ WITHOUT = {"kernel", "kernel of itself", "fit"}
 WITHOUT_POISON = {*WITHOUT, "predict"}
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in WITHOUT])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("predict", "gain", "spike") else pytest.mark.slow)
+        for name in FUNCTIONS
+        if name not in WITHOUT
+    ],
+)
 def test_a_bad_ridge_or_count_raises_at_run_time(name):
     compiled = jax.jit(FUNCTIONS[name])
     good = as_arrays(NUMBERS)

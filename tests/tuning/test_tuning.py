@@ -110,6 +110,7 @@ def test_the_profile_is_the_smallest_objective_over_ridges_and_so_is_its_slope(o
     assert float(ridge.slope) == 0
 
 
+@pytest.mark.slow
 def test_a_ridge_at_the_end_of_what_is_looked_at_has_a_slope():
     kernel, observed, y = TrainingSet.of(kp.kernels.RBF(jnp.asarray(0.8)), X, Y)
     profile = Profile(kernel, jnp.asarray(1e6), observed, y, None, "leave-one-out")
