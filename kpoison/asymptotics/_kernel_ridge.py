@@ -375,6 +375,7 @@ def _binomial_nodes(n: Float[Array, ""], share: Float[Array, ""]) -> tuple[Float
     nodes = _NODES if not is_concrete(n) else int(np.clip(np.floor(float(n)) + 1, 1, _NODES))
     k = jnp.arange(nodes, dtype=share.dtype)
     diagonal = share * (n - k) + (1 - share) * k
-    beside = jnp.sqrt(k[1:] * share * (1 - share) * (n + 1 - k[1:]))
+    # Of a traced n below the nodes those beyond are coupled to nothing, and have no share.
+    beside = jnp.sqrt(k[1:] * share * (1 - share) * jnp.maximum(n + 1 - k[1:], 0))
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
     return jnp.clip(values, 0, n), vectors[0] ** 2

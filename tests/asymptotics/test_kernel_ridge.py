@@ -12,6 +12,7 @@ import scipy.stats
 
 import kpoison as kp
 from kpoison.asymptotics import kernel_ridge
+from kpoison.asymptotics._kernel_ridge import _binomial_nodes
 from kpoison.problems.backdoor import make_backdoor
 
 RNG = np.random.default_rng(0)
@@ -170,6 +171,15 @@ def test_float32_and_no_ridge():
         kernel_ridge(KERNEL, X, Y, None, 40, 0.0)
     with pytest.raises(ValueError, match="ill-conditioned"):  # of rank 6, but for rounding
         kernel_ridge(kp.kernels.Linear(), X, Y, None, 20, 0.0)
+
+
+@pytest.mark.parametrize("n", [1.0, 4.0, 9.0, 60.0])
+def test_the_quadrature_of_a_binomial_number_is_that_of_a_traced_one(n):
+    values, shares = jax.jit(_binomial_nodes)(jnp.asarray(n), jnp.asarray(0.3))
+    exact = scipy.stats.binom(int(n), 0.3)
+    for power in range(6):
+        expected = exact.expect(lambda m, power=power: m**power)
+        np.testing.assert_allclose(np.sum(shares * values**power), expected, rtol=1e-11)
 
 
 def test_indices_of_a_precomputed_kernel():
