@@ -1,6 +1,6 @@
 """What the laws look like, drawn from the dataset of a sweep."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import patheffects
@@ -40,13 +40,18 @@ def _grid(dataset: "xr.Dataset", names: tuple[str, ...], dims: tuple[str, ...]) 
 _RIM = [patheffects.Stroke(linewidth=4.2, foreground="black"), patheffects.Normal()]
 
 
-def phase_handles(success: float, visible: float) -> list[Artist]:
-    """What a legend of phase diagrams shows."""
+_DEVIATION = "efficacy_deviation"
+_BAND: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.6}
+
+
+def phase_handles(dataset: "xr.Dataset", success: float, visible: float) -> list[Artist]:
+    """What a legend of phase diagrams of a sweep shows."""
     lines = {"color": "white", "linewidth": 2.2, "path_effects": _RIM}
     return [
         Line2D([], [], label=f"succeeds: |Δf| = {success:g}", **lines),
         Line2D([], [], linestyle="--", label=f"visible: Λ = {visible:g}", **lines),
         Patch(facecolor="none", edgecolor="black", hatch="///", label="succeeds unseen"),
+        *([Patch(hatch="....", label="|Δf| within its deviation of that", **_BAND)] if _DEVIATION in dataset else []),
     ]
 
 
@@ -86,17 +91,19 @@ def phase_diagram(ax: Axes, dataset: "xr.Dataset", *, success: float, visible: f
     unseen = np.minimum(margin, -seen)
     if unseen.max() > 0:
         ax.contourf(r, m, unseen, levels=[0, np.inf], colors="none", hatches=["///"])
-    if "efficacy_deviation" in dataset:
-        (deviation,) = _grid(dataset, ("efficacy_deviation",), ("m", "r_over_l"))
-        near = (np.abs(efficacy) - success) / np.maximum(deviation[kept], tiny)
-        ax.contourf(r, m, np.clip(near, -3, 3), levels=[-1, 1], colors="white", alpha=0.35)
+    if _DEVIATION in dataset:
+        (deviation,) = _grid(dataset, (_DEVIATION,), ("m", "r_over_l"))
+        near = np.clip((np.abs(efficacy) - success) / np.maximum(deviation[kept], tiny), -3, 3)
+        ax.contourf(r, m, near, levels=[-1, 1], colors="none", hatches=["...."])
+        ax.contour(r, m, near, levels=[-1, 1], colors="black", linewidths=0.6, linestyles="solid")
     for values, dashes in ((margin, "solid"), (seen, "dashed")):
         if values.min() < 0 < values.max():
             contour = ax.contour(r, m, values, levels=[0], colors="white", linewidths=2.2, linestyles=dashes)
             contour.set_path_effects(_RIM)
     if legend:
+        handles = phase_handles(dataset, success, visible)
         below = ax.legend(
-            handles=phase_handles(success, visible), loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2 if len(handles) > 3 else 3
         )
         below.set_in_layout(False)  # or it would narrow the axes to its own width
     ax.set(

@@ -38,5 +38,7 @@ def draw_sweep(dataset: "xr.Dataset", *, success: float = 0.5, visible: float = 
             ax.set_title(f"{name}λ = {float(cell.ridge):.2g}")
         for ax in np.asarray(axes[len(cells) :]):
             ax.remove()
-        figure.legend(handles=phase_handles(success, visible), loc="outside lower center", ncols=3, handlelength=3)
+        handles = phase_handles(dataset, success, visible)
+        columns = 2 if len(handles) > 3 else 3
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3)
     return figure
