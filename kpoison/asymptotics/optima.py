@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
-from kpoison._failures import Failure, checked_result, program, without_derivative
+from kpoison._failures import Failure, checked_result, program, silently, without_derivative
 from kpoison._typing import Scalar
 from kpoison._validation import (
     check_finite,
@@ -65,7 +65,10 @@ def _refined(
     judged: Callable[[Array], Array], low: Float[Array, ""], high: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
     """The place between low and high of the largest value, that value, and whether the place is at an end."""
-    each = jax.vmap(judged)
+
+    def each(places: Array) -> Array:
+        with silently():  # what fails is told where the model of the best place is made
+            return jax.vmap(judged)(places)
 
     def narrow(ends: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], None]:
         grid = jnp.linspace(*ends, _POINTS)
@@ -325,7 +328,14 @@ def worst_direction(
         attack = backdoor_mixture(mean, covariance, u, fraction, strength, test_strength=test_strength)
         return _number(ridge_regression(attack, n, ridge, fit).attack_success_rate())
 
-    rise = jax.jit(jax.value_and_grad(success))
+    # What is wrong with the problem is wrong everywhere, and is told here.
+    success(jnp.eye(given.shape[1], dtype=mean.dtype)[0])
+
+    def searched(w: Array) -> Array:
+        with silently():
+            return success(w)
+
+    rise = jax.jit(jax.value_and_grad(searched))
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = rise(jnp.asarray(w, mean.dtype))
