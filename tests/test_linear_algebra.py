@@ -97,6 +97,16 @@ def test_a_leading_eigenpair_is_differentiable_down_to_a_count_of_zero_and_besid
     np.testing.assert_allclose(many, np.outer([1, 2], slopes), rtol=1e-6)
 
 
+def test_the_length_of_a_leading_eigenvector_stays_as_counts_change():
+    def length(counts):
+        vector = linear_algebra.leading_eigenpair(SPD[0], counts)[1]
+        return jnp.sum(counts * vector**2)
+
+    value, slopes = jax.value_and_grad(length)(jnp.array([3.0, 1.0, 0.0, 2.0, 1.0]))
+    assert float(value) == pytest.approx(1, rel=1e-13)
+    np.testing.assert_allclose(slopes, 0, atol=1e-12)
+
+
 def test_a_leading_eigenvalue_that_is_double_has_no_derivative():
     def value(K):
         return linear_algebra.leading_eigenpair(K, jnp.ones(3))[0]
