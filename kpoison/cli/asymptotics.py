@@ -55,6 +55,9 @@ class Asymptotics:
     """Folder with the official files, or with a folder `mnist` or `cifar-10-batches-bin` of them; by default
     $KPOISON_DATA."""
 
+    train: int | None = None
+    """Clean images in the pool, of which a training set has half as many; by default 200 digits, else 600."""
+
     out: Path | None = None
     """Folder for one PNG per figure and numbers.json."""
 
@@ -73,6 +76,8 @@ class Asymptotics:
         check_positive("--ridge", self.ridge)
         if check_fraction("--fraction", self.fraction) >= 0.5:
             raise ValueError(f"--fraction must lie in (0, 0.5), got {self.fraction}")
+        if self.train is not None:
+            check_integer("--train", self.train, 20)
         made_folder("--out", self.out)
         makers = self._makers()
         names = tuple(makers) if "all" in self.figures else self.figures
@@ -293,7 +298,8 @@ class Asymptotics:
         from kpoison.problems.backdoor import make_backdoor
 
         classes = {"digits": (8, 3), "mnist": (8, 3), "cifar10": (8, 0)}[self.data]
-        size, poisons = (200, 60) if self.data == "digits" else (600, 200)
+        size = (200 if self.data == "digits" else 600) if self.train is None else self.train
+        poisons = max(2, size // 3)
         made = make_backdoor(
             self.data, classes=classes, target=1, train=size, test=100, poisons=poisons, data_dir=self.data_dir,
             seed=self.seed,
@@ -304,7 +310,7 @@ class Asymptotics:
         y = np.concatenate([np.asarray(made.y), np.ones(own)])
         kernel, probes = kp.kernels.Precomputed(K), np.arange(size + own, len(points))
         n, ridge = size // 2, 1e-3
-        counts = np.unique(np.array([0.01, 0.02, 0.04, 0.08, 0.16]) * n).astype(int)
+        counts = np.unique(np.maximum(np.round(np.array([0.01, 0.02, 0.04, 0.08, 0.16]) * n), 1).astype(int))
         generator = np.random.default_rng([self.seed, 6])
         curves = []
         for colour, number in enumerate(get_args(Number)):

@@ -12,7 +12,19 @@ from kpoison.cli import main
 
 @pytest.mark.slow
 def test_figures_hold_the_laws_and_what_is_trained(tmp_path, capsys):
-    command = ["asymptotics", "--figures", "lag", "count", "images", "--dimension", "8", "--draws", "3"]
+    command = [
+        "asymptotics",
+        "--figures",
+        "lag",
+        "count",
+        "images",
+        "--dimension",
+        "8",
+        "--draws",
+        "3",
+        "--train",
+        "40",
+    ]
     assert main([*command, "--out", str(tmp_path)]) == 0
     assert "exponent" in capsys.readouterr().out
     for name in ("lag", "count", "images"):
@@ -46,6 +58,7 @@ def test_simulated_sets_have_the_fractions_on_average():
         (["--dimension", "2"], "--dimension must be an integer >= 3"),
         (["--draws", "1"], "--draws must be an integer >= 2"),
         (["--fraction", "0.5"], r"--fraction must lie in (0, 0.5), got 0.5"),
+        (["--train", "4"], "--train must be an integer >= 20"),
         (["--ridge", "0"], "--ridge must be finite and > 0"),
     ],
 )
