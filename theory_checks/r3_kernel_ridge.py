@@ -83,7 +83,7 @@ class Pool:
         s = np.repeat([1 / sizes[0], 1 / sizes[1]], sizes)
         w, centre = s * pi[group], np.eye(len(s))
         centre[sizes[0] :, sizes[0] :] -= 1 / sizes[1]  # takes off what the poisons share
-        ridges, before, P = np.ones(2), np.zeros(2), centre
+        ridges, before, P, left = np.ones(2), np.zeros(2), centre, centre
         while np.max(np.abs(ridges - before) / ridges) > 1e-13:
             before, P = ridges, np.linalg.inv(self.gram + np.diag(ridges[group] / w))
             left = self.gram - self.gram @ P @ self.gram

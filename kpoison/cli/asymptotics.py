@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -150,8 +150,8 @@ class Asymptotics:
         label: str,
         colour: int,
         name: str,
-        lines: "list[tuple[float, Backdoor, float, float]]",
-        dots: "list[tuple[float, Backdoor, int, float]]",
+        lines: "Sequence[tuple[float, Backdoor, float, float]]",
+        dots: "Sequence[tuple[float, Backdoor, int, float]]",
     ) -> "list[Any]":
         """A law's line and its dots, at (x, attack, n, λ)."""
         from kpoison.plotting import LawCurve
