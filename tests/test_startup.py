@@ -20,7 +20,7 @@ HEAVY = {
     "diffrax", "h5netcdf", "h5py", "matfree", "matplotlib", "neural_tangents", "optax", "optimistix", "pandas",
     "psutil", "scipy", "sklearn", "threadpoolctl", "tqdm", "tyro", "xarray", "zarr",
 }  # fmt: skip
-COMMANDS = ("verify", "sweep", "spectrum", "flow", "tradeoff", "experiment", "matrix", "download")
+COMMANDS = ("verify", "sweep", "spectrum", "flow", "tradeoff", "asymptotics", "experiment", "matrix", "download")
 LOADED = "{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names"
 
 

@@ -18,12 +18,13 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     if setting.kernel_name != "rbf":
         return None
     full = setting.scale == "full"
-    d, n, penalty = 50, 150, 0.02
-    strengths, draws = ((0.5, 2.0, 3.0, 6.0, 20.0), 600) if full else ((0.5, 3.0), 120)
+    # Many points for each input and many poisons, for sampling and the next order to hide no law that is wrong by 5 %.
+    d, n, penalty, fraction = 30, 240, 0.05, 0.3
+    strengths, draws = ((0.5, 2.0, 3.0, 6.0, 20.0), 600) if full else ((0.5, 3.0), 150)
     names = ("accuracy", "success", "overlap")
     law, mean, width = np.zeros((3, len(names), len(strengths)))
     for i, strength in enumerate(strengths):
-        attack = standard_attack(d, 0.1, strength, 2.0)
+        attack = standard_attack(d, fraction, strength, 2.0)
         model = laws.logistic_regression(attack, n, penalty)
         predicted = (model.accuracy(), model.attack_success_rate(), model.overlap(np.eye(d)[0]))
         law[:, i] = [float(value) for value in predicted]

@@ -7,8 +7,9 @@ trigger's strength and the ridge are all numbers to differentiate in.
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
 from kpoison.asymptotics._convex_regression import ConvexRegression, convex_regression, logistic_regression
 from kpoison.asymptotics._kernel_ridge import TypicalKernelRidge, kernel_ridge
+from kpoison.asymptotics._linear_model import LinearModel, Scores
 from kpoison.asymptotics._redraw import efficacy_deviation, redraw_deviation
-from kpoison.asymptotics._ridge_regression import RidgeRegression, Scores, ridge_regression
+from kpoison.asymptotics._ridge_regression import RidgeRegression, ridge_regression
 from kpoison.asymptotics.mixture import Backdoor, Mixture, backdoor_mixture
 from kpoison.asymptotics.optima import (
     Direction,
@@ -26,6 +27,7 @@ __all__ = [
     "Direction",
     "EffectiveRidge",
     "EstimatedRate",
+    "LinearModel",
     "Mixture",
     "Optimum",
     "RidgeRegression",

@@ -1,28 +1,18 @@
 """Linear models of any convex loss on poisoned mixtures, such as logistic regression (R5)."""
 
 from collections.abc import Callable
-from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from kpoison._failures import Failure, checked_result, program
 from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_flag, check_integer, is_concrete, public
-from kpoison.asymptotics._ridge_regression import (
-    Scores,
-    check_problem,
-    number_failures,
-    overlap_of,
-    rate,
-    scores_at,
-)
+from kpoison.asymptotics._linear_model import LinearModel, check_problem, number_failures
 from kpoison.asymptotics.mixture import Backdoor, Mixture
-from kpoison.asymptotics.rates import EstimatedRate
 from kpoison.asymptotics.root_finding import proximal, system_root
 
 __all__ = ["ConvexRegression", "convex_regression", "logistic_regression"]
@@ -32,49 +22,25 @@ _DAMPING, _NEAR, _DAMPED_STEPS = 0.3, 0.03, 300  # the iteration converges slowl
 Loss = Callable[[Array, Array], Array]
 
 
-class ConvexRegression(eqx.Module):
+class ConvexRegression(LinearModel):
     """What a linear model of a convex loss does, on average over training sets and in the proportional limit.
 
     Attributes:
-        weights: β̄, (d,).
-        intercept: b.
-        covariance: q, the variance of the scores.
-        spread: the variance of the weights, summed over the inputs.
+        weights, intercept, covariance, spread, mixture: as of every linear model (`LinearModel`): β̄ (d,), b, q the
+            variance of the scores, the variance of the weights summed over the inputs, and what it is trained on.
         curvature: V̂, the mean curvature that the training loss keeps; λ/V̂ is the effective ridge.
         step: τ, by how much a training score moves for a unit of its loss's slope: fitted is the proximal point of
             what the other points predict.
         training_loss: the mean loss at the training points.
         residual: the largest residual of the equations that were solved.
         quadrature_error: how far two forms of V̂, which are equal by Stein's lemma, are apart, over V̂.
-        mixture: trained on.
     """
 
-    weights: Float[Array, " d"]
-    intercept: Float[Array, ""]
-    covariance: Float[Array, ""]
-    spread: Float[Array, ""]
     curvature: Float[Array, ""]
     step: Float[Array, ""]
     training_loss: Float[Array, ""]
     residual: Float[Array, ""]
     quadrature_error: Float[Array, ""]
-    mixture: Mixture | Backdoor
-
-    def scores(self, x: Float[ArrayLike, "..."]) -> Scores:
-        """Of inputs N(x, Σ), such as those of a class or of triggered ones, x of shape (d,) or (q, d)."""
-        return scores_at(self.weights, self.intercept, self.covariance, x)
-
-    def accuracy(self, clean: Mixture | None = None) -> Float[Array, ""] | EstimatedRate:
-        """The share of test points that are given the sign of their label; of a `Backdoor`'s own by default."""
-        return rate(self, clean, "clean", 2, None)
-
-    def attack_success_rate(self, triggered: Mixture | None = None) -> Float[Array, ""] | EstimatedRate:
-        """The share of triggered test points that are given the target; of a `Backdoor`'s own by default."""
-        return rate(self, triggered, "triggered", 2, None)
-
-    def overlap(self, direction: Float[ArrayLike, " d"]) -> Float[Array, ""]:
-        """cos² between a direction and the weights, on average (R2)."""
-        return overlap_of(self.weights, self.spread, direction)
 
 
 def logistic_loss(score: Array, label: Array) -> Array:
@@ -145,8 +111,9 @@ def convex_regression(
     dtype = training.means.dtype
     where, weights = np.polynomial.hermite_e.hermegauss(number)
     quadrature = jnp.asarray(where, dtype), jnp.asarray(weights / weights.sum(), dtype)
-    found: Any = _solved(training, jnp.asarray(n, dtype), jnp.asarray(ridge, dtype), loss, fit, quadrature)
-    return ConvexRegression(*found, mixture=mixture)
+    found = _solved(training, jnp.asarray(n, dtype), jnp.asarray(ridge, dtype), loss, fit, quadrature)
+    weights, offset, covariance, spread, *others = found
+    return ConvexRegression(weights, offset, covariance, spread, mixture, *others)
 
 
 @program

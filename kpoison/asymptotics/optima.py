@@ -1,12 +1,15 @@
 """The best attack and the best defence, before any data are drawn: strength, direction, fraction and ridge (R1).
 
-Of ridge regression on two classes of means ±μ.  One number is sought on nested grids, each of which refines the best
-places of the one before, so that several peaks do no harm; a direction by quasi-Newton steps.
+Of ridge regression on two classes of means ±μ, or on two or three of any means, of which attack success is known
+without sampling.  One number is sought on nested grids, each of which refines the best places of the one before, so
+that several peaks do no harm; a direction by quasi-Newton steps.  Calls of the same shapes share one compiled program.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +26,15 @@ from kpoison._validation import (
     is_concrete,
     public,
 )
+from kpoison.asymptotics._linear_model import check_problem
 from kpoison.asymptotics._ridge_regression import RidgeRegression, ridge_regression
-from kpoison.asymptotics.mixture import Backdoor, Mixture, backdoor_mixture
-from kpoison.asymptotics.rates import EstimatedRate
+from kpoison.asymptotics.mixture import Backdoor, backdoor_mixture
+from kpoison.asymptotics.rates import CLOSED_FORM, EstimatedRate
 
 __all__ = ["Direction", "Optimum", "best_ridge", "best_training_strength", "needed_poison_fraction", "worst_direction"]
 
 _POINTS, _ROUNDS = 65, 7
+_REACH = 1e3  # of the search for a strength, to either side of the closed form's
 _MESSAGE = "an optimum on a grid has no derivative: differentiate ridge_regression at its place"
 
 
@@ -83,15 +88,107 @@ def _refined(
     return place, jnp.max(values), (place < low + width) | (place > high - width)
 
 
-def _two_classes(mean: Any) -> Array:
-    mean = check_floating("mean", mean)
-    if mean.ndim != 1:
-        raise ValueError(f"mean must have shape (d,), of two classes of means ±μ, got {mean.shape}")
-    return mean
+class _Plan(eqx.Module):
+    """A backdoor and the ridge regression that it is made for, as arrays, of which an optimum varies some.
+
+    Attributes:
+        mean, covariance, trigger, fraction, strength, test_strength, target, source: of `backdoor_mixture`.
+        n, ridge, intercept: of `ridge_regression`.
+    """
+
+    mean: Float[Array, "..."]
+    covariance: Float[Array, "..."]
+    trigger: Float[Array, " d"]
+    fraction: Float[Array, ""]
+    strength: Float[Array, ""]
+    test_strength: Float[Array, ""]
+    n: Float[Array, ""]
+    ridge: Float[Array, ""]
+    intercept: bool = eqx.field(static=True)
+    target: int | None = eqx.field(static=True)
+    source: int | None = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        mean: Any,
+        covariance: Any,
+        trigger: Any,
+        fraction: Any,
+        strength: Any,
+        test_strength: Any,
+        n: Any,
+        ridge: Any,
+        intercept: Any,
+        target: Any,
+        source: Any,
+    ) -> "_Plan":
+        """The arguments of a public function, checked."""
+        mean, fit = check_floating("mean", mean), check_flag("intercept", intercept)
+        if mean.ndim == 2 and len(mean) > CLOSED_FORM:
+            raise ValueError(
+                f"mean must be of at most {CLOSED_FORM} classes, got {len(mean)}: attack success of more is only known "
+                "by sampling, see RidgeRegression.attack_success_rate"
+            )
+        test_strength = strength if test_strength is None else test_strength
+        attack = backdoor_mixture(
+            mean, covariance, trigger, fraction, strength, test_strength=test_strength, target=target, source=source
+        )
+        check_problem(attack, n, ridge)
+        dtype = mean.dtype
+        return cls(
+            mean,
+            attack.training.covariance,
+            check_floating("trigger", trigger).astype(dtype),
+            jnp.asarray(fraction, dtype),
+            jnp.asarray(strength, dtype),
+            jnp.asarray(test_strength, dtype),
+            jnp.asarray(n, dtype),
+            jnp.asarray(ridge, dtype),
+            fit,
+            target,
+            source,
+        )
+
+    def attack(self) -> Backdoor:
+        """The poisoned distribution."""
+        return backdoor_mixture(
+            self.mean,
+            self.covariance,
+            self.trigger,
+            self.fraction,
+            self.strength,
+            test_strength=self.test_strength,
+            target=self.target,
+            source=self.source,
+        )
+
+    def model(self) -> RidgeRegression:
+        """What is trained on it."""
+        return ridge_regression(self.attack(), self.n, self.ridge, self.intercept)
+
+    def success(self) -> Float[Array, ""]:
+        """Of the attack."""
+        return _number(self.model().attack_success_rate())
+
+    def largest_fraction(self) -> float:
+        """The share of the attacked classes, which are equally large."""
+        if self.mean.ndim == 1:
+            return 0.5
+        classes = len(self.mean)
+        return (1 if self.source is not None else classes - 1) / classes
+
+    def to_the_target(self) -> Float[Array, " d"]:
+        """From the mean of the attacked classes to the target's."""
+        if self.mean.ndim == 1:
+            return 2 * self.mean
+        attack = self.attack()
+        known = attack.triggered.means - self.test_strength * self.trigger[None]
+        return self.mean[self.target] - attack.triggered.fractions @ known
 
 
 def _number(rate: Float[Array, ""] | EstimatedRate) -> Float[Array, ""]:
-    """Of one output, whose rates are not sampled."""
+    """Of classes whose rates are not sampled."""
     assert not isinstance(rate, EstimatedRate)
     return rate
 
@@ -104,7 +201,7 @@ def _optimum(value: Array, model: RidgeRegression, failures: list[Failure]) -> O
 
 @public
 def best_training_strength(
-    mean: Float[ArrayLike, " d"],
+    mean: Float[ArrayLike, "..."],
     covariance: Num[ArrayLike, "..."],
     trigger: Float[ArrayLike, " d"],
     fraction: Scalar,
@@ -112,20 +209,25 @@ def best_training_strength(
     n: Scalar,
     ridge: Scalar,
     intercept: bool | np.bool_ = True,
+    *,
+    target: int | None = None,
+    source: int | None = None,
 ) -> Optimum:
     """The training strength α* of largest attack success at a given strength of the test's trigger (R1, L11).
 
     Near (θ uᵀ(Σ + λ_e)⁻¹u)^(−1/2), around which it is sought over a factor of 10³ to either side.
 
     Args:
-        mean: μ of two classes ±μ, (d,).
+        mean: μ of two classes ±μ, (d,); or the means of two or three classes, (K, d).
         covariance: as `backdoor_mixture` takes it.
         trigger: u, (d,).
-        fraction: θ in (0, ½).
+        fraction: θ in (0, 1), below that of the attacked classes.
         test_strength: α_t > 0.
         n: training points.
         ridge: λ >= 0.
         intercept: whether it is fitted.
+        target: as `backdoor_mixture` takes it.
+        source: as `backdoor_mixture` takes it.
 
     Returns:
         An `Optimum`, without derivatives.
@@ -133,39 +235,32 @@ def best_training_strength(
     Raises:
         TypeError, ValueError: naming the argument that does not fit; for success that has no peak there.
     """
-    mean, fit = _two_classes(mean), check_flag("intercept", intercept)
     fraction = check_fraction("fraction", fraction)
     check_positive("test_strength", test_strength)
-    u = check_floating("trigger", trigger).astype(mean.dtype)
+    given = (mean, covariance, trigger, fraction, 1.0, test_strength, n, ridge, intercept, target, source)
+    return _best_strength(_Plan.of(*given))
 
-    def model(strength: Array) -> RidgeRegression:
-        attack = backdoor_mixture(mean, covariance, u, fraction, strength, test_strength=test_strength)
-        return ridge_regression(attack, n, ridge, fit)
 
-    model(jnp.ones((), mean.dtype))  # says what does not fit
+@program
+def _best_strength(plan: _Plan) -> Optimum:
+    sigma = plan.attack().training.decomposed()
+    effective = sigma.effective_ridge(plan.n, plan.ridge).value
+    stiffness = 1 / (plan.trigger @ sigma.solve(effective, plan.trigger[:, None])[:, 0])
+    guess, reach = 0.5 * jnp.log(stiffness / plan.fraction), np.log(_REACH)
 
-    @program
-    def sought(u: Array, theta: Array) -> Optimum:
-        mixture = Mixture(mean[None], covariance, jnp.ones(1, mean.dtype), jnp.ones(1, mean.dtype))
-        sigma = mixture.decomposed()
-        effective = sigma.effective_ridge(jnp.asarray(n, mean.dtype), jnp.asarray(ridge, mean.dtype)).value
-        stiffness = 1 / (u @ sigma.solve(effective, u[:, None])[:, 0])
-        guess = 0.5 * jnp.log(stiffness / theta)
-        reach = jnp.asarray(np.log(1e3), mean.dtype)
+    def at(log: Array) -> _Plan:
+        return dataclasses.replace(plan, strength=jnp.exp(log))
 
-        def judged(log: Array) -> Array:
-            return _number(model(jnp.exp(log)).attack_success_rate())
-
-        place, _, at_end = _refined(judged, guess - reach, guess + reach)
-        failure = Failure(at_end, "attack success must have a peak in the strength, got none within a factor of 1,000")
-        return _optimum(jnp.exp(place), model(jnp.exp(place)), [failure])
-
-    return sought(u, jnp.asarray(fraction, mean.dtype))
+    place, _, at_end = _refined(lambda log: at(log).success(), guess - reach, guess + reach)
+    failure = Failure(
+        at_end, f"attack success must have a peak in the strength, got none within a factor of {_REACH:,.0f}"
+    )
+    return _optimum(jnp.exp(place), at(place).model(), [failure])
 
 
 @public
 def needed_poison_fraction(
-    mean: Float[ArrayLike, " d"],
+    mean: Float[ArrayLike, "..."],
     covariance: Num[ArrayLike, "..."],
     trigger: Float[ArrayLike, " d"],
     strength: Scalar,
@@ -175,11 +270,13 @@ def needed_poison_fraction(
     intercept: bool | np.bool_ = True,
     *,
     test_strength: Scalar | None = None,
+    target: int | None = None,
+    source: int | None = None,
 ) -> Optimum:
     """The least fraction θ of poisons whose attack success is as wanted (R1, L10).
 
     Args:
-        mean: μ of two classes ±μ, (d,).
+        mean: μ of two classes ±μ, (d,); or the means of two or three classes, (K, d).
         covariance: as `backdoor_mixture` takes it.
         trigger: u, (d,).
         strength: α of the training trigger.
@@ -188,34 +285,34 @@ def needed_poison_fraction(
         ridge: λ >= 0.
         intercept: whether it is fitted.
         test_strength: α_t; by default α.
+        target: as `backdoor_mixture` takes it.
+        source: as `backdoor_mixture` takes it.
 
     Returns:
         An `Optimum`, without derivatives, whose value is θ.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit; where no fraction below ½ is enough.
+        TypeError, ValueError: naming the argument that does not fit; where no fraction of the attacked classes is
+            enough.
     """
-    mean, fit = _two_classes(mean), check_flag("intercept", intercept)
-    success = check_fraction("success", success)
+    wanted = check_fraction("success", success)
+    plan = _Plan.of(mean, covariance, trigger, 0.0, strength, test_strength, n, ridge, intercept, target, source)
+    return _needed_fraction(plan, jnp.asarray(wanted, plan.mean.dtype))
 
-    def model(theta: Array) -> RidgeRegression:
-        attack = backdoor_mixture(mean, covariance, trigger, theta, strength, test_strength=test_strength)
-        return ridge_regression(attack, n, ridge, fit)
 
-    model(jnp.zeros((), mean.dtype))
+@program
+def _needed_fraction(plan: _Plan, wanted: Array) -> Optimum:
+    def at(theta: Array) -> _Plan:
+        return dataclasses.replace(plan, fraction=theta)
 
-    @program
-    def sought(wanted: Array) -> Optimum:
-        def judged(theta: Array) -> Array:
-            """Largest at the least fraction that is enough."""
-            return jnp.where(_number(model(theta).attack_success_rate()) >= wanted, -theta, -1)
+    def judged(theta: Array) -> Array:
+        """Largest at the least fraction that is enough."""
+        return jnp.where(at(theta).success() >= wanted, -theta, -1)
 
-        zero, half = jnp.zeros((), mean.dtype), jnp.asarray(0.5, mean.dtype)
-        place, best, _ = _refined(judged, zero, half)
-        failure = Failure(best <= -1, "success must be reached by a fraction below 1/2, got none")
-        return _optimum(place, model(place), [failure])
-
-    return sought(jnp.asarray(success, mean.dtype))
+    most = plan.largest_fraction()
+    place, best, _ = _refined(judged, jnp.zeros_like(wanted), jnp.asarray(most, wanted.dtype))
+    failure = Failure(best <= -1, f"success must be reached by a fraction below {most:g}, got none")
+    return _optimum(place, at(place).model(), [failure])
 
 
 @public
@@ -230,7 +327,7 @@ def best_ridge(
     """The ridge of least attack success among those whose clean accuracy is as wanted (R1).
 
     Args:
-        attack: of one output, such as `backdoor_mixture` makes of μ (d,).
+        attack: of two classes, or three, such as `backdoor_mixture` makes.
         n: training points.
         accuracy: wanted on clean points, in (0, 1).
         intercept: whether it is fitted.
@@ -244,34 +341,41 @@ def best_ridge(
     """
     if not isinstance(attack, Backdoor):
         raise TypeError(f"attack must be a Backdoor, got {type(attack).__name__}")
-    if attack.training.outputs:
-        raise ValueError(f"attack must have labels of shape (K,), got {attack.training.labels.shape}")
+    outputs = attack.training.outputs
+    if outputs and outputs[0] > CLOSED_FORM:
+        raise ValueError(
+            f"attack must be of at most {CLOSED_FORM} classes, got {outputs[0]}: attack success of more is only known "
+            "by sampling, see RidgeRegression.attack_success_rate"
+        )
     fit, wanted = check_flag("intercept", intercept), check_fraction("accuracy", accuracy)
-    low, high = between
     for value in between:
         check_positive("between", value)
+    check_problem(attack, n, 1.0)
     dtype = attack.training.means.dtype
-    ridge_regression(attack, n, jnp.ones((), dtype), fit)
+    ends = jnp.asarray(between, dtype)
+    return _best_ridge(attack, jnp.asarray(n, dtype), fit, jnp.asarray(wanted, dtype), ends)
 
-    @program
-    def sought(attack: Backdoor, wanted: Array) -> Optimum:
-        given = attack.training.covariance
-        scale = jnp.mean(given if given.ndim == 1 else jnp.diag(given))
 
-        def judged(log: Array) -> Array:
-            model = ridge_regression(attack, n, jnp.exp(log), fit)
-            return jnp.where(_number(model.accuracy()) >= wanted, -_number(model.attack_success_rate()), -2)
+@program
+def _best_ridge(attack: Backdoor, n: Array, intercept: bool, wanted: Array, ends: Array) -> Optimum:
+    given = attack.training.covariance
+    low, high = jnp.log(ends * jnp.mean(given if given.ndim == 1 else jnp.diag(given)))
 
-        place, best, _ = _refined(judged, jnp.log(low * scale), jnp.log(high * scale))
-        failure = Failure(best <= -2, "accuracy must be reached by a ridge of the range, got none")
-        return _optimum(jnp.exp(place), ridge_regression(attack, n, jnp.exp(place), fit), [failure])
+    def at(log: Array) -> RidgeRegression:
+        return ridge_regression(attack, n, jnp.exp(log), intercept)
 
-    return sought(attack, jnp.asarray(wanted, dtype))
+    def judged(log: Array) -> Array:
+        model = at(log)
+        return jnp.where(_number(model.accuracy()) >= wanted, -_number(model.attack_success_rate()), -2)
+
+    place, best, _ = _refined(judged, low, high)
+    failure = Failure(best <= -2, "accuracy must be reached by a ridge of the range, got none")
+    return _optimum(jnp.exp(place), at(place), [failure])
 
 
 @public
 def worst_direction(
-    mean: Float[ArrayLike, " d"],
+    mean: Float[ArrayLike, "..."],
     covariance: Num[ArrayLike, "..."],
     fraction: Scalar,
     strength: Scalar,
@@ -281,22 +385,26 @@ def worst_direction(
     *,
     test_strength: Scalar | None = None,
     subspace: Float[ArrayLike, "d k"] | None = None,
+    target: int | None = None,
+    source: int | None = None,
 ) -> Direction:
     """The direction of unit length along which a trigger has the largest attack success (R1).
 
     Across the means it is the least eigenvector of Σ; tilted towards the target's mean it is worse.  By quasi-Newton
-    steps from the least-varying direction of the subspace and from that of the mean's, the better of both.
+    steps from the least-varying direction of the subspace and from that to the target's mean, the better of both.
 
     Args:
-        mean: μ of two classes ±μ, (d,).
+        mean: μ of two classes ±μ, (d,); or the means of two or three classes, (K, d).
         covariance: as `backdoor_mixture` takes it.
-        fraction: θ in (0, ½).
+        fraction: θ in (0, 1), below that of the attacked classes.
         strength: α > 0 of the training trigger, the radius of the ball.
         n: training points.
         ridge: λ >= 0.
         intercept: whether it is fitted.
         test_strength: α_t; by default α.
         subspace: spanned by columns, (d, k), that the trigger stays in; by default all.
+        target: as `backdoor_mixture` takes it.
+        source: as `backdoor_mixture` takes it.
 
     Returns:
         A `Direction`; of numbers that are known, not inside of `jit`.
@@ -306,10 +414,10 @@ def worst_direction(
     """
     import scipy.optimize
 
-    mean, fit = _two_classes(mean), check_flag("intercept", intercept)
     fraction = check_fraction("fraction", fraction)
     check_positive("strength", strength)
-    d = len(mean)
+    mean = check_floating("mean", mean)
+    d = mean.shape[-1] if mean.ndim else 0
     given = (
         jnp.eye(d, dtype=mean.dtype) if subspace is None else check_floating("subspace", subspace).astype(mean.dtype)
     )
@@ -321,33 +429,22 @@ def worst_direction(
     basis, triangle = np.linalg.qr(np.asarray(given, np.float64))
     if np.min(np.abs(np.diag(triangle))) < 1e-10 * np.max(np.abs(triangle)):
         raise ValueError("subspace must have columns that are independent")
-    basis = jnp.asarray(basis, mean.dtype)
-
-    def success(w: Array) -> Array:
-        u = basis @ (w / jnp.linalg.norm(w))
-        attack = backdoor_mixture(mean, covariance, u, fraction, strength, test_strength=test_strength)
-        return _number(ridge_regression(attack, n, ridge, fit).attack_success_rate())
-
-    # What is wrong with the problem is wrong everywhere, and is told here.
-    success(jnp.eye(given.shape[1], dtype=mean.dtype)[0])
-
-    def searched(w: Array) -> Array:
-        with silently():
-            return success(w)
-
-    rise = jax.jit(jax.value_and_grad(searched))
+    columns = jnp.asarray(basis, mean.dtype)
+    first = columns[:, 0]
+    plan = _Plan.of(mean, covariance, first, fraction, strength, test_strength, n, ridge, intercept, target, source)
+    _success_along(plan)  # what is wrong with the problem is wrong everywhere, and is told here
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = rise(jnp.asarray(w, mean.dtype))
+        value, slope = _rise(plan, columns, jnp.asarray(w, mean.dtype))
         return -float(value), -np.asarray(slope, np.float64)
 
     matrix = np.asarray(covariance, np.float64)
     matrix = np.diag(matrix) if matrix.ndim == 1 else matrix
-    inside = np.asarray(basis, np.float64)
-    least = np.linalg.eigh(inside.T @ matrix @ inside)[1][:, 0]
-    along = inside.T @ np.asarray(mean, np.float64)
+    least = np.linalg.eigh(basis.T @ matrix @ basis)[1][:, 0]
+    goal = np.asarray(plan.to_the_target(), np.float64)
+    along = basis.T @ goal
     length = np.linalg.norm(along)
-    tilt = along / length if length > 1e-12 * np.linalg.norm(np.asarray(mean)) else 0 * along
+    tilt = along / length if length > 1e-12 * np.linalg.norm(goal) else 0 * along
     found = [
         scipy.optimize.minimize(
             objective, start / np.linalg.norm(start), jac=True, method="BFGS", options={"gtol": 1e-7, "maxiter": 2000}
@@ -361,4 +458,20 @@ def worst_direction(
         raise ValueError(
             f"the search for the worst direction has ended at a gradient of {gradient:.3g}, not at an optimum"
         )
-    return Direction(basis @ jnp.asarray(w, mean.dtype), jnp.asarray(-best.fun, mean.dtype), gradient)
+    return Direction(columns @ jnp.asarray(w, mean.dtype), jnp.asarray(-best.fun, mean.dtype), gradient)
+
+
+@program
+def _success_along(plan: _Plan) -> Float[Array, ""]:
+    return plan.success()
+
+
+@eqx.filter_jit
+def _rise(plan: _Plan, columns: Array, w: Array) -> tuple[Float[Array, ""], Float[Array, " k"]]:
+    """Success along the unit vector of columns @ w, and its slope in w."""
+
+    def success(w: Array) -> Array:
+        with silently():
+            return dataclasses.replace(plan, trigger=columns @ (w / jnp.linalg.norm(w))).success()
+
+    return jax.value_and_grad(success)(w)

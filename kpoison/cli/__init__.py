@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import subcommand
 
 from kpoison._version import __version__
+from kpoison.cli.asymptotics import Asymptotics
 from kpoison.cli.download import Download
 from kpoison.cli.experiment import Experiment
 from kpoison.cli.flow import Flow, Tradeoff
@@ -23,7 +24,7 @@ from kpoison.cli.matrix import Matrix
 from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
 
-__all__ = ["Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "main"]
+__all__ = ["Asymptotics", "Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "main"]
 
 
 _COMMANDS = {
@@ -31,6 +32,7 @@ _COMMANDS = {
     "spectrum": Spectrum,
     "flow": Flow,
     "tradeoff": Tradeoff,
+    "asymptotics": Asymptotics,
     "experiment": Experiment,
     "matrix": Matrix,
     "download": Download,

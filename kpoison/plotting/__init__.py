@@ -1,6 +1,7 @@
 """Pictures.  Every function takes and returns axes; one style for all."""
 
 from kpoison.plotting._style import COLOURS, dashed, dots, errorbars, label_narrow_axis, line, style, threshold
+from kpoison.plotting.asymptotics import LawCurve, LawPanel, draw_laws
 from kpoison.plotting.flow import against_penalty, along_time, draw_flow, draw_tradeoff, frontier
 from kpoison.plotting.laws import against_count, near_clone, phase_diagram, spike_against_efficacy
 from kpoison.plotting.matrix import attack_defence_figure, attack_defence_matrix
@@ -9,6 +10,8 @@ from kpoison.plotting.sweeps import draw_sweep
 
 __all__ = [
     "COLOURS",
+    "LawCurve",
+    "LawPanel",
     "against_count",
     "against_penalty",
     "along_time",
@@ -18,6 +21,7 @@ __all__ = [
     "dots",
     "draw_flow",
     "draw_image",
+    "draw_laws",
     "draw_spectrum",
     "draw_spectrum_figure",
     "draw_sweep",

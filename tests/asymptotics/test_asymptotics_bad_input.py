@@ -79,15 +79,15 @@ def test_ridge_regression():
         ridge_regression(3, 10, 0.1)
     found = ridge_regression(mixture, 10, 0.1)
     plain = ridge_regression(mixture.training, 10, 0.1)
-    three = ridge_regression(backdoor_mixture(np.eye(3), ONES, U, 0.1, 1.0, target=0), 10, 0.1)
+    many = ridge_regression(backdoor_mixture(np.eye(4), np.ones(4), np.eye(4)[1], 0.1, 1.0, target=0), 10, 0.1)
     for call, message in (
         (plain.attack_success_rate, "triggered must be given"),
-        (three.accuracy, "key must be given for 3 classes, of which only sampling knows the probabilities"),
-        (lambda: found.accuracy(key=jax.random.key(0)), "key must be None for two classes"),
+        (many.accuracy, "key must be given for 4 classes, of which only sampling knows the probabilities"),
+        (lambda: found.accuracy(key=jax.random.key(0)), "key must be None for up to 3 classes"),
         (lambda: found.scores(np.ones(4)), r"x must have shape \(3,\) or \(q, 3\), got \(4,\)"),
         (lambda: found.overlap(np.zeros(3)), "direction must not be 0"),
         (lambda: found.overlap(np.ones(2)), r"direction must have shape \(3,\), got \(2,\)"),
-        (lambda: found.accuracy(three.mixture.clean), "clean must have 3 inputs and outputs of shape"),
+        (lambda: found.accuracy(many.mixture.clean), "clean must have 3 inputs and outputs of shape"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

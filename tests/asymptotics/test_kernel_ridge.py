@@ -55,10 +55,44 @@ def with_poisons(m, n=N):
     )
 
 
+def of_groups(m, x, n=N, ridge=RIDGE):
+    """Mean, deviation, λ_e, λ_p and E of the population with m poisons: R3 of two groups by inverses and iteration."""
+    points, y, w = with_poisons(m, n)
+    k, pi, group = gram(points, points), np.array([1 - m / n, m / n]), np.repeat([0, 1], [40, len(Z)])
+    s = w / pi[group]
+    centre = np.eye(48)
+    centre[40:, 40:] -= s[40:]  # takes off what the poisons share
+    ridges = np.ones(2)
+    for _ in range(300):
+        P = np.linalg.inv(k + np.diag(ridges[group] / w))
+        after = k - k @ P @ k
+        own = centre @ after @ centre.T
+        ridges = ridge + np.array([np.sum((s * np.diag(own))[group == g]) for g in (0, 1)]) / n
+    strengths = pi / ridges**2 / n
+    error, f = np.linalg.inv(k + np.diag(ridges[group] / w)) @ y, np.zeros(2)
+    error, mean = (k @ error - y) ** 2, gram(x, points) @ error
+    for _ in range(300):
+        f = np.array(
+            [
+                np.sum((s * error)[group == g]) + np.sum((s[:, None] * s * own**2 * (strengths * f)[group])[group == g])
+                for g in (0, 1)
+            ]
+        )
+    variances = [((c - gram(c0, points) @ P @ k) @ centre.T) ** 2 @ (s * (strengths * f)[group])
+                 for c0, c in ((x, gram(x, points)), (points, k))]  # fmt: skip
+    return mean, np.sqrt(variances[0]), *ridges, np.sum(w * (error + variances[1]))
+
+
 def test_is_its_formula():
     typical = kernel_ridge(KERNEL, X, Y, None, N, RIDGE, poison=POISON)
-    mean, deviation, effective = by_hand(*with_poisons(POISONS), N, RIDGE, PROBES)
+    mean, deviation, effective, of_poison, error = of_groups(POISONS, PROBES)
     np.testing.assert_allclose(typical.effective.value, effective, rtol=1e-12)
+    np.testing.assert_allclose(typical.poison_ridge, of_poison, rtol=1e-12)
+    np.testing.assert_allclose(typical.error, error, rtol=1e-10)
+    found = typical.effective
+    np.testing.assert_allclose(found.value, RIDGE + found.value * found.df1 / N, rtol=1e-12)
+    more = of_groups(POISONS, PROBES, ridge=RIDGE + 1e-6)[2]
+    np.testing.assert_allclose(found.sensitivity, (more - effective) / 1e-6, rtol=1e-4)
     np.testing.assert_allclose(typical.mean(PROBES), mean, rtol=1e-10)
     np.testing.assert_allclose(typical.deviation(PROBES), deviation, rtol=1e-10)
     np.testing.assert_allclose(typical.covariance(PROBES), deviation**2, rtol=1e-10)
@@ -70,11 +104,23 @@ def test_is_its_formula():
     w = np.full(40, (1 - POISONS / N) / 40)
     clean = gram(PROBES, X) @ np.linalg.solve(gram(X, X) + effective * np.diag(1 / w), Y)
     np.testing.assert_allclose(typical.efficacy(PROBES), mean - clean, rtol=1e-9)
-    # A pool in which the poisons are is the same one.
+
+
+def test_a_pool_is_one_group_and_clones_have_their_own_law():
     points, targets, w = with_poisons(POISONS)
     joined = kernel_ridge(KERNEL, points, targets, w, N, RIDGE)
-    np.testing.assert_allclose(joined.deviation(PROBES), typical.deviation(PROBES), rtol=1e-11)
-    np.testing.assert_allclose(joined.error, typical.error, rtol=1e-11)
+    mean, deviation, effective = by_hand(points, targets, w, N, RIDGE, PROBES)
+    np.testing.assert_allclose(joined.effective.value, effective, rtol=1e-12)
+    np.testing.assert_allclose(joined.mean(PROBES), mean, rtol=1e-10)
+    np.testing.assert_allclose(joined.deviation(PROBES), deviation, rtol=1e-10)
+    assert float(joined.poison_ridge) == float(joined.effective.value)
+    # The same clone at many places, which L1 has the ridge λ for.
+    clones = kernel_ridge(KERNEL, X, Y, None, N, RIDGE, poison=kp.Poison(np.tile(Z[0], (8, 1)), 1.0, POISONS / 8))
+    np.testing.assert_allclose(clones.poison_ridge, RIDGE, rtol=1e-12)
+    clean = np.full(40, (1 - POISONS / N) / 40) / float(clones.effective.value)
+    every, weights = np.concatenate([X, Z[:1]]), np.append(clean, POISONS / N / RIDGE)
+    expected = gram(PROBES, every) @ np.linalg.solve(gram(every, every) + np.diag(1 / weights), np.append(Y, 1.0))
+    np.testing.assert_allclose(clones.mean(PROBES), expected, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -82,7 +128,7 @@ def test_a_binomial_number_is_the_sum_over_numbers():
     typical = kernel_ridge(KERNEL, X, Y, None, N, RIDGE, poison=POISON, number="binomial")
     numbers = np.arange(14)
     shares = scipy.stats.binom.pmf(numbers, N, POISONS / N)
-    laws = [by_hand(*with_poisons(m), N, RIDGE, PROBES)[:2] for m in numbers]
+    laws = [of_groups(max(m, 1e-9), PROBES)[:2] for m in numbers]
     mean = sum(p * m for p, (m, _) in zip(shares, laws, strict=True))
     variance = sum(p * (s**2 + (m - mean) ** 2) for p, (m, s) in zip(shares, laws, strict=True))
     chance = sum(p * scipy.stats.norm.cdf(m / s) for p, (m, s) in zip(shares, laws, strict=True))

@@ -18,11 +18,13 @@ from kpoison.asymptotics import (
 D, N, RIDGE = 12, 40, 0.1
 AXES, VARIANCES = np.eye(D), np.linspace(0.5, 1.5, D)
 MEAN = 1.5 * AXES[1]
+MEANS = np.stack([1.5 * AXES[1], -1.0 * AXES[1] + 0.5 * AXES[2], 1.2 * AXES[2]])  # of three classes
+AIMED = {"target": 2, "source": 0}
 
 
-def success(strength=2.0, fraction=0.1, direction=AXES[0], ridge=RIDGE, intercept=True, test=2.0):
-    attack = backdoor_mixture(MEAN, VARIANCES, direction, fraction, strength, test_strength=test)
-    return float(ridge_regression(attack, N, ridge, intercept).attack_success_rate())
+def success(strength=2.0, fraction=0.1, direction=AXES[0], mean=MEAN, **aimed):
+    attack = backdoor_mixture(mean, VARIANCES, direction, fraction, strength, test_strength=2.0, **aimed)
+    return float(ridge_regression(attack, N, RIDGE).attack_success_rate())
 
 
 def closed_forms(fraction=0.1):
@@ -35,11 +37,15 @@ def closed_forms(fraction=0.1):
 
 @pytest.mark.slow
 def test_the_strength_is_the_peak():
-    found = best_training_strength(MEAN, VARIANCES, AXES[0], 0.1, 2.0, N, RIDGE)
+    found = best_training_strength(MEANS, VARIANCES, AXES[0], 0.1, 2.0, N, RIDGE, **AIMED)
     peak = float(found.value)
-    assert float(found.attack_success_rate) == pytest.approx(success(peak), rel=1e-12)
-    assert success(peak) > max(success(peak * (1 + e)) for e in (-1e-3, 1e-3))
-    assert success(peak) >= max(success(strength) for strength in np.geomspace(0.1, 50, 12))
+
+    def of_three(strength):
+        return success(strength, mean=MEANS, **AIMED)
+
+    assert float(found.attack_success_rate) == pytest.approx(of_three(peak), rel=1e-12)
+    assert of_three(peak) > max(of_three(peak * (1 + e)) for e in (-1e-3, 1e-3))
+    assert of_three(peak) >= max(of_three(strength) for strength in np.geomspace(0.1, 50, 12))
     # L11's peak, of the score instead of the rate.
     free = best_training_strength(MEAN, VARIANCES, AXES[0], 0.1, 2.0, N, RIDGE, intercept=False)
     stiffness, clean = closed_forms()
@@ -78,28 +84,35 @@ def test_the_direction():
     found = worst_direction(MEAN, VARIANCES, 0.1, 2.0, N, RIDGE, subspace=across)
     assert abs(float(found.direction[0])) == pytest.approx(1, abs=1e-6)
     assert float(found.attack_success_rate) == pytest.approx(success(), rel=1e-10)
-    free = worst_direction(MEAN, VARIANCES, 0.1, 2.0, N, RIDGE)
+    # Of three classes, where the least eigenvector is not the worst either.
+    free = worst_direction(MEANS, VARIANCES, 0.1, 2.0, N, RIDGE, **AIMED)
     assert free.gradient < 1e-5
-    assert float(free.attack_success_rate) > success() + 0.02  # the least eigenvector is not the worst
+    assert float(free.attack_success_rate) > success(mean=MEANS, **AIMED) + 0.02
     generator = np.random.default_rng(0)
     for direction in generator.normal(size=(20, D)):
-        assert success(direction=direction / np.linalg.norm(direction)) < float(free.attack_success_rate)
+        rate = success(direction=direction / np.linalg.norm(direction), mean=MEANS, **AIMED)
+        assert rate < float(free.attack_success_rate)
 
 
 @pytest.mark.slow
 def test_what_has_no_optimum_or_does_not_fit_is_said():
     jaxtyping.config.update("jaxtyping_disable", True)
     attack = backdoor_mixture(MEAN, VARIANCES, AXES[0], 0.1, 3.0)
-    hot = backdoor_mixture(AXES[:3], VARIANCES, AXES[4], 0.1, 3.0, target=0)
+    many = backdoor_mixture(AXES[:4], VARIANCES, AXES[4], 0.1, 3.0, target=0)
     at = (MEAN, VARIANCES, AXES[0])
     try:
         for call, kind, message in (
             (lambda: best_ridge(attack, N, 0.9999), ValueError, "accuracy must be reached by a ridge of the range"),
-            (lambda: best_ridge(hot, N, 0.9), ValueError, r"attack must have labels of shape \(K,\)"),
+            (lambda: best_ridge(many, N, 0.9), ValueError, "attack must be of at most 3 classes, got 4"),
             (lambda: best_ridge(attack.training, N, 0.9), TypeError, "attack must be a Backdoor"),
             (lambda: best_training_strength(*at, 1.5, 2.0, N, 0.1), ValueError, "fraction must lie between 0 and 1"),
             (lambda: best_training_strength(*at, 0.1, 0.0, N, 0.1), ValueError, "test_strength must be finite and > 0"),
-            (lambda: best_training_strength(AXES[:2], *at[1:], 0.1, 1.0, N, 0.1), ValueError, "mean must have shape"),
+            (lambda: best_training_strength(AXES[:2], *at[1:], 0.1, 1.0, N, 0.1), ValueError, "target must be given"),
+            (
+                lambda: best_training_strength(AXES[:4], *at[1:], 0.1, 1.0, N, 0.1, target=0),
+                ValueError,
+                "mean must be of at most 3 classes, got 4",
+            ),
             (lambda: needed_poison_fraction(*at, 3.0, 1.0, N, 0.1), ValueError, "success must lie between 0 and 1"),
             (lambda: worst_direction(*at[:2], 0.1, 2.0, N, 0.1, subspace=AXES[:3]), ValueError, "subspace must have"),
             (
@@ -114,3 +127,15 @@ def test_what_has_no_optimum_or_does_not_fit_is_said():
             jax.grad(lambda theta: best_training_strength(*at, theta, 2.0, N, 0.1).value)(0.1)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.slow
+def test_calls_of_the_same_shapes_share_a_program(caplog):
+    def fraction(wanted, n):
+        return needed_poison_fraction(MEAN, VARIANCES, AXES[0], 3.0, wanted, n, RIDGE, False, test_strength=2.0).value
+
+    first = fraction(0.3, N)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        second = fraction(0.4, 2 * N)
+    assert float(second) > float(first)
+    assert not [record for record in caplog.messages if "Compiling" in record]

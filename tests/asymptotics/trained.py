@@ -45,6 +45,13 @@ def rate(B, b, covariance, means, labels, fractions):
     return total
 
 
+def error_of(B, b, means, covariance, labels, fractions):
+    """Mean squared residual of a trained model at new points, summed over outputs: exact given the model."""
+    matrix = np.diag(covariance) if covariance.ndim == 1 else covariance
+    residuals = (means @ B + b - labels).reshape(len(means), -1)
+    return fractions @ np.sum(residuals**2, axis=1) + np.sum(B * (matrix @ B))
+
+
 def arrays(mixture):
     """Means, covariance, labels and fractions of a mixture as NumPy's."""
     return tuple(np.asarray(a) for a in (mixture.means, mixture.covariance, mixture.labels, mixture.fractions))

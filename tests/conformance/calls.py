@@ -30,8 +30,8 @@ DIGITS = datasets.load_digits().subset(np.arange(60))
 KEY = jax.random.key(0)
 
 
-THREE = asymptotics.ridge_regression(
-    asymptotics.backdoor_mixture(np.eye(3), np.ones(3), Y[:3], 0.1, 1.0, target=1), 20, 0.1
+FOUR = asymptotics.ridge_regression(
+    asymptotics.backdoor_mixture(np.eye(4)[:, :3], np.ones(3), Y[:3], 0.1, 1.0, target=1), 20, 0.1
 )
 TWO = asymptotics.backdoor_mixture(Y[:3], np.ones(3), X[:3, 0], 0.1, 1.0)
 
@@ -176,8 +176,8 @@ CASES = {
         lambda **o: asymptotics.worst_direction(Y[:3], np.ones(3), strength=2.0, n=20, ridge=0.1, **o),
         {"fraction": 0.25},
     ),
-    "RidgeRegression.accuracy": (lambda **o: THREE.accuracy(key=KEY, **o), {"draws": 50}),
-    "RidgeRegression.attack_success_rate": (lambda **o: THREE.attack_success_rate(key=KEY, **o), {"draws": 50}),
+    "RidgeRegression.accuracy": (lambda **o: FOUR.accuracy(key=KEY, **o), {"draws": 50}),
+    "RidgeRegression.attack_success_rate": (lambda **o: FOUR.attack_success_rate(key=KEY, **o), {"draws": 50}),
     "m_success": (lambda **o: kp.m_success(CLEAN, POISON, XX, 0.1, **o), {"law": "fixed-rho"}),
     **{
         name: (

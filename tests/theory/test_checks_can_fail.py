@@ -215,7 +215,11 @@ HIGH_DIMENSION = [
     ("R2", answering_wrong("ridge_regression", "overlap", 0.95)),
     ("R2", dataclasses.replace(Laws(), ridge_regression=lambda mixture, n, ridge: kp.asymptotics.ridge_regression(
         mixture, 0.9 * n, ridge))),
-    ("R5", answering_wrong("logistic_regression", "accuracy")),
+    *(
+        ("R5", answering_wrong("logistic_regression", name))
+        for name in ("accuracy", "attack_success_rate", "overlap")
+    ),
+    ("R5", answering_wrong("logistic_regression", "overlap", 0.95)),
 ]  # fmt: skip
 
 
