@@ -255,9 +255,9 @@ def kernel_ridge(
     are those of that mixture, by Gauss quadrature over the number; predictions then vary more, by half in places.
 
     It is asymptotic: right for many effective degrees of freedom, and an error that is spread over the population.
-    On images success was right to 0.03 in 38 of 42 random settings (patches, blends and warps, 3 to 40 poisons); it is
-    up to 0.06 too low for 3 or 4 poisons under a ReLU kernel, to which images differ in size.  The deviation is mostly
-    0 to 15 % too small, by a quarter in places.  Where features are few (a smooth kernel in few dimensions) it is up to
+    On images success was right to 0.03 in 41 of 45 random settings (patches, blends and warps, 3 to 40 poisons), and
+    0.04 and 0.06 too low for 3 or 4 poisons under a ReLU kernel, to which images differ in size.  The deviation is
+    mostly 0 to 15 % too small, by a quarter in places.  Where features are few (a smooth kernel in few dimensions) it is up to
     a third too large.
 
     Args:
