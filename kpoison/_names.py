@@ -75,6 +75,7 @@ DefenceName: TypeAlias = Literal[
     "leave-one-out",
     "spectral-signatures",
     "activation-clustering",
+    "exclusionary-reclassification",
     "pidan",
     "strip",
     "neural-cleanse",

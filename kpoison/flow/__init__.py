@@ -1,6 +1,7 @@
 """Gradient flow and input-gradient regularisation: early stopping, trade-off, length scales, capacity (T2–T12)."""
 
 from kpoison.flow._energies import Energies, energies
+from kpoison.flow._ensemble_covariance import ensemble_covariance
 from kpoison.flow._restriction import restricted_degrees_of_freedom
 from kpoison.flow._slopes import slope_contraction
 from kpoison.flow._tradeoff import tradeoff
@@ -24,6 +25,7 @@ __all__ = [
     "early_stopped",
     "effective_length_scale",
     "energies",
+    "ensemble_covariance",
     "loss_gradient_flow",
     "multiplier",
     "near_clone_length_scale",

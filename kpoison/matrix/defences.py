@@ -131,14 +131,25 @@ def spectral_signatures(case: Case, _: Defended) -> Outcome:
     )
 
 
-def activation_clustering(case: Case, _: Defended) -> Outcome:
-    """Remove the smaller of two clusters of a class, if the split is real."""
+def _clustered(case: Case) -> Detection:
     from threadpoolctl import threadpool_limits
 
     # Threads that wait for each other cost more than so few points.
     with threadpool_limits(1):
-        found = defences.activation_clustering(case.features, case.labels, seed=case.problem.seed)
-    return _removing(case, found)
+        return defences.activation_clustering(case.features, case.labels, seed=case.problem.seed)
+
+
+def activation_clustering(case: Case, _: Defended) -> Outcome:
+    """Remove the smaller of two clusters of a class, if the split is real."""
+    return _removing(case, _clustered(case))
+
+
+def exclusionary_reclassification(case: Case, _: Defended) -> Outcome:
+    """Of such clusters remove those that the predictor trained without them puts in another class."""
+    data = case.attack.data
+    posterior = fit(case.problem.kernel, data.X, data.y, solver=Cholesky())
+    suspected = np.asarray(_clustered(case).suspected)
+    return _removing(case, defences.exclusionary_reclassification(posterior, suspected, case.problem.settings.ridge))
 
 
 def pidan(case: Case, _: Defended) -> Outcome:
@@ -383,6 +394,7 @@ DEFENCES: dict[str, Callable[[Case, Defended], Outcome]] = {
     "leave-one-out": leave_one_out,
     "spectral-signatures": spectral_signatures,
     "activation-clustering": activation_clustering,
+    "exclusionary-reclassification": exclusionary_reclassification,
     "pidan": pidan,
     "strip": strip,
     "neural-cleanse": neural_cleanse,

@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, ArrayLike, Float, Inexact, Int
 
 from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
@@ -76,6 +76,11 @@ class Observations(eqx.Module):
     def at(self, points: Float[Array, "m ..."]) -> "Observations":
         """The same of each of other points, once, without the constant."""
         return Observations(points, self.slope_operator)
+
+    def some(self, places: Int[ArrayLike, " m"]) -> "Observations":
+        """Of some of the points."""
+        weights = None if self.weights is None else self.weights[places]
+        return Observations(self.points[places], self.slope_operator, weights, constant=self.constant)
 
     def repeat(self, per_point: Float[Array, "n ..."]) -> Float[Array, "N ..."]:
         """What each point has, for each of its observations."""

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from kpoison._failures import collect
 from kpoison._validation import is_concrete
@@ -27,9 +27,8 @@ FARTHEST = 12.0
 """How far a logarithm may go from where it was: a factor of 160,000."""
 WALL = 1e6
 """In place of an objective that is no number, on the scale of logarithms or nats."""
-_RIDGES = 25  # that are looked at first, a factor of e apart; then _ZOOMS times about the best one, ever closer
-_ZOOM = 9
-_ZOOMS = 3
+_RIDGES = 25  # that are looked at, first a factor of e apart, then about the best one
+_SCANS = 3
 
 
 class BestRidge(NamedTuple):
@@ -84,6 +83,12 @@ class Profile(eqx.Module):
         chosen = [jnp.ravel(leaf) for leaf, one in zip(leaves, self._chosen, strict=True) if one]
         self.parameters = jnp.log(jnp.concatenate(chosen)) if chosen else jnp.zeros(0, self.log_ridge.dtype)
 
+    def of_some(self, places: Int[np.ndarray, " m"]) -> "Profile":
+        """With fewer points."""
+        return eqx.tree_at(
+            lambda profile: (profile.observed, profile.y), self, (self.observed.some(places), self.y[places])
+        )
+
     @property
     def positive(self) -> bool:
         """Whether the objective is."""
@@ -121,30 +126,31 @@ class Profile(eqx.Module):
         return value, jnp.isfinite(value) & ~jnp.any(jnp.array(failed))
 
     def _best_ridge(self, posterior: Posterior) -> tuple[Array, Array, Array]:
-        """log λ*, slope and spread: the best of many, of more about it, and the vertex of a parabola through three."""
-        given, dtype = self.log_ridge, self.log_ridge.dtype
+        """log λ*, slope and spread: the best of many, of as many about it, and the vertex of a parabola through three.
 
-        def within(log_ridge):
-            return jnp.clip(log_ridge, given - FARTHEST, given + FARTHEST)
+        Each scan of _RIDGES reaches from one neighbour of the best one to the other; the last is _RIDGES² times finer.
+        """
+        given, half = self.log_ridge, _RIDGES // 2
 
         def at(log_ridge):
             value, right = self._judged(posterior, log_ridge)
             return jnp.where(right & is_definite(posterior, self.observed.total * jnp.exp(log_ridge)), value, WALL)
 
-        def zoom(state, _):
+        def scan(state, _):
             middle, step = state
-            step = step * 2 / (_ZOOM - 1)
-            ridges = middle + step * jnp.arange(-(_ZOOM // 2), _ZOOM // 2 + 1)
-            return (within(ridges[jnp.argmin(jax.vmap(at)(ridges))]), step), None
+            ridges = middle + step * jnp.arange(-half, half + 1)
+            seen = jax.vmap(at)(ridges)
+            # Beyond the end they are for the slope there.
+            best = jnp.argmin(jnp.where(jnp.abs(ridges - given) < FARTHEST + step / 2, seen, jnp.inf))
+            return (ridges[best], step / half), (ridges, seen, jnp.clip(best, 1, _RIDGES - 2))
 
-        first = given + jnp.linspace(-FARTHEST, FARTHEST, _RIDGES, dtype=dtype)
-        seen = jax.vmap(at)(first)
-        spread = jnp.max(jnp.where(seen < WALL, seen, -jnp.inf)) - jnp.min(seen)
-        (middle, step), _ = jax.lax.scan(zoom, (first[jnp.argmin(seen)], first[1] - first[0]), length=_ZOOMS)
-        left, here, right = jax.vmap(at)(middle + step * jnp.arange(-1, 2))
-        bend = left - 2 * here + right
+        step = jnp.asarray(FARTHEST / half, given.dtype)
+        _, (ridges, seen, best) = jax.lax.scan(scan, (given, step), length=_SCANS)
+        spread = jnp.max(jnp.where(seen[0] < WALL, seen[0], -jnp.inf)) - jnp.min(seen[0])
+        middle, (left, here, right) = ridges[-1, best[-1]], seen[-1, best[-1] + jnp.arange(-1, 2)]
+        step, bend = step / half ** (_SCANS - 1), left - 2 * here + right
         vertex = jnp.where(bend > 0, (left - right) / (2 * jnp.where(bend > 0, bend, 1)), 0)
-        log_ridge = within(middle + step * jnp.clip(vertex, -1, 1))
+        log_ridge = jnp.clip(middle + step * jnp.clip(vertex, -1, 1), given - FARTHEST, given + FARTHEST)
         slope = ((right - left) / 2 + bend * (log_ridge - middle) / step) / step
         return log_ridge, jnp.where(jnp.abs(log_ridge - given) < FARTHEST, 0, slope), spread
 

@@ -236,3 +236,23 @@ def test_the_command(tmp_path, capsys):
         assert jnp.isfinite(jnp.asarray(stored.picture.values)).all()
     assert plot.stat().st_size > 0
     assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_a_cluster_is_removed_where_the_others_put_it_in_another_class(problem):
+    case = Case(problem, ATTACKS["warp"](problem))
+    X, y = np.asarray(case.attack.data.X), np.asarray(case.attack.data.y)
+    suspected = np.asarray(kp.defences.activation_clustering(case.features, case.labels, seed=problem.seed).suspected)
+    gram = np.asarray(problem.kernel(X)) + len(X) * problem.settings.ridge * np.eye(len(X))
+    kept, left = np.flatnonzero(~suspected), np.flatnonzero(suspected)
+    found = np.asarray(problem.kernel(X[left], X[kept])) @ np.linalg.solve(gram[np.ix_(kept, kept)], y[kept])
+    removed = np.zeros(len(X), bool)
+    for label in np.unique(y[left]):
+        cluster = left[y[left] == label]
+        removed[cluster] = np.mean(np.sign(found[y[left] == label]) == label) < 0.5
+    poison = np.asarray(case.is_poison)
+    outcome = DEFENCES["exclusionary-reclassification"](case, Defended(problem))
+    assert outcome.true_positive == np.mean(removed[poison])
+    assert outcome.false_positive == np.mean(removed[~poison])
+    # A cluster of clean points is spared.
+    assert 0 == outcome.false_positive < np.mean(suspected[~poison])

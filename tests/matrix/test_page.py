@@ -33,6 +33,7 @@ DEFENCES = (
     "leave-one-out",
     "spectral-signatures",
     "activation-clustering",
+    "exclusionary-reclassification",
     "strip",
     "neural-cleanse",
     "partition-aggregation",

@@ -92,7 +92,6 @@ def test_duplicated_points_and_more_rank_than_there_is():
         ("rbf", {}),
         ("laplace", {"keep": False}),
         ("relu-ntk", {"products": "float32"}),
-        ("rbf", {"products": "float32"}),
     ],
 )
 def test_laws_are_those_of_a_factorisation(name, options):
