@@ -11,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import xarray as xr
 
 from kpoison._identity import hash_of
 from kpoison._progress import progress_bar
 from kpoison.experiments import measuring
-from kpoison.experiments.architectures import Cropped, create
+from kpoison.experiments.architectures import Cropped, create, middle
 from kpoison.experiments.measuring import Measurement
 from kpoison.experiments.options import ArchitectureName, Options, geometric_steps
 from kpoison.experiments.problem import Problem, crops_with_flips, make_problem, usual_augmentation
 from kpoison.networks import Augmentation, Classifier, TrainedClassifier, train_classifier
+from kpoison.problems import IMAGE_SHAPES
 
-__all__ = ["Arm", "Trainer", "constant_rate"]
+__all__ = ["EIGENVECTORS", "Arm", "Trainer", "constant_rate"]
+
+EIGENVECTORS = 5
+"""Whose overlap with the trigger is measured at the end of a training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +133,13 @@ class Trainer:
             f"{self.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds"
         )
 
+    @property
+    def chance(self) -> float:
+        """cos² with the trigger of a unit vector among all inputs that networks see."""
+        whole = self.first.direction.reshape(self.first.image_shape)
+        seen = whole if self.options.crop is None else middle(whole, self.options.crop, self.options.crop)
+        return float(np.sum(seen**2)) / seen.size
+
     def penalty_in_words(self, gamma: float) -> str:
         """γ in every convention that is in use: a number alone says nothing of its strength."""
         scale, batch = self.first.scale, _given(self.options.batch_size)
@@ -140,9 +152,11 @@ class Trainer:
 
     def _problem(self, seed: int) -> Problem:
         o = self.options
+        # A pixel off the corner of what is seen of every image, whichever piece it is.
+        margin = 1 + max(0, IMAGE_SHAPES[o.data][0] - o.crop) if o.crop else 1
         return make_problem(
             o.data, train=o.train, test=o.test, trigger=o, target=o.target, labels=o.labels, data_dir=o.data_dir,
-            seed=seed, dtype=o.dtype,
+            seed=seed, dtype=o.dtype, margin=margin,
         )  # fmt: skip
 
     def histories(self, *arms: Arm, throughout: bool = True) -> list[list[xr.Dataset]]:
@@ -165,10 +179,14 @@ class Trainer:
                 raise
         return [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
-    def measurement(self, arm: Arm, seed: int) -> Measurement:
-        """What is measured of an arm."""
+    def measurement(self, arm: Arm, seed: int, throughout: bool) -> Measurement:
+        """What is measured of an arm: throughout, clean runs give the edge of the others'; at the end, the same."""
         options, problem = self.options, self.problems[seed]
-        return Measurement(problem, _given(options.probes), options.probe_fraction, arm.fraction == 0)
+        reference = throughout and arm.fraction == 0
+        return Measurement(
+            problem, _given(options.probes), options.probe_fraction, reference,
+            unmarked=throughout, eigenvectors=0 if throughout else EIGENVECTORS,
+        )  # fmt: skip
 
     def few_steps(
         self, arm: Arm, steps: int, measure: Callable[[Any, int], dict[str, Any]], measure_at: Sequence[int]
@@ -179,7 +197,7 @@ class Trainer:
         return self._fitted(arm, self.options.seed, epochs, number, measure=measure, measure_at=measure_at)
 
     def _train(self, arm: Arm, seed: int, throughout: bool) -> TrainedClassifier:
-        measurement = self.measurement(arm, seed)
+        measurement = self.measurement(arm, seed, throughout)
         folder = None
         if self.folder is not None:
             folder = self.folder / str(arm) / f"seed-{seed}"
@@ -242,6 +260,8 @@ class Trainer:
             "probes": measurement.probes,
             "probe_fraction": measurement.probe_fraction,
             "repeats": measurement.repeats,
+            "unmarked": int(measurement.unmarked),
+            "eigenvectors": measurement.eigenvectors,
             "measurement": hashlib.sha256(inspect.getsource(measuring).encode()).hexdigest(),
             "test_hash": hash_of(problem.test_images, problem.test_labels, problem.test_triggered),
         }
