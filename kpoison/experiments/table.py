@@ -17,8 +17,9 @@ from kpoison.experiments.options import ArchitectureName, Options
 from kpoison.experiments.pictures import legend_beside, mean_and_range, shares, shown, ticks_at
 from kpoison.experiments.plan import Plan, Work, plan
 from kpoison.experiments.result import Claim, Experiment, Table, above, below
-from kpoison.experiments.training import EIGENVECTORS, Arm, Trainer
+from kpoison.experiments.training import EIGENVECTORS, Arm, Trainer, trigger_margin
 from kpoison.networks import DivergedError
+from kpoison.problems import IMAGE_SHAPES, make_trigger
 from kpoison.statistics import Interval, t_interval
 
 __all__ = ["Row", "run"]
@@ -76,6 +77,10 @@ def run(
         f"{', '.join(f'{fraction:g}' for fraction in fractions)} without penalty, {options.fraction:g} with "
         f"{_DECADES} penalties; {options.seeds} seeds"
     )
+    for trigger, seed in itertools.product(TRIGGERS, options.every_seed):
+        # Refused before the first training rather than after hours of them.
+        own = dataclasses.replace(options, trigger=trigger)
+        make_trigger(own, IMAGE_SHAPES[options.data], margin=trigger_margin(options), seed=seed)
     chosen = plan(options, architectures, work, options.minutes, folder)
     _say(chosen.words)
     sized = dataclasses.replace(options, train=chosen.train)

@@ -25,7 +25,7 @@ from kpoison.experiments.problem import Problem, crops_with_flips, make_problem,
 from kpoison.networks import Augmentation, Classifier, TrainedClassifier, train_classifier
 from kpoison.problems import IMAGE_SHAPES
 
-__all__ = ["EIGENVECTORS", "Arm", "Trainer", "constant_rate"]
+__all__ = ["EIGENVECTORS", "Arm", "Trainer", "constant_rate", "trigger_margin"]
 
 EIGENVECTORS = 5
 """Whose overlap with the trigger is measured at the end of a training."""
@@ -62,6 +62,11 @@ class Arm:
 def constant_rate(rate: float) -> optax.GradientTransformation:
     """Descent at a constant rate, so that a training looked at on its way is a shorter training."""
     return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9))
+
+
+def trigger_margin(options: Options) -> int:
+    """Pixels between trigger and corner: one off the corner of what is seen of every image, whichever piece it is."""
+    return 1 + max(0, IMAGE_SHAPES[options.data][0] - options.crop) if options.crop else 1
 
 
 class Trainer:
@@ -152,11 +157,9 @@ class Trainer:
 
     def _problem(self, seed: int) -> Problem:
         o = self.options
-        # A pixel off the corner of what is seen of every image, whichever piece it is.
-        margin = 1 + max(0, IMAGE_SHAPES[o.data][0] - o.crop) if o.crop else 1
         return make_problem(
             o.data, train=o.train, test=o.test, trigger=o, target=o.target, labels=o.labels, data_dir=o.data_dir,
-            seed=seed, dtype=o.dtype, margin=margin,
+            seed=seed, dtype=o.dtype, margin=trigger_margin(o),
         )  # fmt: skip
 
     def histories(self, *arms: Arm, throughout: bool = True) -> list[list[xr.Dataset]]:

@@ -69,6 +69,11 @@ def test_refuses_bad_options(given, message):
         Options(**TINY, **given)
 
 
+def test_refuses_a_trigger_before_the_first_training():
+    with pytest.raises(ValueError, match="--trigger warp: strength must"):
+        EXPERIMENTS["table"](Options(**TINY, strength=50.0), ("mlp",))
+
+
 def test_lengths_are_of_the_table():
     with pytest.raises(ValueError, match="lengths are of the table"):
         Trainer(Options(**TINY, lengths=(1, 3)), (0.05,), 3, 1, None, 1)
