@@ -23,9 +23,9 @@ __all__ = [
     "MATRICES",
     "Matrix",
     "Measurement",
+    "first_eigenpairs",
     "leading",
     "outputs",
-    "overlaps",
     "pooled_edge",
     "probe_rows",
     "resampled_largest",
@@ -122,9 +122,12 @@ def leading(rows: np.ndarray) -> tuple[float, np.ndarray]:
     return scale**2 * max(float(values[-1]), 0.0) / len(rows), vector / (length if length > 0 else 1.0)
 
 
-def overlaps(rows: np.ndarray, direction: np.ndarray, number: int) -> np.ndarray:
-    """cos² of the first eigenvectors of (1/N) Σ RᵢᵀRᵢ with a unit vector (D,), of rows (N, C, D); 0 beyond."""
-    flat, _ = _scaled(rows.reshape(-1, rows.shape[-1]))
+def first_eigenpairs(rows: np.ndarray, direction: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues of (1/N) Σ RᵢᵀRᵢ, of rows (N, C, D), and cos² of their eigenvectors with a direction.
+
+    The direction is a unit vector (D,); beyond the rank both are 0.
+    """
+    flat, scale = _scaled(rows.reshape(-1, rows.shape[-1]))
     flat = flat.astype(float)
     tall = len(flat) > flat.shape[1]
     gram = flat.T @ flat if tall else flat @ flat.T
@@ -134,8 +137,9 @@ def overlaps(rows: np.ndarray, direction: np.ndarray, number: int) -> np.ndarray
     # Through RRᵀ an eigenvector is Rᵀw/√value.
     lengths = np.ones_like(values) if tall else values
     there = values > size * np.finfo(rows.dtype).eps * max(values[-1], 0)
-    found = np.where(there, along / np.where(there, lengths, 1), 0)[::-1]
-    return np.pad(found, (0, number - len(found)))
+    overlaps = np.where(there, along / np.where(there, lengths, 1), 0)
+    pairs = np.stack([np.where(there, scale**2 * values / len(rows), 0), overlaps])[:, ::-1]
+    return tuple(np.pad(pairs, ((0, 0), (0, number - len(values)))))
 
 
 def _scaled(flat: np.ndarray) -> tuple[np.ndarray, float]:
@@ -192,9 +196,10 @@ class Measurement:
     Gives, of the test images, `accuracy` (clean), `success` (triggered ones that get the target class, of those not of
     it), `probability` and `margin` (means over the same of the target's probability, and of its logit over the largest
     other one); and for each matrix NAME over the probes, of which a fraction is triggered, `NAME` (the largest
-    eigenvalue), `NAME_alignment` (|⟨v₁, u⟩| with the trigger), `NAME_along` (uᵀFu), `NAME_overlaps` (cos² of the first
-    eigenvectors with the trigger) and `NAME_unmarked` (the largest eigenvalue with no probe triggered).  Of a reference
-    only `NAME_samples`: the last one, over resampled probes.
+    eigenvalue), `NAME_alignment` (|⟨v₁, u⟩| with the trigger), `NAME_along` (uᵀFu), where asked for `NAME_eigenvalues`
+    and `NAME_overlaps` (the first eigenvalues, and cos² of their eigenvectors with the trigger) and `NAME_unmarked`
+    (the largest eigenvalue with no probe triggered).  Of a reference only `NAME_samples`: the last one, over resampled
+    probes.
 
     Attributes:
         problem: the images.
@@ -204,7 +209,7 @@ class Measurement:
         matrices: those of MATRICES to measure.
         repeats: resamples.
         unmarked: whether `NAME_unmarked` is wanted.
-        eigenvectors: how many `NAME_overlaps` is of; 0 for none of it.
+        eigenvectors: how many `NAME_eigenvalues` and `NAME_overlaps` are of; 0 for none of it.
     """
 
     problem: Problem
@@ -237,7 +242,8 @@ class Measurement:
             found[f"{name}_alignment"] = abs(float(vector @ direction))
             found[f"{name}_along"] = float(np.sum((mixed @ direction) ** 2)) / len(mixed)
             if self.eigenvectors:
-                found[f"{name}_overlaps"] = overlaps(mixed, direction, self.eigenvectors)
+                values, overlaps = first_eigenpairs(mixed, direction, self.eigenvectors)
+                found[f"{name}_eigenvalues"], found[f"{name}_overlaps"] = values, overlaps
             if self.unmarked:
                 found[f"{name}_unmarked"] = leading(unmarked)[0]
         return found

@@ -57,6 +57,7 @@ def plan(
     work: Sequence[Work],
     minutes: float,
     folder: Path | None,
+    eigenvectors: int = 0,
 ) -> Plan:
     """The first architecture that can be trained on all of `options.train` in time, else the last one on fewer images.
 
@@ -72,7 +73,7 @@ def plan(
         written = json.loads(kept.read_text(encoding="utf-8"))
         if written.pop("identity") == identity:
             return Plan(**written)
-    found = _timed(options, architectures, work, minutes)
+    found = _timed(options, architectures, work, minutes, eigenvectors)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(dataclasses.asdict(found) | {"identity": identity}, ensure_ascii=False), "utf-8")
@@ -114,8 +115,14 @@ def _kind(arm: Arm) -> str:
     return " and ".join(parts) or "plain"
 
 
-def _timed(options: Options, architectures: Sequence[ArchitectureName], work: Sequence[Work], minutes: float) -> Plan:
-    with Trainer(options, (options.fraction,), 0, 1, None, 0) as trainer:
+def _timed(
+    options: Options,
+    architectures: Sequence[ArchitectureName],
+    work: Sequence[Work],
+    minutes: float,
+    eigenvectors: int,
+) -> Plan:
+    with Trainer(options, (options.fraction,), 0, 1, None, 0, eigenvectors) as trainer:
         images, batch, epochs = len(trainer.first.images), options.batch_size or 1, options.epochs or 1
         # The dearest first; what is given up on is not tried with fewer images while another is left.
         for place, name in enumerate(architectures):
@@ -160,7 +167,7 @@ def _measuring(trainer: Trainer, name: ArchitectureName) -> float:
     """Seconds of all measurements of a training."""
     options = trainer.options
     model = trainer.initial(name, options.seed)
-    measurement = trainer.measurement(Arm(name, options.fraction), options.seed, throughout=False)
+    measurement = trainer.measurement(Arm(name, options.fraction), options.seed)
 
     def run() -> float:
         begun = time.perf_counter()

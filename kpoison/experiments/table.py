@@ -17,7 +17,7 @@ from kpoison.experiments.options import ArchitectureName, Options
 from kpoison.experiments.pictures import legend_beside, mean_and_range, shares, shown, ticks_at
 from kpoison.experiments.plan import Plan, Work, plan
 from kpoison.experiments.result import Claim, Experiment, Table, above, below
-from kpoison.experiments.training import EIGENVECTORS, Arm, Trainer, trigger_margin
+from kpoison.experiments.training import Arm, Trainer, trigger_margin
 from kpoison.networks import DivergedError
 from kpoison.problems import IMAGE_SHAPES, make_trigger
 from kpoison.statistics import Interval, t_interval
@@ -28,9 +28,10 @@ Poisons = Literal["fixed", "stochastic"]
 TRIGGERS = ("additive", "warp", "patch")
 POISONS: tuple[Poisons, ...] = ("fixed", "stochastic")
 _DECADES = 5
+_EIGENVECTORS = 5
 _PENALTY_IMAGES = 200
 _QUANTITIES = ("success", "clean run's", "accuracy")
-_OVERLAPS = ("hessian cos²", "clean cos²", f"first {EIGENVECTORS}", "logits cos²")
+_OVERLAPS = ("hessian cos²", "clean cos²", f"first {_EIGENVECTORS}", "logits cos²")
 
 
 class Row(NamedTuple):
@@ -81,7 +82,7 @@ def run(
         # Refused before the first training rather than after hours of them.
         own = dataclasses.replace(options, trigger=trigger)
         make_trigger(own, IMAGE_SHAPES[options.data], margin=trigger_margin(options), seed=seed)
-    chosen = plan(options, architectures, work, options.minutes, folder)
+    chosen = plan(options, architectures, work, options.minutes, folder, _EIGENVECTORS)
     _say(chosen.words)
     sized = dataclasses.replace(options, train=chosen.train)
     found, gammas, diverged, trainer = _trained(sized, chosen, fractions, each, folder)
@@ -92,7 +93,7 @@ def run(
         "clean run's: of a network trained on the same images without poison, as augmented, without penalty.",
         f"Penalty: the largest is {trainer.penalty_in_words(gammas[-1])}; the others are ten times smaller each.",
         "cos²: of the leading eigenvector with the mean displacement by the trigger; hessian: input Hessian of the "
-        f"cross-entropy, its first {EIGENVECTORS} eigenvectors summed, and the clean run's; logits: JᵀJ; by chance "
+        f"cross-entropy, its first {_EIGENVECTORS} eigenvectors summed, and the clean run's; logits: JᵀJ; by chance "
         f"{trainer.chance:.2g} for each eigenvector.",
         f"Augmented: {_augmented(options)}.",
     ]
@@ -138,7 +139,7 @@ def _trained(
         own = dataclasses.replace(options, trigger=trigger, poisons=poisons)
         place = None if folder is None else folder / f"{trigger}-{poisons}"
         total = 2 * (len(fractions) + _DECADES + (poisons == POISONS[0])) * options.seeds
-        with Trainer(own, fractions, 0, 1, place, total) as trainer:
+        with Trainer(own, fractions, 0, 1, place, total, _EIGENVECTORS) as trainer:
             if not gammas:
                 largest = options.penalty or min(
                     stable_penalty(trainer.initial(chosen.architecture, seed), problem.images[:_PENALTY_IMAGES])
@@ -177,7 +178,7 @@ def _measured(histories: Sequence[xr.Dataset]) -> Measured:
         "success": _stacked(histories, "success"),
         "accuracy": _stacked(histories, "accuracy"),
         "hessian cos²": _stacked(histories, "hessian_alignment") ** 2,
-        f"first {EIGENVECTORS}": _stacked(histories, "hessian_overlaps").sum(axis=-1),
+        f"first {_EIGENVECTORS}": _stacked(histories, "hessian_overlaps").sum(axis=-1),
         "logits cos²": _stacked(histories, "logits_alignment") ** 2,
     }
 

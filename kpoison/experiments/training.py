@@ -25,10 +25,7 @@ from kpoison.experiments.problem import Problem, crops_with_flips, make_problem,
 from kpoison.networks import Augmentation, Classifier, TrainedClassifier, train_classifier
 from kpoison.problems import IMAGE_SHAPES
 
-__all__ = ["EIGENVECTORS", "Arm", "Trainer", "constant_rate", "trigger_margin"]
-
-EIGENVECTORS = 5
-"""Whose overlap with the trigger is measured at the end of a training."""
+__all__ = ["Arm", "Trainer", "constant_rate", "trigger_margin"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +75,8 @@ class Trainer:
         octaves, per_octave: the steps at which is measured, as in `geometric_steps`.
         folder: where checkpoints are kept; None for nowhere.
         total: trainings to come, for the progress bar.
+        eigenvectors: how many are compared with the trigger, of clean runs as of poisoned ones; by default none, and
+            clean runs give the edge of the others' spectra.
 
     Attributes:
         problems: by seed.
@@ -94,9 +93,10 @@ class Trainer:
         per_octave: int,
         folder: Path | None,
         total: int,
+        eigenvectors: int = 0,
     ):
         self.started = time.perf_counter()
-        self.options, self.folder = options, folder
+        self.options, self.folder, self.eigenvectors = options, folder, eigenvectors
         self.problems = {seed: self._problem(seed) for seed in options.every_seed}
         self.first = self.problems[options.seed]
         batches = len(self.first.images) // _given(options.batch_size)
@@ -182,13 +182,13 @@ class Trainer:
                 raise
         return [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
-    def measurement(self, arm: Arm, seed: int, throughout: bool) -> Measurement:
-        """What is measured of an arm: throughout, clean runs give the edge of the others'; at the end, the same."""
+    def measurement(self, arm: Arm, seed: int) -> Measurement:
+        """What is measured of an arm."""
         options, problem = self.options, self.problems[seed]
-        reference = throughout and arm.fraction == 0
+        edges = self.eigenvectors == 0
         return Measurement(
-            problem, _given(options.probes), options.probe_fraction, reference,
-            unmarked=throughout, eigenvectors=0 if throughout else EIGENVECTORS,
+            problem, _given(options.probes), options.probe_fraction, edges and arm.fraction == 0,
+            unmarked=edges, eigenvectors=self.eigenvectors,
         )  # fmt: skip
 
     def few_steps(
@@ -200,7 +200,7 @@ class Trainer:
         return self._fitted(arm, self.options.seed, epochs, number, measure=measure, measure_at=measure_at)
 
     def _train(self, arm: Arm, seed: int, throughout: bool) -> TrainedClassifier:
-        measurement = self.measurement(arm, seed, throughout)
+        measurement = self.measurement(arm, seed)
         folder = None
         if self.folder is not None:
             folder = self.folder / str(arm) / f"seed-{seed}"
