@@ -61,7 +61,6 @@ class Laws:
     effective_length_scale: Callable[..., Array] = kp.flow.effective_length_scale
     slope_contraction: Callable[..., Array] = kp.flow.slope_contraction
     restricted_degrees_of_freedom: Callable[..., Array] = kp.flow.restricted_degrees_of_freedom
-    loss_gradient_flow: "Callable[..., kp.laws.Predictor]" = kp.flow.loss_gradient_flow
     kernel_ridge: "Callable[..., kp.asymptotics.TypicalKernelRidge]" = kp.asymptotics.kernel_ridge
     redraw_deviation: Callable[..., Array] = kp.asymptotics.redraw_deviation
     efficacy_deviation: Callable[..., Array] = kp.asymptotics.efficacy_deviation

@@ -58,7 +58,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     ]
     comparisons = [
         *vanishing,
-        *(_flow(problem, laws) if setting.scale == "full" else []),
+        *(_flow(problem) if setting.scale == "full" else []),
         compare(
             "flow to late times, where the loss is stationary",
             "closed form",
@@ -207,11 +207,11 @@ class _LossGradient:
         return found.x
 
 
-def _flow(problem: _LossGradient, laws: Laws) -> list[Comparison]:
+def _flow(problem: _LossGradient) -> list[Comparison]:
     """The library's integration against this one."""
     clean = kp.fit(kp.kernels.RBF(1.0), _X, _Y, gradient_penalty=_FLOW_KAPPA)
     poison, at = kp.Poison(jnp.asarray(_ZETA), _LABEL, _COUNT), jnp.asarray(_PROBE[None])
-    flow = laws.loss_gradient_flow(clean, _RIDGE, np.array([_FLOW_TIME]), poison, method="explicit")
+    flow = kp.flow.loss_gradient_flow(clean, _RIDGE, np.array([_FLOW_TIME]), poison, method="explicit")
     expected = seen_at(_PROBE[None], _POINTS, problem.flowed(_FLOW_KAPPA, _RIDGE, _FLOW_TIME))[0]
     return [
         compare(
@@ -324,7 +324,7 @@ def _flow_of_kernel(
         clean = kp.fit(kernel, X, y)
         return np.array([laws.predict(kp.flow.early_stopped(clean, time), seen, ridge, poison) for time in times])
     clean = kp.fit(kernel, X, y, gradient_penalty=kappa)
-    return np.asarray(laws.loss_gradient_flow(clean, ridge, times, poison, method="explicit")(seen))
+    return np.asarray(kp.flow.loss_gradient_flow(clean, ridge, times, poison, method="explicit")(seen))
 
 
 def _numbers(values, form: str) -> str:

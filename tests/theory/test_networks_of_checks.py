@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+import kpoison as kp
 from kpoison import networks
 from theory_checks import l13_features, t7_degrees_of_freedom, t9_slopes, t11_interpolation
 from theory_checks.descending import flow, minimum
@@ -64,15 +65,14 @@ def setting():
     return made
 
 
+def off(found):
+    """Wrong by 5 %; of functions too."""
+    return (lambda x: 1.05 * found(x)) if callable(found) else 1.05 * found
+
+
 def scaled(name):
-    """A law that is wrong by 5 %, of functions too."""
     right = getattr(Laws, name)
-
-    def wrong(*arguments, **options):
-        found = right(*arguments, **options)
-        return (lambda x: 1.05 * found(x)) if callable(found) else 1.05 * found
-
-    return dataclasses.replace(Laws(), **{name: wrong})
+    return dataclasses.replace(Laws(), **{name: lambda *a, **k: off(right(*a, **k))})
 
 
 ARMS = {
@@ -83,21 +83,25 @@ ARMS = {
 }
 
 
+def arm(setting, statement, laws):
+    """Whether networks of finite width agree with the laws."""
+    compared = [c for c in ARMS[statement](setting, laws) if c.against == "finite width"]
+    assert any(c.worst_ratio > 1e-3 for c in compared)
+    return all(c.passed for c in compared)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("statement", "wrong"),
-    [
-        ("T7", ["degrees_of_freedom"]),
-        ("T9", ["slope_contraction"]),
-        ("T11", ["predict", "loss_gradient_flow"]),
-        ("L13", ["predict"]),
-    ],
+    ("statement", "law"),
+    [("T7", "degrees_of_freedom"), ("T9", "slope_contraction"), ("T11", "predict"), ("L13", "predict")],
 )
-def test_networks_hold_for_the_right_law_and_fail_for_a_wrong_one(setting, statement, wrong):
-    for laws, holds in ((Laws(), True), *((scaled(law), False) for law in wrong)):
-        compared = [c for c in ARMS[statement](setting, laws) if c.against == "finite width"]
-        assert all(c.passed for c in compared) == holds, compared
-        assert any(c.worst_ratio > 1e-3 for c in compared)
+def test_networks_hold_for_the_right_law_and_fail_for_a_wrong_one(setting, monkeypatch, statement, law):
+    assert arm(setting, statement, Laws())
+    assert not arm(setting, statement, scaled(law))
+    if statement == "T11":  # the other half of it is the penalty's flow, which is no law under test
+        right = kp.flow.loss_gradient_flow
+        monkeypatch.setattr(kp.flow, "loss_gradient_flow", lambda *a, **k: off(right(*a, **k)))
+        assert not arm(setting, statement, Laws())
 
 
 @pytest.mark.slow
