@@ -163,7 +163,7 @@ def _trained(
                     "clean run's": reference["success"],
                     "clean cos²": reference["hessian cos²"],
                 }
-            _say(f"{trigger}, {poisons} poisons: done after {trainer.seconds / 60:.1f} minutes")
+            _say(f"{trigger}, {poisons} poisons: done in {trainer.seconds / 60:.1f} minutes")
             last = trainer
     assert last is not None
     return found, gammas, diverged, last
@@ -231,6 +231,15 @@ def _claims(
                 missing,
             )
         )  # fmt: skip
+        summed = f"first {_EIGENVECTORS}"
+        claims.append(
+            above(
+                f"{name}: so do the first {_EIGENVECTORS} together",
+                None if few is None or many is None else t_interval(many[summed][:, -1] - few[summed][:, -1]),
+                0.0,
+                missing,
+            )
+        )
         claims.append(
             below(
                 f"{name}: the largest penalty lowers success, less that without it",
@@ -270,6 +279,8 @@ def _figure(
                 values = np.stack([along[place][quantity][:, -1] for place in there], axis=1)
                 mean_and_range(ax, x, values, label, colour, dashed=augmented)
         shares(column[0], f"{trigger}: success", "poisoned fraction θ")
+        clean = [measured["clean cos²"][:, -1].mean() for row, measured in found.items() if row.trigger == trigger]
+        column[1].axhline(float(np.mean(clean)), color="black", linewidth=1, linestyle="--", label="clean runs")
         column[1].axhline(chance, color="black", linewidth=1, linestyle=":", label="by chance")
         shares(column[1], "cos² of the first eigenvector with the trigger", "poisoned fraction θ", "cos²")
         column[1].set(yscale="log", ylim=(chance / 30, 1.5))
