@@ -13,7 +13,6 @@ import kpoison as kp
 from kpoison import defences
 from theory_checks import l8_lag, mixtures, r1_ridge_regression, r2_linear_overlap, r5_convex_loss
 from theory_checks.catalogue import GUARDS, STATEMENTS
-from theory_checks.finite_width import FiniteWidth
 from theory_checks.record import Verdict
 from theory_checks.setting import Laws, Setting, make_setting
 
@@ -35,11 +34,7 @@ def settings() -> dict[str, Setting]:
 @pytest.fixture(scope="module")
 def with_networks() -> Setting:
     """Keeps the networks that are trained for one statement for the next."""
-    setting = make_setting("ntk-erf")
-    networks = FiniteWidth(setting)
-    networks.widths = np.array([128, 512, 2048])  # half as wide as in a quick run
-    setting.__dict__["networks"] = networks
-    return setting
+    return make_setting("ntk-erf")
 
 
 @pytest.fixture(scope="module", autouse=True)
