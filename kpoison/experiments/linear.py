@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import kpoison as kp
 from kpoison import plotting
 from kpoison._linear_algebra import matrix_product
+from kpoison.asymptotics import EstimatedRate
 from kpoison.experiments.options import ArchitectureName, Options
 from kpoison.experiments.pictures import legend_beside, mean_and_range, overlaps_by_rank, shares, shown, ticks_at
 from kpoison.experiments.problem import make_problem
@@ -212,6 +213,8 @@ def _predicted(trainer: Trainer, fractions: Sequence[float]) -> Measured:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), place))
         success = model.attack_success_rate(triggered, draws=_DRAWS, key=keys[0])
         accuracy = model.accuracy(clean, draws=_DRAWS, key=keys[1])
+        assert isinstance(success, EstimatedRate)  # of more than two classes
+        assert isinstance(accuracy, EstimatedRate)
         rows.append([float(success.value), float(accuracy.value), float(model.overlap(u))])
     success, accuracy, overlap = np.array(rows).T
     pooled = np.array([len(pool.images)], float)

@@ -39,7 +39,7 @@ def run(
     fractions = tuple(sorted({*options.fractions, options.fraction}))
     total = len(architectures) * options.seeds * (1 + len(fractions))
     with Trainer(options, fractions, 0, 1, folder, total, _EIGENVECTORS) as trainer:
-        found = {name: _of_architecture(trainer, name, (0.0, *fractions)) for name in architectures}
+        found: dict[str, Spectra] = {name: _of_architecture(trainer, name, (0.0, *fractions)) for name in architectures}
     chance = trainer.chance
     notes = [
         f"{trainer.words}.",
@@ -69,7 +69,7 @@ def _of_architecture(trainer: Trainer, name: ArchitectureName, fractions: Sequen
     for place, fraction in enumerate(fractions):
         (trained,) = trainer.train(Arm(name, fraction), throughout=False)
         for seed, each in zip(trainer.options.every_seed, trained, strict=True):
-            last = {key: np.asarray(value.values)[-1] for key, value in each.history.data_vars.items()}
+            last = {str(key): np.asarray(value.values)[-1] for key, value in each.history.data_vars.items()}
             values, share = parameter_spectrum(each.model, trainer.problems[seed], fraction, seed)
             last |= {"parameter_eigenvalues": values, "poison_share": np.asarray(share)}
             for key, value in last.items():
@@ -167,7 +167,7 @@ def _claims(name: str, spectra: Spectra, fractions: Sequence[float]) -> list[Cla
     ]
 
 
-def _figure(found: dict[ArchitectureName, Spectra], fractions: Sequence[float], options: Options) -> Figure:
+def _figure(found: dict[str, Spectra], fractions: Sequence[float], options: Options) -> Figure:
     """A row for each architecture: eigenvalues of both Hessians by rank, and cos² by rank and fraction."""
     figure = Figure(figsize=(13.5, 3.9 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 3, squeeze=False)
