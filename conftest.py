@@ -15,6 +15,10 @@ if not any(flag.startswith("--xla_backend_optimization_level") for flag in flags
         flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
+# Workers take a core each: threads of LAPACK that wait for one another would take the other's.
+for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
+
 # Compiled programs are shared by the workers and kept for the next run; a full folder is begun anew.
 programs = Path(__file__).parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))

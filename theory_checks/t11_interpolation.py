@@ -43,7 +43,7 @@ _UNRESOLVED = 1e-3  # of outputs of 1, with twice the steps; a fifteenth of that
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     """Residual and slopes as λ → 0; the flow of the penalty on ∇ℓ and where it ends, with and without a ridge."""
     if setting.kernel_name != "rbf":
-        return _of_networks(setting)
+        return _of_networks(setting, laws)
     problem = _LossGradient()
     vanishing, first, panel = _vanishing_ridge(laws)
     ended = {kappa: problem.flowed(kappa, 0.0, _ENDLESS) for kappa in _KAPPAS}
@@ -225,7 +225,7 @@ def _flow(problem: _LossGradient) -> list[Comparison]:
     ]
 
 
-def _of_networks(setting: Setting) -> Record | None:
+def _of_networks(setting: Setting, laws: Laws) -> Record | None:
     """The flow of networks under the penalty on ∇ℓ, with next to no ridge and with one, against the kernel's."""
     if setting.networks is None or setting.networks.kinks:
         return None
@@ -257,7 +257,10 @@ def _of_networks(setting: Setting) -> Record | None:
     samples = found[:, :, 1]
     poison = kp.Poison(small.location, small.label, _COUNT)
     law = np.array(
-        [_flow_of_kernel(small.kernel, X, y, poison, ridge, kappa, times, seen) for ridge, kappa in pairs.tolist()]
+        [
+            _flow_of_kernel(laws, small.kernel, X, y, poison, ridge, kappa, times, seen)
+            for ridge, kappa in pairs.tolist()
+        ]
     )
     late = samples[-1, :, :, -1]  # (S, pairs, points), of the widest
     residuals = np.square(late[..., :-1] - np.asarray(labels)) @ np.asarray(share)
@@ -313,11 +316,13 @@ def _penalised_on_loss(network: Network, points, labels, share, pair, times, see
     return flow(velocity, nothing, times, lambda s: shifted(network, s).outputs(seen) - network.outputs(seen), steps)
 
 
-def _flow_of_kernel(kernel, X, y, poison, ridge: float, kappa: float, times: np.ndarray, seen: Array) -> np.ndarray:
+def _flow_of_kernel(
+    laws: Laws, kernel, X, y, poison, ridge: float, kappa: float, times: np.ndarray, seen: Array
+) -> np.ndarray:
     """f (T, q) of infinitely wide networks."""
     if kappa == 0:
         clean = kp.fit(kernel, X, y)
-        return np.array([kp.predict(kp.flow.early_stopped(clean, time), seen, ridge, poison) for time in times])
+        return np.array([laws.predict(kp.flow.early_stopped(clean, time), seen, ridge, poison) for time in times])
     clean = kp.fit(kernel, X, y, gradient_penalty=kappa)
     return np.asarray(kp.flow.loss_gradient_flow(clean, ridge, times, poison, method="explicit")(seen))
 

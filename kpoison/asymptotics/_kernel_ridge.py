@@ -257,8 +257,8 @@ def kernel_ridge(
     It is asymptotic: right for many effective degrees of freedom, and an error that is spread over the population.
     On images success was right to 0.03 in 41 of 45 random settings (patches, blends and warps, 3 to 40 poisons), and
     0.04 and 0.06 too low for 3 or 4 poisons under a ReLU kernel, to which images differ in size.  The deviation is
-    mostly 0 to 15 % too small, by a quarter in places.  Where features are few (a smooth kernel in few dimensions) it is up to
-    a third too large.
+    mostly 0 to 15 % too small, by a quarter in places.  Where features are few (a smooth kernel in few dimensions) it
+    is up to a third too large.
 
     Args:
         kernel: k.

@@ -146,8 +146,7 @@ class _Plan(eqx.Module):
             jnp.asarray(n, dtype),
             jnp.asarray(ridge, dtype),
             fit,
-            target,
-            source,
+            *(None if number is None else int(number) for number in (target, source)),  # checked by `backdoor_mixture`
         )
 
     def attack(self) -> Backdoor:

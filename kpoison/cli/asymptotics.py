@@ -72,12 +72,12 @@ class Asymptotics:
 
         jax.config.update("jax_enable_x64", True)
         for name, least in (("dimension", 3), ("draws", 2), ("seed", 0)):
-            check_integer(f"--{name}", getattr(self, name), least)
+            object.__setattr__(self, name, check_integer(f"--{name}", getattr(self, name), least))
         check_positive("--ridge", self.ridge)
         if check_fraction("--fraction", self.fraction) >= 0.5:
             raise ValueError(f"--fraction must lie in (0, 0.5), got {self.fraction}")
         if self.train is not None:
-            check_integer("--train", self.train, 20)
+            object.__setattr__(self, "train", check_integer("--train", self.train, 20))
         made_folder("--out", self.out)
         makers = self._makers()
         names = tuple(makers) if "all" in self.figures else self.figures

@@ -19,15 +19,17 @@ class Experiment(Arguments):
     ran, whatever it found; 2 for wrong arguments.
     """
 
-    name: Annotated[Literal["lag", "joint-defence", "collapse", "table"], tyro.conf.Positional]
+    name: Annotated[Literal["lag", "joint-defence", "collapse", "table", "spectra", "linear"], tyro.conf.Positional]
     """lag: attack success and spectral visibility along training and along the poisoned fraction; joint-defence:
     augmentation, the gradient penalty and both against the length of training (T6); collapse: distances among poisons
     in input, kernel and trained feature space; table: success, accuracy and overlap with the trigger of cross, warp and
-    patch, fixed and stochastic poisons, with and without augmentation, against the fraction and against the penalty."""
+    patch, fixed and stochastic poisons, with and without augmentation, against the fraction and against the penalty;
+    spectra: the loss's Hessian in inputs and in parameters, and which eigenvector is the trigger's; linear: least
+    squares with an output for each class, beside the laws L13, R1 and R2."""
 
     architecture: tuple[ArchitectureName, ...] = ()
-    """Networks to train; by default linear mlp lenet for lag, lenet for the others; the table takes the first
-    that there is time for, of lenet mlp.  ResNet is for a GPU."""
+    """Networks to train; by default linear mlp lenet for lag, mlp for spectra, lenet for the others; the table takes
+    the first that there is time for, of lenet mlp; linear takes none.  ResNet is for a GPU."""
 
     out: Path | None = None
     """Folder for NAME.json, NAME.png and the checkpoints, from which the same command goes on when it was killed."""

@@ -16,6 +16,7 @@ from kpoison.curvature._visibility import (
 )
 from kpoison.curvature.matrices import fisher, gauss_newton, gradient_covariance, input_gradients, input_hessian
 from kpoison.curvature.operators import Operator
+from kpoison.curvature.parameters import parameter_hessian
 from kpoison.curvature.spectrum import (
     Density,
     Eigenpairs,
@@ -46,6 +47,7 @@ __all__ = [
     "outlier_eigenvalue",
     "outlier_overlap",
     "overlap",
+    "parameter_hessian",
     "smoothed_rbf_spike",
     "smoothed_spike",
     "spectral_density",

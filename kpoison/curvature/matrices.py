@@ -17,13 +17,13 @@ from kpoison.curvature.losses import Loss, curvature_rows, residual
 from kpoison.curvature.operators import GaussNewtonRows, Operator, ProbeGaussNewton, ProbeHessian, outputs_at
 from kpoison.laws import Predictor
 
-__all__ = ["fisher", "gauss_newton", "gradient_covariance", "input_gradients", "input_hessian"]
+__all__ = ["Probed", "fisher", "gauss_newton", "gradient_covariance", "input_gradients", "input_hessian"]
 
 _ROWS_AT_MOST = 2**25  # numbers of the thin form, as `gauss_newton` says
 _PROBES_AT_ONCE = 128  # of a function that does not say what it needs
 
 
-class _Probed(NamedTuple):
+class Probed(NamedTuple):
     """A predictor and where it is asked.
 
     Attributes:
@@ -39,7 +39,7 @@ class _Probed(NamedTuple):
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, f: Any, x: Any, loss: Any = "squared") -> "_Probed":
+    def of(cls, f: Any, x: Any, loss: Any = "squared") -> "Probed":
         """Shapes, and numbers where they are known: of the probes, and of what the predictor makes of the first."""
         x = check_floating("x", x)
         if not callable(f):
@@ -146,7 +146,7 @@ def input_gradients(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."]) -
     Raises:
         TypeError, ValueError: naming the argument that does not fit, and where f or its gradient is not finite.
     """
-    f, x, _, shape = _Probed.of(f, x)
+    f, x, _, shape = Probed.of(f, x)
     gradients = _all_jacobians(f, x)
     return gradients if shape else gradients[:, 0]
 
@@ -173,10 +173,10 @@ def gauss_newton(f: Callable[[Array], Array], x: Float[ArrayLike, "q ..."], *, l
     >>> gauss_newton(lambda x: x[0] * x[1], jnp.array([[1.0, 2.0]])).dense().tolist()
     [[4.0, 2.0], [2.0, 1.0]]
     """
-    return _gauss_newton(_Probed.of(f, x, loss))
+    return _gauss_newton(Probed.of(f, x, loss))
 
 
-def _gauss_newton(probed: _Probed) -> Operator:
+def _gauss_newton(probed: Probed) -> Operator:
     f, x, loss, _ = probed
     outputs = _finite("values", _outputs(f, x))
     if outputs.size * math.prod(x.shape[1:]) > _ROWS_AT_MOST:
@@ -216,7 +216,7 @@ def gradient_covariance(
     Raises:
         TypeError, ValueError: as in `gauss_newton`, and for targets that do not fit.
     """
-    probed = _Probed.of(f, x, loss)
+    probed = Probed.of(f, x, loss)
     targets, (f, x, loss, _) = probed.vectors(targets), probed
     outputs, gradients = _finite("values", _outputs(f, x)), _all_jacobians(f, x)
     residuals = jax.vmap(lambda o, t: residual(loss, o, t))(outputs, targets)
@@ -271,7 +271,7 @@ def input_hessian(
     >>> input_hessian(lambda x: x[0] * x[1], jnp.array([[1.0, 2.0]]), jnp.array([1.0])).dense().tolist()
     [[4.0, 3.0], [3.0, 1.0]]
     """
-    probed = _Probed.of(f, x, loss)
+    probed = Probed.of(f, x, loss)
     targets, (f, x, loss, _) = probed.vectors(targets), probed
     _off_the_centres(f, x)
     outputs = _finite("values", _outputs(f, x))

@@ -11,7 +11,7 @@ from kpoison.experiments.options import ArchitectureName
 from kpoison.kernels.activations import as_activation
 from kpoison.networks import MLP, Classifier, LeNet, LinearSoftmax, ResNet
 
-__all__ = ["Cropped", "create", "infinite_width"]
+__all__ = ["Cropped", "create", "infinite_width", "middle"]
 
 
 class Cropped(Classifier):
@@ -35,8 +35,13 @@ class Cropped(Classifier):
     def hidden(self, image: Float[Array, "height width channels"]) -> Float[Array, " k"]:
         """Features of the middle."""
         height, width, _ = self.middle.image_shape
-        top, left = (self.image_shape[0] - height) // 2, (self.image_shape[1] - width) // 2
-        return self.middle.hidden(image[top : top + height, left : left + width])
+        return self.middle.hidden(middle(image, height, width))
+
+
+def middle(image: Any, height: int, width: int) -> Any:
+    """So many rows and columns of an image (rows, columns, channels), an array of JAX or NumPy."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
 
 
 def create(

@@ -19,7 +19,17 @@ from kpoison.curvature.losses import Loss, curvature_rows
 from kpoison.experiments.problem import Problem
 from kpoison.networks import DivergedError
 
-__all__ = ["MATRICES", "Matrix", "Measurement", "leading", "outputs", "pooled_edge", "probe_rows", "resampled_largest"]
+__all__ = [
+    "MATRICES",
+    "Matrix",
+    "Measurement",
+    "first_eigenpairs",
+    "leading",
+    "outputs",
+    "pooled_edge",
+    "probe_rows",
+    "resampled_largest",
+]
 
 Matrix = Literal["hessian", "logits"]
 
@@ -74,10 +84,14 @@ def probe_rows(f: Callable[[Array], Array], images, losses) -> dict[str, np.ndar
 
 @eqx.filter_jit
 def _lanczos_of(flat: Array) -> tuple[Array, Array]:
-    """Basis and tridiagonal matrix of RᵀR."""
+    """Basis, as vectors (D,), and tridiagonal matrix of RᵀR, or of RRᵀ where that is smaller."""
     # The sum of the rows by their signs along themselves is orthogonal to nothing of interest.
     start = jnp.sum(jnp.where(matrix_product(flat, flat[:1].T) < 0, -flat, flat), axis=0) + jnp.abs(flat).max()
-    return lanczos(weighted_product(flat, jnp.ones(len(flat), flat.dtype), None), start, _LANCZOS_STEPS)
+    gram = smaller_gram(flat)
+    if gram is not None:
+        start = matrix_product(flat, start[:, None])[:, 0]
+    basis, tridiagonal = lanczos(weighted_product(flat, jnp.ones(len(flat), flat.dtype), gram), start, _LANCZOS_STEPS)
+    return basis if gram is None else matrix_product(basis, flat), tridiagonal
 
 
 def _leading_by_lanczos(flat: np.ndarray) -> tuple[float, np.ndarray, float]:
@@ -106,6 +120,26 @@ def leading(rows: np.ndarray) -> tuple[float, np.ndarray]:
     vector = vectors[:, -1] if tall else flat.T @ vectors[:, -1]
     length = np.linalg.norm(vector)
     return scale**2 * max(float(values[-1]), 0.0) / len(rows), vector / (length if length > 0 else 1.0)
+
+
+def first_eigenpairs(rows: np.ndarray, direction: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues of (1/N) Σ RᵢᵀRᵢ, of rows (N, C, D), and cos² of their eigenvectors with a direction.
+
+    The direction is a unit vector (D,); beyond the rank both are 0.
+    """
+    flat, scale = _scaled(rows.reshape(-1, rows.shape[-1]))
+    flat = flat.astype(float)
+    tall = len(flat) > flat.shape[1]
+    gram = flat.T @ flat if tall else flat @ flat.T
+    size = len(gram)
+    values, vectors = scipy.linalg.eigh(gram, subset_by_index=[max(0, size - number), size - 1])
+    along = (vectors.T @ direction if tall else vectors.T @ (flat @ direction)) ** 2
+    # Through RRᵀ an eigenvector is Rᵀw/√value.
+    lengths = np.ones_like(values) if tall else values
+    there = values > size * np.finfo(rows.dtype).eps * max(values[-1], 0)
+    overlaps = np.where(there, along / np.where(there, lengths, 1), 0)
+    pairs = np.stack([np.where(there, scale**2 * values / len(rows), 0), overlaps])[:, ::-1]
+    return tuple(np.pad(pairs, ((0, 0), (0, number - len(values)))))
 
 
 def _scaled(flat: np.ndarray) -> tuple[np.ndarray, float]:
@@ -162,8 +196,10 @@ class Measurement:
     Gives, of the test images, `accuracy` (clean), `success` (triggered ones that get the target class, of those not of
     it), `probability` and `margin` (means over the same of the target's probability, and of its logit over the largest
     other one); and for each matrix NAME over the probes, of which a fraction is triggered, `NAME` (the largest
-    eigenvalue), `NAME_alignment` (|⟨v₁, u⟩| with the trigger), `NAME_along` (uᵀFu) and `NAME_unmarked` (the largest
-    eigenvalue with no probe triggered).  Of a reference only `NAME_samples`: the last one, over resampled probes.
+    eigenvalue), `NAME_alignment` (|⟨v₁, u⟩| with the trigger), `NAME_along` (uᵀFu), where asked for `NAME_eigenvalues`
+    and `NAME_overlaps` (the first eigenvalues, and cos² of their eigenvectors with the trigger) and `NAME_unmarked`
+    (the largest eigenvalue with no probe triggered).  Of a reference only `NAME_samples`: the last one, over resampled
+    probes.
 
     Attributes:
         problem: the images.
@@ -172,6 +208,8 @@ class Measurement:
         reference: whether this is a clean run that gives an edge.
         matrices: those of MATRICES to measure.
         repeats: resamples.
+        unmarked: whether `NAME_unmarked` is wanted.
+        eigenvectors: how many `NAME_eigenvalues` and `NAME_overlaps` are of; 0 for none of it.
     """
 
     problem: Problem
@@ -180,6 +218,8 @@ class Measurement:
     reference: bool
     matrices: tuple[Matrix, ...] = ("hessian", "logits")
     repeats: int = 100
+    unmarked: bool = True
+    eigenvectors: int = 0
 
     def __call__(self, model: Callable[[Array], Array], step: int) -> dict[str, Any]:
         """The measurements by name."""
@@ -201,7 +241,11 @@ class Measurement:
             found[name] = value
             found[f"{name}_alignment"] = abs(float(vector @ direction))
             found[f"{name}_along"] = float(np.sum((mixed @ direction) ** 2)) / len(mixed)
-            found[f"{name}_unmarked"] = leading(unmarked)[0]
+            if self.eigenvectors:
+                values, overlaps = first_eigenpairs(mixed, direction, self.eigenvectors)
+                found[f"{name}_eigenvalues"], found[f"{name}_overlaps"] = values, overlaps
+            if self.unmarked:
+                found[f"{name}_unmarked"] = leading(unmarked)[0]
         return found
 
     def rates(self, model: Callable[[Array], Array]) -> dict[str, float]:

@@ -10,7 +10,16 @@ from matplotlib.ticker import NullLocator
 from kpoison.experiments.measuring import Matrix
 from kpoison.plotting import label_narrow_axis
 
-__all__ = ["MATRIX_NAMES", "against_edge", "legend_beside", "mean_and_range", "shares", "shown", "ticks_at"]
+__all__ = [
+    "MATRIX_NAMES",
+    "against_edge",
+    "legend_beside",
+    "mean_and_range",
+    "overlaps_by_rank",
+    "shares",
+    "shown",
+    "ticks_at",
+]
 
 MATRIX_NAMES: dict[Matrix, str] = {"hessian": "Hessian of the loss", "logits": "JᵀJ of the logits"}
 
@@ -41,6 +50,21 @@ def legend_beside(row: Sequence[Axes] | np.ndarray) -> None:
         if (legend := ax.get_legend()) is not None:
             legend.remove()
     row[-1].legend(*fullest.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+def overlaps_by_rank(ax: Axes, fractions: Sequence[float], overlaps: np.ndarray) -> None:
+    """cos² (fractions, ranks) with the trigger as a map: the poison moves to the first eigenvectors with θ."""
+    number = overlaps.shape[1]
+    picture = ax.imshow(overlaps.T, origin="upper", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+    for (place, rank), value in np.ndenumerate(overlaps):
+        if value >= 0.05:
+            ink = "black" if value > 0.5 else "white"
+            ax.text(place, rank, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    ax.set_xticks(range(len(fractions)), [f"{fraction:g}" if fraction else "clean" for fraction in fractions])
+    ax.set_yticks(range(number), [str(rank + 1) for rank in range(number)])
+    ax.set(xlabel="poisoned fraction θ", ylabel="eigenvector by rank")
+    ax.grid(visible=False)
+    ax.figure.colorbar(picture, ax=ax, label="cos²")
 
 
 def ticks_at(ax: Axes, places) -> None:

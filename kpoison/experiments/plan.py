@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,12 @@ def plan(
     work: Sequence[Work],
     minutes: float,
     folder: Path | None,
+    eigenvectors: int = 0,
 ) -> Plan:
     """The first architecture that can be trained on all of `options.train` in time, else the last one on fewer images.
 
-    A plan is kept in the folder, so that the same call goes on with it whatever the steps take then.
+    A plan is kept in the folder, so that the same call goes on with it whatever the steps take then.  What is timed is
+    said on stderr.
 
     Raises:
         ValueError: where a fiftieth of the images is too many.
@@ -70,7 +73,7 @@ def plan(
         written = json.loads(kept.read_text(encoding="utf-8"))
         if written.pop("identity") == identity:
             return Plan(**written)
-    found = _timed(options, architectures, work, minutes)
+    found = _timed(options, architectures, work, minutes, eigenvectors)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(dataclasses.asdict(found) | {"identity": identity}, ensure_ascii=False), "utf-8")
@@ -112,13 +115,21 @@ def _kind(arm: Arm) -> str:
     return " and ".join(parts) or "plain"
 
 
-def _timed(options: Options, architectures: Sequence[ArchitectureName], work: Sequence[Work], minutes: float) -> Plan:
-    with Trainer(options, (options.fraction,), 0, 1, None, 0) as trainer:
+def _timed(
+    options: Options,
+    architectures: Sequence[ArchitectureName],
+    work: Sequence[Work],
+    minutes: float,
+    eigenvectors: int,
+) -> Plan:
+    with Trainer(options, (options.fraction,), 0, 1, None, 0, eigenvectors) as trainer:
         images, batch, epochs = len(trainer.first.images), options.batch_size or 1, options.epochs or 1
         # The dearest first; what is given up on is not tried with fewer images while another is left.
         for place, name in enumerate(architectures):
-            seconds = [_seconds(trainer, dataclasses.replace(part.arm, architecture=name)) for part in work]
-            timed = _Timed(name, work, seconds, batch, epochs)
+            print(f"plan: timing {_STEPS} steps of {name}", file=sys.stderr, flush=True)
+            once = _measuring(trainer, name)
+            steps = [_step(trainer, dataclasses.replace(part.arm, architecture=name)) for part in work]
+            timed = _Timed(name, work, [(step, once) for step in steps], batch, epochs)
             if timed.minutes(images) <= minutes:
                 return timed.plan(images)
             if place < len(architectures) - 1:
@@ -136,24 +147,38 @@ def _side_by_side() -> int:
     return 2 if jax.default_backend() == "cpu" else 1
 
 
-def _seconds(trainer: Trainer, arm: Arm) -> tuple[float, float]:
-    """Of a step, and of all that is done once in a training but compiling; with as many at a time as in the table."""
+def _step(trainer: Trainer, arm: Arm) -> float:
+    """Seconds of a step."""
 
-    def run(_: int) -> tuple[float, float]:
+    def run() -> float:
         times: list[float] = []
 
         def note(model: Any, step: int) -> dict[str, float]:
             times.append(time.perf_counter())
             return {"steps": float(step)}
 
-        trained = trainer.few_steps(arm, 2 * _STEPS, note, [_STEPS, 2 * _STEPS])
-        measurement = trainer.measurement(arm, trainer.options.seed)
-        measurement(trained.model, 0)  # compiles
-        begun = time.perf_counter()
-        measurement(trained.model, 0)
-        measured = len(trainer.options.every_length) * (time.perf_counter() - begun)
-        return (times[1] - times[0]) / _STEPS, measured
+        trainer.few_steps(arm, 2 * _STEPS, note, [_STEPS, 2 * _STEPS])
+        return (times[1] - times[0]) / _STEPS
 
+    return _as_in_the_table(run)
+
+
+def _measuring(trainer: Trainer, name: ArchitectureName) -> float:
+    """Seconds of all measurements of a training."""
+    options = trainer.options
+    model = trainer.initial(name, options.seed)
+    measurement = trainer.measurement(Arm(name, options.fraction), options.seed)
+
+    def run() -> float:
+        begun = time.perf_counter()
+        measurement(model, 0)
+        return time.perf_counter() - begun
+
+    return len(options.every_length) * _as_in_the_table(run)
+
+
+def _as_in_the_table(run: Callable[[], float]) -> float:
+    """The longest of as many at a time as in the table, after one that compiles."""
+    run()
     with ThreadPoolExecutor(_side_by_side()) as threads:
-        found = list(threads.map(run, range(_side_by_side())))
-    return max(each for each, _ in found), max(once for _, once in found)
+        return max(each.result() for each in [threads.submit(run) for _ in range(_side_by_side())])

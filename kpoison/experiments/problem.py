@@ -145,6 +145,7 @@ def make_problem(
     data_dir: str | None = None,
     seed: int = 0,
     dtype=np.float32,
+    margin: int = 1,
 ) -> Problem:
     """Draw a problem.
 
@@ -152,13 +153,14 @@ def make_problem(
         data: "digits" (embedded), "mnist", "cifar10" or "cifar100" (from `data_dir` or KPOISON_DATA).
         train: training images, as evenly from each class as that allows; by default all.
         test: test images; by default all.
-        trigger: or its options; patch and cross without a position lie one pixel off the lower right corner.  By
-            default a white square of a tenth of the image's height, at least 2 pixels.
+        trigger: or its options; patch and cross without a position lie `margin` pixels off the lower right corner.
+            By default a white square of a tenth of the image's height, at least 2 pixels.
         target: the attacker's class.
         labels: of CIFAR-100: "coarse" (20 classes) or "fine" (100).
         data_dir: folder with the official files.
         seed: of the draw.
         dtype: of the images.
+        margin: of the trigger, in pixels.
 
     Raises:
         ValueError: for a target or sizes that do not fit the data.
@@ -171,7 +173,7 @@ def make_problem(
         raise ValueError(f"target must be a class of {data}, 0 to {len(names) - 1}, got {target}")
     clean, held_out = _drawn("train", training, train, seed), _drawn("test", testing, test, seed + 1)
     if trigger is None or isinstance(trigger, TriggerArguments):
-        trigger = make_trigger(trigger or TriggerArguments(), training.images.shape[1:], margin=1, seed=seed)
+        trigger = make_trigger(trigger or TriggerArguments(), training.images.shape[1:], margin=margin, seed=seed)
     mean = np.asarray(np.mean(clean.images, axis=(0, 1, 2), dtype=np.float64))
     scale = float(np.sqrt(np.mean((clean.images - mean.astype(clean.images.dtype)) ** 2, dtype=np.float64)))
 

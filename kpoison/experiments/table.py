@@ -17,9 +17,10 @@ from kpoison.experiments.options import ArchitectureName, Options
 from kpoison.experiments.pictures import legend_beside, mean_and_range, shares, shown, ticks_at
 from kpoison.experiments.plan import Plan, Work, plan
 from kpoison.experiments.result import Claim, Experiment, Table, above, below
-from kpoison.experiments.training import Arm, Trainer
+from kpoison.experiments.training import Arm, Trainer, trigger_margin
 from kpoison.networks import DivergedError
-from kpoison.statistics import t_interval
+from kpoison.problems import IMAGE_SHAPES, make_trigger
+from kpoison.statistics import Interval, t_interval
 
 __all__ = ["Row", "run"]
 
@@ -27,8 +28,10 @@ Poisons = Literal["fixed", "stochastic"]
 TRIGGERS = ("additive", "warp", "patch")
 POISONS: tuple[Poisons, ...] = ("fixed", "stochastic")
 _DECADES = 5
+_EIGENVECTORS = 5
 _PENALTY_IMAGES = 200
-_QUANTITIES = ("success", "clean run's", "accuracy", "hessian cos²", "logits cos²")
+_QUANTITIES = ("success", "clean run's", "accuracy")
+_OVERLAPS = ("hessian cos²", "clean cos²", f"first {_EIGENVECTORS}", "logits cos²")
 
 
 class Row(NamedTuple):
@@ -62,15 +65,25 @@ def run(
         folder: where the plan and checkpoints are kept, so that the same call goes on from there.
     """
     fractions = tuple(sorted({*options.fractions, options.fraction}))
-    each = len(TRIGGERS) * len(POISONS) * options.seeds
+    each = 2 * len(TRIGGERS) * len(POISONS) * options.seeds
+    # Augmentation takes next to no time, so that all count as augmented; each trigger is compared with clean runs, too.
     work = [
-        Work(Arm("mlp", options.fraction, augmented, penalty), number)
-        for augmented in (False, True)
-        # Each trigger is compared with clean runs, too.
+        Work(Arm("mlp", options.fraction, True, penalty), number)
         for penalty, number in ((0.0, each * len(fractions) + each // len(POISONS)), (1e-3, each * _DECADES))
     ]
-    chosen = plan(options, architectures, work, options.minutes, folder)
-    print(f"plan: {chosen.words}", file=sys.stderr, flush=True)
+    _say(
+        f"{sum(part.number for part in work)} trainings of {options.epochs} epochs, of the first of "
+        f"{', '.join(architectures)} that there is time for in {options.minutes:g} minutes: {', '.join(TRIGGERS)}; "
+        f"{' and '.join(POISONS)} poisons; with and without augmentation; fractions "
+        f"{', '.join(f'{fraction:g}' for fraction in fractions)} without penalty, {options.fraction:g} with "
+        f"{_DECADES} penalties; {options.seeds} seeds"
+    )
+    for trigger, seed in itertools.product(TRIGGERS, options.every_seed):
+        # Refused before the first training rather than after hours of them.
+        own = dataclasses.replace(options, trigger=trigger)
+        make_trigger(own, IMAGE_SHAPES[options.data], margin=trigger_margin(options), seed=seed)
+    chosen = plan(options, architectures, work, options.minutes, folder, _EIGENVECTORS)
+    _say(chosen.words)
     sized = dataclasses.replace(options, train=chosen.train)
     found, gammas, diverged, trainer = _trained(sized, chosen, fractions, each, folder)
     notes = [
@@ -80,7 +93,8 @@ def run(
         "clean run's: of a network trained on the same images without poison, as augmented, without penalty.",
         f"Penalty: the largest is {trainer.penalty_in_words(gammas[-1])}; the others are ten times smaller each.",
         "cos²: of the leading eigenvector with the mean displacement by the trigger; hessian: input Hessian of the "
-        f"cross-entropy, logits: JᵀJ; by chance {1 / trainer.first.direction.size:.2g}.",
+        f"cross-entropy, its first {_EIGENVECTORS} eigenvectors summed, and the clean run's; logits: JᵀJ; by chance "
+        f"{trainer.chance:.2g} for each eigenvector.",
         f"Augmented: {_augmented(options)}.",
     ]
     if diverged:
@@ -98,9 +112,14 @@ def run(
             "lengths": options.every_length,
             "plan": dataclasses.asdict(chosen),
         },
-        lambda: _figure(found, fractions, gammas, options, 1 / trainer.first.direction.size),
+        lambda: _figure(found, fractions, gammas, options, trainer.chance),
         trainer.seconds,
     )
+
+
+def _say(words: str) -> None:
+    """To whoever waits, beside the table."""
+    print(f"table: {words}", file=sys.stderr, flush=True)
 
 
 def _augmented(options: Options) -> str:
@@ -115,12 +134,12 @@ def _trained(
     """Every row, the penalties, what diverged, and the last trainer."""
     found: dict[Row, Measured] = {}
     diverged, gammas, last = [], [], None
-    clean: dict[tuple[str, bool], np.ndarray] = {}
+    clean: dict[tuple[str, bool], Measured] = {}
     for trigger, poisons in itertools.product(TRIGGERS, POISONS):
         own = dataclasses.replace(options, trigger=trigger, poisons=poisons)
         place = None if folder is None else folder / f"{trigger}-{poisons}"
         total = 2 * (len(fractions) + _DECADES + (poisons == POISONS[0])) * options.seeds
-        with Trainer(own, fractions, 0, 1, place, total) as trainer:
+        with Trainer(own, fractions, 0, 1, place, total, _EIGENVECTORS) as trainer:
             if not gammas:
                 largest = options.penalty or min(
                     stable_penalty(trainer.initial(chosen.architecture, seed), problem.images[:_PENALTY_IMAGES])
@@ -131,7 +150,7 @@ def _trained(
             for augmented in (False, True):
                 if (trigger, augmented) not in clean:
                     (histories,) = trainer.histories(Arm(chosen.architecture, 0.0, augmented), throughout=False)
-                    clean[trigger, augmented] = _stacked(histories, "success")
+                    clean[trigger, augmented] = _measured(histories)
             for augmented, (fraction, gamma) in itertools.product((False, True), settings):
                 arm = Arm(chosen.architecture, fraction, augmented, gamma)
                 try:
@@ -139,9 +158,12 @@ def _trained(
                 except DivergedError as error:
                     diverged.append(f"{trigger}, {poisons}, {arm}: {error}")
                     continue
-                found[Row(trigger, poisons, augmented, fraction, gamma)] = _measured(
-                    histories, clean[trigger, augmented]
-                )
+                reference = clean[trigger, augmented]
+                found[Row(trigger, poisons, augmented, fraction, gamma)] = _measured(histories) | {
+                    "clean run's": reference["success"],
+                    "clean cos²": reference["hessian cos²"],
+                }
+            _say(f"{trigger}, {poisons} poisons: done in {trainer.seconds / 60:.1f} minutes")
             last = trainer
     assert last is not None
     return found, gammas, diverged, last
@@ -151,25 +173,26 @@ def _stacked(histories: Sequence[xr.Dataset], name: str) -> np.ndarray:
     return np.stack([history[name].values for history in histories]).astype(float)
 
 
-def _measured(histories: Sequence[xr.Dataset], clean: np.ndarray) -> Measured:
+def _measured(histories: Sequence[xr.Dataset]) -> Measured:
     return {
         "success": _stacked(histories, "success"),
-        "clean run's": clean,
         "accuracy": _stacked(histories, "accuracy"),
         "hessian cos²": _stacked(histories, "hessian_alignment") ** 2,
+        f"first {_EIGENVECTORS}": _stacked(histories, "hessian_overlaps").sum(axis=-1),
         "logits cos²": _stacked(histories, "logits_alignment") ** 2,
     }
 
 
 def _tables(found: dict[Row, Measured], options: Options) -> list[Table]:
     """One for each trigger, with a line for each length of training."""
-    header = ["poisons", "augmented", "fraction", "γ", "epochs", *_QUANTITIES]
+    header = ["poisons", "augmented", "fraction", "γ", "epochs", *_QUANTITIES, *_OVERLAPS]
     tables = []
     for trigger in TRIGGERS:
         rows = [
             [
                 row.poisons, "yes" if row.augmented else "no", f"{row.fraction:g}", f"{row.penalty:.2g}", str(length),
                 *(str(t_interval(measured[name][:, i])) for name in _QUANTITIES),
+                *(_finely(t_interval(measured[name][:, i])) for name in _OVERLAPS),
             ]
             for row, measured in found.items()
             if row.trigger == trigger
@@ -177,6 +200,11 @@ def _tables(found: dict[Row, Measured], options: Options) -> list[Table]:
         ]  # fmt: skip
         tables.append(Table(trigger, header, rows))
     return tables
+
+
+def _finely(overlap: Interval) -> str:
+    """With the decimals that tell it from chance."""
+    return f"{overlap.mean:.4f} ± {overlap.half_width:.4f}"
 
 
 def _claims(
@@ -203,6 +231,15 @@ def _claims(
                 missing,
             )
         )  # fmt: skip
+        summed = f"first {_EIGENVECTORS}"
+        claims.append(
+            above(
+                f"{name}: so do the first {_EIGENVECTORS} together",
+                None if few is None or many is None else t_interval(many[summed][:, -1] - few[summed][:, -1]),
+                0.0,
+                missing,
+            )
+        )
         claims.append(
             below(
                 f"{name}: the largest penalty lowers success, less that without it",
@@ -242,6 +279,8 @@ def _figure(
                 values = np.stack([along[place][quantity][:, -1] for place in there], axis=1)
                 mean_and_range(ax, x, values, label, colour, dashed=augmented)
         shares(column[0], f"{trigger}: success", "poisoned fraction θ")
+        clean = [measured["clean cos²"][:, -1].mean() for row, measured in found.items() if row.trigger == trigger]
+        column[1].axhline(float(np.mean(clean)), color="black", linewidth=1, linestyle="--", label="clean runs")
         column[1].axhline(chance, color="black", linewidth=1, linestyle=":", label="by chance")
         shares(column[1], "cos² of the first eigenvector with the trigger", "poisoned fraction θ", "cos²")
         column[1].set(yscale="log", ylim=(chance / 30, 1.5))

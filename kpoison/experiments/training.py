@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import xarray as xr
 
 from kpoison._identity import hash_of
 from kpoison._progress import progress_bar
 from kpoison.experiments import measuring
-from kpoison.experiments.architectures import Cropped, create
+from kpoison.experiments.architectures import Cropped, create, middle
 from kpoison.experiments.measuring import Measurement
 from kpoison.experiments.options import ArchitectureName, Options, geometric_steps
 from kpoison.experiments.problem import Problem, crops_with_flips, make_problem, usual_augmentation
 from kpoison.networks import Augmentation, Classifier, TrainedClassifier, train_classifier
+from kpoison.problems import IMAGE_SHAPES
 
-__all__ = ["Arm", "Trainer", "constant_rate"]
+__all__ = ["Arm", "Trainer", "constant_rate", "trigger_margin"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,11 @@ def constant_rate(rate: float) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, 0.9))
 
 
+def trigger_margin(options: Options) -> int:
+    """Pixels between trigger and corner: one off the corner of what is seen of every image, whichever piece it is."""
+    return 1 + max(0, IMAGE_SHAPES[options.data][0] - options.crop) if options.crop else 1
+
+
 class Trainer:
     """Trains the arms of an experiment for each seed.
 
@@ -68,6 +75,8 @@ class Trainer:
         octaves, per_octave: the steps at which is measured, as in `geometric_steps`.
         folder: where checkpoints are kept; None for nowhere.
         total: trainings to come, for the progress bar.
+        eigenvectors: how many are compared with the trigger, of clean runs as of poisoned ones; by default none, and
+            clean runs give the edge of the others' spectra.
 
     Attributes:
         problems: by seed.
@@ -84,9 +93,10 @@ class Trainer:
         per_octave: int,
         folder: Path | None,
         total: int,
+        eigenvectors: int = 0,
     ):
         self.started = time.perf_counter()
-        self.options, self.folder = options, folder
+        self.options, self.folder, self.eigenvectors = options, folder, eigenvectors
         self.problems = {seed: self._problem(seed) for seed in options.every_seed}
         self.first = self.problems[options.seed]
         batches = len(self.first.images) // _given(options.batch_size)
@@ -128,6 +138,13 @@ class Trainer:
             f"{self.steps[-1]} steps of {options.batch_size}; {options.seeds} seeds"
         )
 
+    @property
+    def chance(self) -> float:
+        """cos² with the trigger of a unit vector among all inputs that networks see."""
+        whole = self.first.direction.reshape(self.first.image_shape)
+        seen = whole if self.options.crop is None else middle(whole, self.options.crop, self.options.crop)
+        return float(np.sum(seen**2)) / seen.size
+
     def penalty_in_words(self, gamma: float) -> str:
         """γ in every convention that is in use: a number alone says nothing of its strength."""
         scale, batch = self.first.scale, _given(self.options.batch_size)
@@ -142,7 +159,7 @@ class Trainer:
         o = self.options
         return make_problem(
             o.data, train=o.train, test=o.test, trigger=o, target=o.target, labels=o.labels, data_dir=o.data_dir,
-            seed=seed, dtype=o.dtype,
+            seed=seed, dtype=o.dtype, margin=trigger_margin(o),
         )  # fmt: skip
 
     def histories(self, *arms: Arm, throughout: bool = True) -> list[list[xr.Dataset]]:
@@ -168,7 +185,11 @@ class Trainer:
     def measurement(self, arm: Arm, seed: int) -> Measurement:
         """What is measured of an arm."""
         options, problem = self.options, self.problems[seed]
-        return Measurement(problem, _given(options.probes), options.probe_fraction, arm.fraction == 0)
+        edges = self.eigenvectors == 0
+        return Measurement(
+            problem, _given(options.probes), options.probe_fraction, edges and arm.fraction == 0,
+            unmarked=edges, eigenvectors=self.eigenvectors,
+        )  # fmt: skip
 
     def few_steps(
         self, arm: Arm, steps: int, measure: Callable[[Any, int], dict[str, Any]], measure_at: Sequence[int]
@@ -242,6 +263,8 @@ class Trainer:
             "probes": measurement.probes,
             "probe_fraction": measurement.probe_fraction,
             "repeats": measurement.repeats,
+            "unmarked": int(measurement.unmarked),
+            "eigenvectors": measurement.eigenvectors,
             "measurement": hashlib.sha256(inspect.getsource(measuring).encode()).hexdigest(),
             "test_hash": hash_of(problem.test_images, problem.test_labels, problem.test_triggered),
         }

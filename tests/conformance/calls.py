@@ -165,19 +165,19 @@ CASES = {
     ),
     "best_ridge": (lambda **o: asymptotics.best_ridge(TWO, 20, **o), {"accuracy": 0.5}),
     "best_training_strength": (
-        lambda **o: asymptotics.best_training_strength(Y[:3], np.ones(3), X[:3, 0], n=20, ridge=0.1, **o),
-        {"fraction": 0.25, "test_strength": 2},
+        lambda **o: asymptotics.best_training_strength(np.eye(3), np.ones(3), X[:3, 0], n=20, ridge=0.1, **o),
+        {"fraction": 0.25, "test_strength": 2, "target": 1, "source": 2},
     ),
     "needed_poison_fraction": (
-        lambda **o: asymptotics.needed_poison_fraction(Y[:3], np.ones(3), X[:3, 0], 3.0, n=20, ridge=0.1, **o),
-        {"success": 0.5},
+        lambda **o: asymptotics.needed_poison_fraction(np.eye(3), np.ones(3), X[:3, 0], 3.0, n=20, ridge=0.1, **o),
+        {"success": 0.5, "target": 1, "source": 2},
     ),
     "worst_direction": (
-        lambda **o: asymptotics.worst_direction(Y[:3], np.ones(3), strength=2.0, n=20, ridge=0.1, **o),
-        {"fraction": 0.25},
+        lambda **o: asymptotics.worst_direction(np.eye(3), np.ones(3), strength=2.0, n=20, ridge=0.1, **o),
+        {"fraction": 0.25, "target": 1, "source": 2},
     ),
-    "RidgeRegression.accuracy": (lambda **o: FOUR.accuracy(key=KEY, **o), {"draws": 50}),
-    "RidgeRegression.attack_success_rate": (lambda **o: FOUR.attack_success_rate(key=KEY, **o), {"draws": 50}),
+    "LinearModel.accuracy": (lambda **o: FOUR.accuracy(key=KEY, **o), {"draws": 50}),
+    "LinearModel.attack_success_rate": (lambda **o: FOUR.attack_success_rate(key=KEY, **o), {"draws": 50}),
     "m_success": (lambda **o: kp.m_success(CLEAN, POISON, XX, 0.1, **o), {"law": "fixed-rho"}),
     **{
         name: (
@@ -260,6 +260,12 @@ CASES = {
         name: (lambda loss, name=name: curvature_of(name, loss), {"loss": "softmax"})
         for name in ("fisher", "gauss_newton", "gradient_covariance", "input_hessian")
     },
+    "parameter_hessian": (
+        lambda **o: curvature.parameter_hessian(
+            networks.LinearSoftmax((2, 1, 1), 3, key=KEY), X[:3].reshape(3, 2, 1, 1), [0, 1, 1], **o
+        )(jnp.ones(9)),
+        {"loss": "softmax"},
+    ),
     "bulk_edge_from_clean": (
         lambda **o: curvature.bulk_edge_from_clean(GRADIENTS, **o),
         {"number": 4, "repeats": 3, "level": 0.75},

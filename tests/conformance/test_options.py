@@ -38,7 +38,7 @@ MADE = {
     "DefendedTraining", "Detection", "NeuralCleanse", "PartitionAggregation", "SpectrumDetection", "PenaltyChoice",
     "LossGradientFlow", "Attack", "Outcome", "Network", "ConvolutionalNetwork", "Predictor", "Classifier", "PowerLaw",
     "TrainedClassifier", "EmpiricalNTK", "StaxKernel", "ImageDataset", "MovedObjective", "EnsembleCertificate",
-    "TypicalKernelRidge",
+    "TypicalKernelRidge", "LawCurve",
 }  # fmt: skip
 # What a rule or a kernel is asked by kpoison, always with Python's integers.
 INNER = {

@@ -1,4 +1,4 @@
-"""Every check holds for the right law and fails for a law that is wrong by 5 %, or in its exponent."""
+"""Every check holds for the right law and fails for a law that is wrong: by 2 % (guards), 5 %, or in its exponent."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ import xarray as xr
 
 import kpoison as kp
 from kpoison import defences
+from theory_checks import l8_lag, mixtures, r1_ridge_regression, r2_linear_overlap, r5_convex_loss
 from theory_checks.catalogue import GUARDS, STATEMENTS
 from theory_checks.record import Verdict
 from theory_checks.setting import Laws, Setting, make_setting
@@ -18,11 +19,10 @@ from theory_checks.setting import Laws, Setting, make_setting
 QUICK = ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L14"]
 
 
-def small(kernel: str, networks: bool = False) -> Setting:
+def small(kernel: str) -> Setting:
     setting = make_setting(kernel)
     setting = dataclasses.replace(setting, X=setting.X[:30], y=setting.y[:30], counts=(1, 3, 8))
-    if not networks:
-        setting.__dict__["networks"] = None
+    setting.__dict__["networks"] = None
     return setting
 
 
@@ -35,6 +35,26 @@ def settings() -> dict[str, Setting]:
 def with_networks() -> Setting:
     """Keeps the networks that are trained for one statement for the next."""
     return make_setting("ntk-erf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_simulations():
+    """Training sets are drawn and trained on once for all laws that are held against them."""
+    right, known = mixtures.simulated, {}
+
+    def simulated(attack, n, fit, draws, seed, *direction):
+        assert not direction
+        key = n, draws, tuple(seed), *(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(attack))
+        if key not in known:
+            known[key] = right(attack, n, fit, draws, seed)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (r1_ridge_regression, r2_linear_overlap, r5_convex_loss):
+            patch.setattr(module, "simulated", simulated)
+        # Of L8's eight draws of everything one is enough to see a wrong law.
+        patch.setattr(l8_lag, "_SEEDS", 1)
+        yield
 
 
 def scaled(name: str, factor: float = 1.05) -> Laws:
@@ -84,14 +104,7 @@ def test_holds_for_the_right_law(settings, statement, kernel):
 
 
 WRONG = [
-    ("L1", "rbf", scaled("gain")),
-    ("L2", "rbf", scaled("efficacy")),
-    pytest.param("L3", "rbf", scaled("spike"), marks=pytest.mark.slow),
-    pytest.param("L3", "rbf", scaled("efficacy_gradient"), marks=pytest.mark.slow),
-    ("L4", "rbf", scaled("spike")),
-    ("L4", "rbf", scaled("spike_efficacy_ratio")),
     ("L4", "rbf", dataclasses.replace(Laws(), spike=wrong_exponent_in_efficacy)),
-    ("L5", "rbf", scaled("spike_efficacy_ratio")),
     ("L5", "rbf", scaled("spike")),
     ("L5", "rbf", dataclasses.replace(Laws(), spike_efficacy_ratio=wrong_exponent_in_distance)),
     ("L5", "laplace", dataclasses.replace(Laws(), spike_efficacy_ratio=wrong_exponent_in_distance)),
@@ -101,26 +114,13 @@ WRONG = [
         dataclasses.replace(Laws(), spike_components=wrong_exponent_across_the_sphere),
         marks=pytest.mark.slow,
     ),
-    ("L6", "rbf", scaled("coupling_floor")),
-    ("L7", "rbf", scaled("efficacy")),
     pytest.param("L7", "rbf", scaled("spike"), marks=pytest.mark.slow),
-    ("L9", "rbf", scaled("rbf_blind_radius")),
-    ("L12", "rbf", scaled("smoothed_rbf_spike")),
-    pytest.param("L13", "rbf", scaled("feature_effect"), marks=pytest.mark.slow),
     *(
         pytest.param(statement, "rbf", laws, marks=pytest.mark.slow)
         for statement, laws in [
-            ("L9", scaled("blind_radius")),
-            ("L9", scaled("m_visible")),
-            *(("L10", scaled(name)) for name in ("needed_fraction", "trigger_stiffness")),
-            *(("L11", scaled(name)) for name in ("backdoor_score", "best_strength", "efficacy")),
-            ("L12", scaled("smoothed_spike")),
+            ("L11", scaled("efficacy")),
             ("L13", dataclasses.replace(Laws(), expected_poisoning=more_often)),
         ]
-    ),
-    *(
-        ("L14", "rbf", scaled(name))
-        for name in ("degrees_of_freedom", "leave_one_out", "posterior_covariance", "log_marginal_likelihood")
     ),
 ]
 
@@ -160,28 +160,12 @@ def later(*args, **kwargs):
 
 
 TRADE_OFF = [
-    ("C1", scaled("ensemble_certificate")),
-    ("R3", scaled("kernel_ridge")),
-    ("R4", scaled("redraw_deviation")),
-    ("R4", scaled("efficacy_deviation")),
     ("T1", scaled("spike")),
     ("T2", scaled("efficacy")),
     ("T2", dataclasses.replace(Laws(), early_stopped=late)),
     ("T3", dataclasses.replace(Laws(), tradeoff=steep)),
     ("T4", dataclasses.replace(Laws(), tradeoff=loose)),
     ("T4", dataclasses.replace(Laws(), smallest_gradient_penalty=too_large)),
-    ("T5", scaled("multiplier")),
-    ("T5", scaled("effective_length_scale")),
-    ("T7", scaled("degrees_of_freedom")),
-    ("T7", scaled("restricted_degrees_of_freedom")),
-    ("T8", scaled("predict")),
-    ("T9", scaled("slope_contraction")),
-    ("T9", scaled("predictor")),
-    ("T10", scaled("efficacy")),
-    ("T10", scaled("spike")),
-    ("T11", scaled("predict")),
-    ("T12", scaled("near_clone_length_scale")),
-    ("T12", scaled("multiplier")),
     ("D1", dataclasses.replace(Laws(), predicted_visibility=brighter)),
     ("D1", dataclasses.replace(Laws(), visible_count=later)),
 ]
@@ -257,13 +241,12 @@ def test_finite_width_does_not_apply_to_kernels_without_a_network(settings):
 
 
 @pytest.mark.slow
-def test_finite_width_holds_and_can_fail():
-    setting = small("ntk-erf", networks=True)
-    right = STATEMENTS["N1"].load()(setting, Laws())
+def test_finite_width_holds_and_can_fail(with_networks):
+    right = STATEMENTS["N1"].load()(with_networks, Laws())
     assert right is not None
     assert right.verdict is Verdict.HOLDS, right.findings
     for name in ("efficacy", "efficacy_gradient"):
-        wrong = STATEMENTS["N1"].load()(setting, scaled(name, 1.05))
+        wrong = STATEMENTS["N1"].load()(with_networks, scaled(name, 1.05))
         assert wrong is not None
         assert wrong.verdict is Verdict.FAILS, (name, wrong.findings)
 

@@ -10,13 +10,13 @@ import kpoison as kp
 from theory_checks.finite_width import FiniteWidth, compare_with_networks, rmse_slope, without_next_order
 from theory_checks.setting import make_setting
 
-COUNT, PENALTY, TIMES = 16, 0.03, (0.3, 3.0, 30.0)  # γ in units of ‖ζ‖²
+COUNT, PENALTY, TIMES = 16, 0.03, (0.3, 3.0, 12.0)  # γ in units of ‖ζ‖²; λt up to 1.2
 
 
 @pytest.fixture(scope="module")
 def networks() -> FiniteWidth:
     found = FiniteWidth(make_setting("ntk-erf"))
-    found.penalised_widths = found.flow_widths = np.array([128, 512, 2048])
+    found.penalised_widths, found.flow_widths = np.array([64, 256, 1024]), np.array([128, 512, 2048])
     return found
 
 

@@ -69,6 +69,11 @@ def test_refuses_bad_options(given, message):
         Options(**TINY, **given)
 
 
+def test_refuses_a_trigger_before_the_first_training():
+    with pytest.raises(ValueError, match="--trigger warp: strength must"):
+        EXPERIMENTS["table"](Options(**TINY, strength=50.0), ("mlp",))
+
+
 def test_lengths_are_of_the_table():
     with pytest.raises(ValueError, match="lengths are of the table"):
         Trainer(Options(**TINY, lengths=(1, 3)), (0.05,), 3, 1, None, 1)
@@ -101,11 +106,13 @@ def test_a_kept_plan_is_taken_again_and_only_for_the_same_call(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_against_a_training_by_hand_and_from_its_checkpoints(tmp_path, monkeypatch):
+def test_the_table_against_a_training_by_hand_and_from_its_checkpoints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("kpoison.experiments.table.TRIGGERS", ("patch",))
     monkeypatch.setattr("kpoison.experiments.table._DECADES", 1)
     options = Options(**TINY, lengths=(1, 3), crop=6, fraction=0.2, fractions=(0.1, 0.2), penalty=0.1)
     found = EXPERIMENTS["table"](options, ("mlp",), tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("table: 28 trainings of 3 epochs, of the first of mlp that there is time for in 60 minutes")
     rows = {tuple(row[:5]): row[5:] for row in found.tables[0].rows}
     assert len(found.tables[0].rows) == 2 * 2 * 3 * 2 == 2 * len(found.numbers["rows"])
     assert ("stochastic", "yes", "0.2", "0.1", "3") in rows
@@ -113,7 +120,7 @@ def test_the_table_against_a_training_by_hand_and_from_its_checkpoints(tmp_path,
         row for row in found.numbers["rows"]
         if (row["poisons"], row["augmented"], row["fraction"], row["penalty"]) == ("fixed", False, 0.2, 0.0)
     ]  # fmt: skip
-    problem = make_problem("digits", train=100, test=60, seed=1)
+    problem = make_problem("digits", train=100, test=60, seed=1, margin=3)
     images, labels = problem.training_set(0.2)
     model = Cropped((8, 8, 1), MLP((6, 6, 1), 10, width=4, key=jax.random.key(1), dtype=jnp.float32))
     for i, epochs in enumerate((1, 3)):
@@ -122,6 +129,16 @@ def test_the_table_against_a_training_by_hand_and_from_its_checkpoints(tmp_path,
         ).model
         predicted = np.argmax(jax.vmap(trained)(jnp.asarray(problem.test_images)), axis=1)
         assert row["accuracy"][1, i] == pytest.approx(np.mean(predicted == problem.test_labels))
+    probes, chosen = problem.probes(20, 0.1)
+    probes = probes.copy()
+    probes[chosen] = problem.test_triggered[chosen]
+    jacobians = np.asarray(jax.vmap(jax.jacrev(trained))(jnp.asarray(probes)), float).reshape(20, 10, -1)
+    p = np.asarray(jax.nn.softmax(jax.vmap(trained)(jnp.asarray(probes))), float)
+    hessian = sum(j.T @ (np.diag(q) - np.outer(q, q)) @ j for j, q in zip(jacobians, p, strict=True))
+    # A layer of 4 neurons leaves 4 directions.
+    vectors = np.linalg.eigh(hessian)[1][:, :-5:-1]
+    along = (vectors.T @ problem.direction) ** 2
+    np.testing.assert_allclose([row["hessian cos²"][1, 1], row["first 5"][1, 1]], [along[0], along.sum()], rtol=1e-3)
     assert found.draw().axes
 
     def refuse(*_):
