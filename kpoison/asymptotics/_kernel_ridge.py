@@ -1,6 +1,5 @@
 """Kernel ridge regression on training sets drawn from a pool: the laws of one data set at an effective ridge (R3)."""
 
-import dataclasses
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -77,7 +76,7 @@ class _AtNumber(eqx.Module):
         pool, first = self.pool, self.clean
         weights = pool.observations.multiplicities
         points, targets = pool.X, pool.y
-        own = dataclasses.replace(pool.observations, points=points[:first], weights=weights[:first])
+        own = pool.observations.some(np.arange(first))
         clean = fit_observations(pool.kernel, own, targets[:first], Spectral())
         return clean, Poison(_as_given(pool.kernel, points[first:]), targets[first:], weights[first:])
 
@@ -373,8 +372,7 @@ def _at_number(
 
 
 def _weighted(training: TrainingSet, w: Float[Array, " N"]) -> Posterior:
-    observed = dataclasses.replace(training.observations, weights=w)
-    return fit_observations(training.kernel, observed, training.y, Spectral())
+    return fit_observations(training.kernel, training.observations.with_weights(w), training.y, Spectral())
 
 
 @program

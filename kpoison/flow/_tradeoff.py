@@ -88,7 +88,7 @@ class PenalisedAttack(NamedTuple):
             clean.kernel,
             clean.X,
             clean.y,
-            weights=clean.observations.weights,
+            weights=clean.observations.multiplicities if clean.observations.weighted else None,
             intercept=clean.observations.constant,
             solver=solver,
             gradient_penalty=penalty,

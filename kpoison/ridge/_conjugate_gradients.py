@@ -127,7 +127,7 @@ def conjugate_gradients(
     (True, 2)
     """
     system = _System(product, preconditioner, _column_norms(b))
-    least_drop = 0.0 if exact_product is None else _DROP
+    exact, least_drop = (product, 0.0) if exact_product is None else (exact_product, _DROP)
 
     def round_of(state: _Round) -> _Round:
         goal = jnp.maximum(tolerance, least_drop * state.residuals)
@@ -137,7 +137,7 @@ def conjugate_gradients(
 
         end = jax.lax.while_loop(steps_left, functools.partial(_step, system), _start(system, state))
         x = state.x + end.x
-        residual = b - (product if exact_product is None else exact_product)(x)
+        residual = b - exact(x)
         residuals = system.relative(residual)
         worse = ~(jnp.max(residuals) < jnp.max(state.residuals))
         going = ~jnp.all(residuals <= tolerance) & (end.iterations < max_iterations)

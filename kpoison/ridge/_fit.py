@@ -131,8 +131,8 @@ class TrainingSet(NamedTuple):
         check_positive("gradient_penalty", gradient_penalty, zero=True)
         dimension = math.prod(X.shape[1:])
         operator = slope_operator(gradient_penalty, checked_metric(metric, dimension, X.dtype), dimension, X.dtype)
-        weights, intercept = _checked_weights(weights, X), check_flag("intercept", intercept)
-        return cls(kernel, Observations(X, operator, weights, constant=intercept), y)
+        observed = Observations(X, operator, constant=check_flag("intercept", intercept))
+        return cls(kernel, observed if weights is None else observed.with_weights(_checked_weights(weights, X)), y)
 
 
 def checked_targets(name: str, y: Any, of: str, X: Float[Array, "n ..."]) -> Float[Array, "n *C"]:
@@ -162,9 +162,7 @@ def _look_for_classes(name: str, y: Any) -> None:
             checked_result(None, [Failure(True, message, kind=UserWarning)])
 
 
-def _checked_weights(weights: Any, X: Float[Array, "n ..."]) -> Float[Array, " n"] | None:
-    if weights is None:
-        return None
+def _checked_weights(weights: Any, X: Float[Array, "n ..."]) -> Float[Array, " n"]:
     check_real("weights", weights)
     weights = jnp.asarray(weights, X.dtype)
     if weights.shape != (len(X),):

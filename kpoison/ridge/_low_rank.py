@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
 
 from kpoison._linear_algebra import matrix_product
-from kpoison.ridge.tiles import ScaledGram, TiledGram, row_sharding
+from kpoison.ridge.tiles import ScaledGram, TiledGram
 
 __all__ = ["LowRank", "low_rank", "over_roots"]
 
@@ -46,15 +46,7 @@ def low_rank(gram: TiledGram | ScaledGram, rank: int, key: PRNGKeyArray, dtype) 
     """
     blocks = min(_BLOCKS, rank)
     block = -(-rank // blocks)
-    rows, place = gram.number, None
-    if gram.mesh is not None:
-        rows, place = rows + -rows % gram.mesh.size, row_sharding(gram.mesh)
-
-    def divided(x: Array) -> Array:
-        """With rows of 0 to make up a number, and divided among the devices."""
-        x = jnp.pad(x, ((0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)))
-        return x if place is None else jax.lax.with_sharding_constraint(x, place)
-
+    divided = gram.placement.constrained_rows
     diagonal = divided(gram.diagonal().astype(dtype))
     tiny = 100 * jnp.finfo(gram.dtype).eps
 

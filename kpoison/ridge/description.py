@@ -40,7 +40,7 @@ def _facts(posterior: "Posterior") -> dict[str, str]:
     if posterior.y.ndim == 2:
         facts["C"] = str(posterior.outputs)
     facts |= {"kernel": in_words(posterior.kernel), "solver": in_words(posterior.factor.solver)}
-    if observed.weights is not None:
+    if observed.weighted:
         facts["Σw"] = in_words(jnp.asarray(observed.total))
     if observed.constant:
         facts["intercept"] = "True"

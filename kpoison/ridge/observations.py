@@ -1,6 +1,7 @@
 """What a posterior is conditioned on: values of a function at points and, with a penalty, its slopes there (T1)."""
 
 import math
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import equinox as eqx
 import jax
@@ -11,7 +12,17 @@ from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 
-__all__ = ["Observations", "covariance", "gram", "observing"]
+__all__ = ["Observations", "WeightedObservations", "covariance", "gram", "observing"]
+
+T = TypeVar("T", bound="Scalable")
+
+
+class Scalable(Protocol):
+    """A matrix that is not formed."""
+
+    def scaled(self, first: Array, second: Array) -> Any:
+        """With rows and columns of so many times the size."""
+        ...
 
 
 class Observations(eqx.Module):
@@ -24,20 +35,19 @@ class Observations(eqx.Module):
     Attributes:
         points: z, shape (n, ...).
         slope_operator: R̃, shape (r, D), D the number of coordinates of a point; r = 0 without a penalty.
-        weights: w, shape (n,): how often each point is observed, >= 0; None: once.
         constant: whether there is an unpenalised constant.
+        weighted: whether points have weights; here each is observed once.
     """
 
     points: Float[Array, "n ..."]
     slope_operator: Float[Array, "r D"]
-    weights: Float[Array, " n"] | None
     constant: bool = eqx.field(static=True)
+    weighted: ClassVar[bool] = False
 
     def __init__(
         self,
         points: Float[Array, "n ..."],
         slope_operator: Float[Array, "r D"] | None = None,
-        weights: Float[Array, " n"] | None = None,
         *,
         constant: bool = False,
     ):
@@ -45,7 +55,6 @@ class Observations(eqx.Module):
         if slope_operator is None:
             slope_operator = jnp.zeros((0, math.prod(points.shape[1:])), points.dtype)
         self.slope_operator = slope_operator
-        self.weights = weights
         self.constant = constant
 
     @property
@@ -61,12 +70,12 @@ class Observations(eqx.Module):
     @property
     def total(self) -> Float[Array, ""] | int:
         """How many points there are with their weights, Σw."""
-        return len(self.points) if self.weights is None else jnp.sum(self.weights)
+        return len(self.points)
 
     @property
     def multiplicities(self) -> Float[Array, " n"]:
         """w, also where it is 1."""
-        return jnp.ones(len(self.points), self.points.dtype) if self.weights is None else self.weights
+        return jnp.ones(len(self.points), self.points.dtype)
 
     @property
     def border(self) -> Float[Array, "N 1"]:
@@ -77,10 +86,13 @@ class Observations(eqx.Module):
         """The same of each of other points, once, without the constant."""
         return Observations(points, self.slope_operator)
 
+    def with_weights(self, weights: Float[Array, " n"]) -> "WeightedObservations":
+        """The same, each point so often."""
+        return WeightedObservations(self.points, self.slope_operator, weights, constant=self.constant)
+
     def some(self, places: Int[ArrayLike, " m"]) -> "Observations":
         """Of some of the points."""
-        weights = None if self.weights is None else self.weights[places]
-        return Observations(self.points[places], self.slope_operator, weights, constant=self.constant)
+        return Observations(self.points[places], self.slope_operator, constant=self.constant)
 
     def repeat(self, per_point: Float[Array, "n ..."]) -> Float[Array, "N ..."]:
         """What each point has, for each of its observations."""
@@ -90,10 +102,11 @@ class Observations(eqx.Module):
 
     def scaled(self, gram: Float[Array, "N N"]) -> Float[Array, "N N"]:
         """W^½ · gram · W^½, a constant to autodiff."""
-        if self.weights is None:
-            return gram
-        roots = self.repeat(jnp.sqrt(jax.lax.stop_gradient(self.weights)))
-        return roots[:, None] * gram * roots[None]
+        return gram
+
+    def scaled_operator(self, operator: T) -> T | Any:
+        """The same of a matrix that is not formed, one factor for each point."""
+        return operator
 
     def with_flat_slopes(self, targets: Float[Array, "n C"]) -> Float[Array, "N C"]:
         """These values, and derivatives of 0."""
@@ -113,6 +126,56 @@ class Observations(eqx.Module):
         number = len(self.points)
         derivatives = coefficients[number:].reshape(number, self.slopes, coefficients.shape[1])
         return coefficients[:number], jnp.einsum("irc,rd->icd", derivatives, self.slope_operator, precision="highest")
+
+
+class WeightedObservations(Observations):
+    """The same of points that have weights.
+
+    Attributes:
+        weights: w, shape (n,): how often each point is observed, >= 0.
+    """
+
+    weights: Float[Array, " n"]
+    weighted: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        points: Float[Array, "n ..."],
+        slope_operator: Float[Array, "r D"] | None,
+        weights: Float[Array, " n"],
+        *,
+        constant: bool = False,
+    ):
+        super().__init__(points, slope_operator, constant=constant)
+        self.weights = weights
+
+    @property
+    def total(self) -> Float[Array, ""]:
+        """Σw."""
+        return jnp.sum(self.weights)
+
+    @property
+    def multiplicities(self) -> Float[Array, " n"]:
+        """w."""
+        return self.weights
+
+    def some(self, places: Int[ArrayLike, " m"]) -> Observations:
+        """Of some of the points, with their weights."""
+        return super().some(places).with_weights(self.weights[places])
+
+    def scaled(self, gram: Float[Array, "N N"]) -> Float[Array, "N N"]:
+        """W^½ · gram · W^½, a constant to autodiff."""
+        roots = self.repeat(self._roots)
+        return roots[:, None] * gram * roots[None]
+
+    def scaled_operator(self, operator: Scalable) -> Any:
+        """The same of a matrix that is not formed."""
+        return operator.scaled(self._roots, self._roots)
+
+    @property
+    def _roots(self) -> Float[Array, " n"]:
+        """W^½, a constant: its derivative is infinite at 0."""
+        return jnp.sqrt(jax.lax.stop_gradient(self.weights))
 
 
 def observing(Z: Observations | Array) -> Observations:

@@ -265,7 +265,7 @@ def check_plain(name: str, clean: Fitted, *, weights: bool = False) -> None:
         ValueError: naming what is there.
     """
     observed = clean.observations
-    if observed.constant or not (weights or observed.weights is None):
+    if observed.constant or (observed.weighted and not weights):
         there = "an intercept" if observed.constant else "weights"
         raise ValueError(f"{name} must be fitted without {there}, which is not known here: got a posterior with it")
 

@@ -174,7 +174,7 @@ def project(
     narrow = _Counter(product)
     if exact_product is None:
         space = _grown(_empty(b), narrow, b, rhos, low_rank, _MARGIN * tolerance(rhos), max_products)
-        return _projection(space, b, rhos, tolerance, narrow, None)
+        return _projection(space, b, rhos, tolerance, narrow, exact=_Counter(product))
     exact = _Counter(exact_product)
     return _refined(narrow, exact, b, rhos, low_rank, tolerance, max_products)
 
@@ -241,15 +241,14 @@ def _expansion(basis, image, b, rhos, low_rank, tolerance) -> tuple[Array, Array
 
 
 def _projection(
-    space: _Space, b: Array, rhos: Array, tolerance: Tolerance, narrow: _Counter, exact: _Counter | None
+    space: _Space, b: Array, rhos: Array, tolerance: Tolerance, narrow: _Counter, exact: _Counter
 ) -> Projection:
     eigenvalues, turn = _eigenpairs(space)
     vectors = _product(space.basis, turn)
     # Between the ridges that were searched for, too.
     rhos = jnp.sort(jnp.concatenate([rhos, jnp.sqrt(rhos[1:] * rhos[:-1])]))
     residuals = jnp.asarray(np.asarray(jnp.max(_sizes(_residuals(space, b, rhos)), axis=1)))  # on one device
-    columns = narrow.columns + (0 if exact is None else exact.columns)
-    counts = (narrow.products, 0 if exact is None else exact.products, columns)
+    counts = (narrow.products, exact.products, narrow.columns + exact.columns)
     status = RidgeStatus(
         rhos,
         residuals,

@@ -121,10 +121,7 @@ def gram_system(kernel: Kernel, X: Observations) -> GramSystem:
     Raises:
         ValueError: as `gram_operator`.
     """
-    operator = gram_operator(kernel, X)
-    if X.weights is not None:
-        roots = jnp.sqrt(jax.lax.stop_gradient(X.weights))
-        operator = operator.scaled(roots, roots)
+    operator = X.scaled_operator(gram_operator(kernel, X))
     constant = jax.lax.stop_gradient(operator)
     diagonal = constant.diagonal()
     spectrum, values = _eigenpairs(constant.values())

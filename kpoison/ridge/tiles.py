@@ -1,32 +1,24 @@
 """The Gram matrix of many points by square tiles of its lower half: kept, or evaluated anew at each product."""
 
 import math
-from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
-from kpoison._validation import is_concrete
 from kpoison.kernels.base import Kernel, with_array_parameters
+from kpoison.ridge.placement import OneDevice
 
 __all__ = [
     "ScaledGram",
     "TiledGram",
     "gram_bytes",
     "in_dtype",
-    "on_every_device",
-    "on_one_device",
-    "row_sharding",
-    "rows_on_devices",
     "tile_size",
 ]
-
-T = TypeVar("T")
 
 _TILE = 2048  # points: products are then bound by arithmetic, and what an evaluation needs beside them stays small
 
@@ -52,13 +44,13 @@ class TiledGram(eqx.Module):
     Attributes:
         kernel, X: in the dtype in which K is evaluated and multiplied.
         tiles: shape (T, b, b), or None where they are made anew at each product.
-        mesh: devices among which the tiles are divided; sums over them are the only communication.
+        placement: of the tiles.
     """
 
     kernel: Kernel
     X: Float[Array, "n ..."]
     tiles: Float[Array, "T b b"] | None = None
-    mesh: Mesh | None = eqx.field(static=True, default=None)
+    placement: OneDevice = OneDevice()
 
     @property
     def number(self) -> int:
@@ -72,7 +64,11 @@ class TiledGram(eqx.Module):
 
     def kept(self) -> "TiledGram":
         """The same with its tiles kept; in place, so that nothing but they and a few tiles is in memory."""
-        return TiledGram(self.kernel, self.X, _make_tiles(self), self.mesh)
+        return TiledGram(self.kernel, self.X, _make_tiles(self), self.placement)
+
+    def scaled(self, first: Float[Array, " n"], second: Float[Array, " n"]) -> "ScaledGram":
+        """D K D, where both are D."""
+        return ScaledGram(self, first)
 
     def diagonal(self) -> Float[Array, " n"]:
         """k(x, x) at each point."""
@@ -98,7 +94,8 @@ class TiledGram(eqx.Module):
             largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=0, keepdims=True)
             scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
         filled = jnp.pad(x / scale, ((0, along * size - self.number), (0, 0))).reshape(along, size, -1)
-        result = self._on_devices(self._local_product, filled)
+        divided = jnp.asarray(self._places()), self.tiles
+        result = self.placement.summed(self._local_product, divided, self._parts(), filled)
         return jnp.pad(result.reshape(along * size, -1)[: self.number] * scale, surplus)
 
     def _shape(self) -> tuple[int, int]:
@@ -108,7 +105,7 @@ class TiledGram(eqx.Module):
     def _places(self) -> np.ndarray:
         """Row, column and weight of each tile, filled up to as many for each device."""
         rows, columns = np.tril_indices(self._shape()[0])
-        surplus = _tile_count(self.number, 1 if self.mesh is None else self.mesh.size) - len(rows)
+        surplus = _tile_count(self.number, self.placement.devices) - len(rows)
         places = np.stack([rows, columns, np.ones_like(rows)], axis=1).astype(np.int32)
         return np.concatenate([places, np.zeros((surplus, 3), np.int32)])
 
@@ -143,23 +140,6 @@ class TiledGram(eqx.Module):
         # What a tile holds is not kept for derivatives.
         return jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(x), (places, tiles))[0]
 
-    def _on_devices(self, function, *arguments: Array) -> Array:
-        places, parts, mesh = jnp.asarray(self._places()), self._parts(), self.mesh
-        if mesh is None:
-            return function(places, self.tiles, parts, *arguments)
-        split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-
-        def local(places, tiles, *rest):
-            return jax.lax.psum(function(places, tiles, *rest), mesh.axis_names)
-
-        return jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(split, split, whole, *[whole] * len(arguments)),
-            out_specs=whole,
-            check_vma=False,
-        )(places, self.tiles, parts, *arguments)
-
 
 class ScaledGram(eqx.Module):
     """D K D as a linear operator, D diagonal.
@@ -183,9 +163,9 @@ class ScaledGram(eqx.Module):
         return self.gram.dtype
 
     @property
-    def mesh(self) -> Mesh | None:
-        """That of K."""
-        return self.gram.mesh
+    def placement(self) -> OneDevice:
+        """That of K's tiles."""
+        return self.gram.placement
 
     def diagonal(self) -> Float[Array, " n"]:
         """Of D K D."""
@@ -208,41 +188,7 @@ def _make_tiles(gram: TiledGram) -> Float[Array, "T b b"]:
     def make(places, parts):
         return jax.lax.map(lambda place: gram._tile(parts, place), places)
 
-    if gram.mesh is None:
-        return make(places, parts)
-    split = PartitionSpec(gram.mesh.axis_names)
-    return jax.shard_map(make, mesh=gram.mesh, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)(
-        places, parts
-    )
-
-
-def on_every_device(tree: T, mesh: Mesh | None) -> T:
-    """The same arrays on all devices of a mesh, those of other processes too, which must hold the same numbers."""
-    if mesh is None:
-        return tree
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def put(leaf):
-        return leaf if not eqx.is_array(leaf) or not is_concrete(leaf) else jax.device_put(np.asarray(leaf), whole)
-
-    return jax.tree.map(put, tree)
-
-
-def rows_on_devices(x: Float[Array, "n k"], mesh: Mesh) -> Float[Array, "N k"]:
-    """The rows divided among the devices, with rows of 0 that make up a number."""
-    filled = np.pad(np.asarray(x), ((0, -len(x) % mesh.size), (0, 0)))
-    return jax.device_put(filled, row_sharding(mesh))
-
-
-def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows divided among all devices."""
-    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-
-
-def on_one_device(tree: T, mesh: Mesh) -> T:
-    """Arrays that are divided among the devices, whole on this process's first."""
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    return gram.placement.each(make, places, parts)
 
 
 def in_dtype(kernel: Kernel, X: Array, dtype) -> tuple[Kernel, Array]:

@@ -116,7 +116,7 @@ class Job(ChunkedWork):
             "times": [str(cell.time) for cell in trained],
             "solver": repr(clean.factor.solver).removesuffix("()"),
             "solver_hash": tree_hash(clean.factor.solver),
-            "n_c": clean.observations.total if clean.observations.weights is None else float(clean.observations.total),
+            "n_c": float(clean.observations.total) if clean.observations.weighted else clean.observations.total,
             "d": int(np.prod(clean.X.shape[1:])),
             "data_hash": tree_hash(
                 {

@@ -10,7 +10,7 @@ from known_solvers import every_solver
 import kpoison as kp
 from benchmarks.exactness import EPS
 from kpoison.ridge import Solver
-from kpoison.ridge.observations import Observations
+from kpoison.ridge.observations import WeightedObservations
 from kpoison.ridge.solvers.conjugate_gradients import default_tolerance
 from kpoison.ridge.solvers.dense import DenseSolver, implicit_inverse_product, implicit_solve
 from kpoison.ridge.solvers.preparation import prepared
@@ -227,7 +227,7 @@ def test_a_gram_matrix_of_zeros_is_one(solver, scale, dtype):
 def test_weighted_points_are_divided_noise(solver):
     points, weights, b = RNG.normal(size=(6, 2)), np.array([1.0, 2.0, 0.5, 0.0, 1.0, 3.0]), RNG.normal(size=(6, 2))
     kernel, kept = kp.kernels.RBF(1.2), weights > 0
-    factor = prepared(solver, kernel, Observations(jnp.asarray(points), weights=jnp.asarray(weights)))
+    factor = prepared(solver, kernel, WeightedObservations(jnp.asarray(points), None, jnp.asarray(weights)))
     found = factor.solve(jnp.asarray(0.3), jnp.asarray(b))
     gram = np.asarray(kernel(points))[np.ix_(kept, kept)]
     expected = np.zeros_like(b)

@@ -18,19 +18,12 @@ from kpoison.ridge._conjugate_gradients import conjugate_gradients
 from kpoison.ridge._low_rank import LowRank, low_rank
 from kpoison.ridge.gram import checked_on_sample
 from kpoison.ridge.observations import Observations
+from kpoison.ridge.placement import placement
 from kpoison.ridge.projection import Projection, project
 from kpoison.ridge.solvers.conjugate_gradients import converged, default_tolerance
 from kpoison.ridge.solvers.contract import Abilities, Factor, Solver
 from kpoison.ridge.solvers.prepared import Prepared, from_search
-from kpoison.ridge.tiles import (
-    ScaledGram,
-    TiledGram,
-    gram_bytes,
-    in_dtype,
-    on_every_device,
-    on_one_device,
-    rows_on_devices,
-)
+from kpoison.ridge.tiles import ScaledGram, TiledGram, gram_bytes, in_dtype
 
 __all__ = ["Krylov", "KrylovFactor"]
 
@@ -103,14 +96,13 @@ class Krylov(Solver):
         kept = self._keeps(len(X), X.dtype, dtype)
         # Constants to autodiff, as factorisations are: derivatives go through the exact operator.
         narrow = jax.lax.stop_gradient(in_dtype(kernel, X, dtype))
-        gram = TiledGram(*on_every_device(narrow, self.mesh), mesh=self.mesh)
-        exact = TiledGram(*on_every_device((kernel, X), self.mesh), mesh=self.mesh)
+        place = placement(self.mesh)
+        gram = TiledGram(*place.everywhere(narrow), placement=place)
+        exact = TiledGram(*place.everywhere((kernel, X)), placement=place)
         rank = min(self.rank, len(X))
         if kept:
             gram = gram.kept()
-        if observations.weights is not None:
-            roots = jnp.sqrt(jax.lax.stop_gradient(observations.weights))
-            gram, exact = ScaledGram(gram, roots), ScaledGram(exact, roots)
+        gram, exact = (observations.scaled_operator(each) for each in (gram, exact))
         approximation = _low_rank(gram, rank, jax.random.key(self.seed), X.dtype)
         return KrylovFactor(gram, exact, approximation, self)
 
@@ -128,8 +120,7 @@ class Krylov(Solver):
                 f"n = {n:,} points with a preconditioner of rank {self.rank} take about {in_words(vectors)}, of which "
                 f"{in_words(available)} are available: lower the rank"
             )
-        devices = 1 if self.mesh is None else self.mesh.size
-        tiles = gram_bytes(n, narrow, devices)
+        tiles = gram_bytes(n, narrow, placement(self.mesh).devices)
         fits = vectors + tiles <= available
         if self.keep and not fits:
             raise ValueError(
@@ -215,10 +206,9 @@ class KrylovFactor(Factor):
 
         With a mesh its vectors are divided among the devices, with rows of 0 that make up a number.
         """
-        mesh = self.method.mesh
         return project(
             lambda x: _product(self.gram, x),
-            b if mesh is None else rows_on_devices(b, mesh),
+            self.exact.placement.rows(b),
             rho,
             low_rank=self.approximation,
             tolerance=self._tolerance,  # at each ridge
@@ -232,10 +222,8 @@ class KrylovFactor(Factor):
 
     def _on_one_device(self, found: Prepared) -> Prepared:
         """What was made of a projection, as other arrays are: without the rows of 0."""
-        if self.method.mesh is None:
-            return found
         arrays, others = eqx.partition(found, eqx.is_array)
-        found = eqx.combine(on_one_device(arrays, self.method.mesh), others)
+        found = eqx.combine(self.exact.placement.gathered(arrays), others)
         rows = found.eigenvectors[: self.exact.number]
         return eqx.tree_at(lambda factor: factor.eigenvectors, found, rows)
 

@@ -15,9 +15,9 @@ def prepared(solver: Solver, kernel: Kernel, observations: Observations) -> Fact
     Raises:
         ValueError: as `Solver.prepare`.
     """
-    if observations.weights is None:
-        factor = solver.prepare(kernel, observations)
-    else:
-        weights = observations.repeat(observations.weights)
+    if observations.weighted:
+        weights = observations.repeat(observations.multiplicities)
         factor = WeightedFactor(*solver.prepare_weighted(kernel, observations), weights)
+    else:
+        factor = solver.prepare(kernel, observations)
     return BorderedFactor(factor, observations.border) if observations.constant else factor
