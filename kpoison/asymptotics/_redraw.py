@@ -12,7 +12,7 @@ from kpoison._validation import public
 from kpoison.asymptotics._degrees import degrees_and_squares
 from kpoison.laws.inputs import CleanInputs, LawInputs, Probes, trained_on
 from kpoison.poison import Poison
-from kpoison.ridge import Observations, Posterior, PosteriorAtRidge, check_plain
+from kpoison.ridge import Fitted, Observations, Posterior, PosteriorAtRidge, check_plain
 
 __all__ = ["efficacy_deviation", "redraw_deviation"]
 
@@ -91,8 +91,8 @@ def efficacy_deviation(
     return _of_efficacy(inputs, probes)
 
 
-def _check(clean: object, *, weights: bool = True) -> None:
-    if not isinstance(clean, Posterior):
+def _check(clean: Fitted, *, weights: bool = True) -> None:
+    if not clean.ended:
         return  # what is stopped early is refused with the reason below
     check_plain("clean", clean, weights=weights)
     if clean.observations.slopes:

@@ -9,7 +9,7 @@ from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite, check_positive, check_real, public
 from kpoison.flow.integration import checked_times
-from kpoison.ridge import Posterior, check_plain
+from kpoison.ridge import Posterior, check_fitted, check_plain
 from kpoison.ridge.observations import Observations, covariance
 
 __all__ = ["slope_contraction"]
@@ -52,7 +52,7 @@ def slope_contraction(
     >>> bool(jnp.allclose(found[0, :, 0], jnp.exp(jnp.array([-1.0, -3.0]))))
     True
     """
-    if not isinstance(clean, Posterior):
+    if not check_fitted("clean", clean).ended:
         raise TypeError(f"clean must be a Posterior made by kpoison.fit, got {type(clean).__name__}")
     check_plain("clean", clean, weights=True)
     if not clean.observations.slopes:
