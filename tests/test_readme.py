@@ -1,4 +1,4 @@
-"""The README's examples run, in order, as they stand."""
+"""The examples of the README and of the guide run, in order, as they stand."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,14 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
+GUIDE = README.parent / "docs" / "guide.md"
+
+
 @pytest.mark.slow
 def test_examples_run():
+    """Those of the guide, which begins with the README's."""
     namespace: dict = {}
-    text = README.read_text(encoding="utf-8")
+    text = GUIDE.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == text.count("```python") > 0
     for block in blocks:
@@ -21,6 +25,14 @@ def test_examples_run():
         result = eval(last.split("  #")[0], namespace)
         for part in result if isinstance(result, tuple) else (result,):
             assert np.all(np.isfinite(np.asarray(part)))
+
+
+def test_the_guide_has_the_examples_of_the_readme():
+    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    guide = GUIDE.read_text(encoding="utf-8")
+    assert first in guide
+    assert second in guide
+    assert third in guide
 
 
 def test_names_the_commands_that_ci_runs():
