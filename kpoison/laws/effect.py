@@ -1,7 +1,6 @@
 """Conditioning the clean posterior on the poison: the one calculation behind every law."""
 
 import abc
-import dataclasses
 from typing import NamedTuple
 
 import equinox as eqx
@@ -194,10 +193,8 @@ def refit(reference: PosteriorAtRidge, poison: WeightedPoison) -> EffectByRefit:
     """`condition` from two solves, without and with the poison, instead of one for each of its P observations."""
     clean, Z = reference.posterior, poison.locations
     number, own = len(Z.points), clean.observations.multiplicities
-    together = dataclasses.replace(
-        clean.observations,
-        points=jnp.concatenate([Z.points, clean.X]),
-        weights=jnp.concatenate([poison.counts[:number], own]),
+    together = clean.observations.with_points(
+        jnp.concatenate([Z.points, clean.X]), jnp.concatenate([poison.counts[:number], own])
     )
     targets = together.right_hand_side(jnp.concatenate([poison.labels[:number], clean.targets]))
     solved = prepared(clean.factor.solver, clean.kernel, together).solve(reference.rho, targets)

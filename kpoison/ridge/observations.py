@@ -86,9 +86,13 @@ class Observations(eqx.Module):
         """The same of each of other points, once, without the constant."""
         return Observations(points, self.slope_operator)
 
+    def with_points(self, points: Float[Array, "m ..."], weights: Float[Array, " m"]) -> "WeightedObservations":
+        """The same of other points, each so often."""
+        return WeightedObservations(points, self.slope_operator, weights, constant=self.constant)
+
     def with_weights(self, weights: Float[Array, " n"]) -> "WeightedObservations":
         """The same, each point so often."""
-        return WeightedObservations(self.points, self.slope_operator, weights, constant=self.constant)
+        return self.with_points(self.points, weights)
 
     def some(self, places: Int[ArrayLike, " m"]) -> "Observations":
         """Of some of the points."""

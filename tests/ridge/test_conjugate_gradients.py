@@ -1,6 +1,5 @@
 """Conjugate gradients against dense solves, and the reports of those that fail."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -190,7 +189,7 @@ def test_weighted_points_have_their_noise_divided():
     noise = rho / X.repeat(weights)
     expected = jnp.linalg.solve(covariance(KERNELS["rbf"], X, X) + jnp.diag(noise), B)
     roots = X.repeat(jnp.sqrt(weights))[:, None]
-    weighted = dataclasses.replace(X, weights=weights)
+    weighted = X.with_weights(weights)
     x, status = gram_system(KERNELS["rbf"], weighted).solve(jnp.asarray(rho), roots * B)
     assert bool(jnp.all(status.converged))
     assert relative_error(roots * x, expected) < 1e-8
