@@ -183,14 +183,14 @@ STATEMENTS: dict[str, Statement] = {
         ),
         _checked_in(
             "t5_length_scale", "T5", "Effective length scale",
-            "On a uniform grid of a torus the penalised fit is the multiplier 1/(1 + λV/k̂ + γ ωᵀMω), aliases "
-            "taken together; the kernel given flat slopes is wider: ℓ_eff² = ℓ_0² + 2γ vᵀMv k̂(0)/(λV).",
+            "On a uniform grid of a torus the penalised fit is a multiplier, without aliases 1/(1 + λV/k̂ + γ ωᵀMω); "
+            "the kernel given flat slopes is wider: ℓ_eff² = ℓ_0² + 2γ vᵀMv k̂(0)/(λV).",
             cost=20, quick=("rbf",),
         ),
         _checked_in(
             "t7_degrees_of_freedom", "T7", "Degrees of freedom under a penalty",
-            "df(γ) = tr K̃_γ(K̃_γ + ρ)⁻¹ falls strictly with γ unless no value is coupled to a slope, but to a number "
-            "above 0; that of the fit restricted to kernels at the data is lower, and does go to 0.",
+            "df(γ) = tr K̃_γ(K̃_γ + ρ)⁻¹ falls strictly with γ unless no value is coupled to a slope, for an RBF kernel "
+            "to a number above 0; that of the fit restricted to kernels at the data is lower, and does go to 0.",
             cost=4, quick=("rbf",), shares="slopes",
         ),
         _checked_in(

@@ -109,8 +109,8 @@ NUMBERS: dict[str, Number] = {
         "Theorem 3.9",
         "With κ degrees of freedom fall and the training residual rises.",
         Judgement.FALSE,
-        "The first half holds wherever a value is coupled to a slope, towards a number above 0 (T7); the residual can "
-        "fall, by a counterexample, what rises is fit plus ridge plus penalty (T8).",
+        "The first half holds wherever a value is coupled to a slope, for RBF towards a number above 0 (T7); the "
+        "residual can fall, by a counterexample, what rises is fit plus ridge plus penalty (T8).",
         ("T7", "T8"),
     ),
     "3.10": Number(

@@ -1,6 +1,5 @@
 """Conjugate gradients against dense solves, and the reports of those that fail."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
