@@ -1,7 +1,7 @@
 """What a posterior is conditioned on: values of a function at points and, with a penalty, its slopes there (T1)."""
 
 import math
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -14,15 +14,17 @@ from kpoison.kernels.base import Kernel
 
 __all__ = ["Observations", "WeightedObservations", "covariance", "gram", "observing"]
 
-T = TypeVar("T", bound="Scalable")
 
-
+@runtime_checkable
 class Scalable(Protocol):
     """A matrix that is not formed."""
 
     def scaled(self, first: Array, second: Array) -> Any:
         """With rows and columns of so many times the size."""
         ...
+
+
+T = TypeVar("T", bound=Scalable)
 
 
 class Observations(eqx.Module):
