@@ -275,7 +275,7 @@ def test_three_classes_of_any_correlation_are_the_bivariate_normals():
         scores[1:, 1:] = cov  # of which the first is taken
         for mean in (*generator.normal(size=(4, 2)), np.array([1.1, 1.1 * np.sqrt(0.4 / 1.3)])):
             found = asymptotics.rates.rate_of_labels(
-                np.array([[0.0, *-mean]]), scores, np.eye(3)[:1], np.ones(1), 2, None
+                jnp.array([[0.0, *-mean]]), jnp.asarray(scores), jnp.eye(3)[:1], jnp.ones(1), 2, None
             )
             assert float(found) == pytest.approx(both_positive(mean, cov), abs=1e-9)
     sure = asymptotics.rates.rate_of_labels(
