@@ -313,3 +313,11 @@ def test_a_flow_of_another_loss_refuses_an_intercept():
     clean = kp.fit(KERNEL, X, Y, intercept=True, gradient_penalty=0.1)
     with pytest.raises(ValueError, match="without an intercept"):
         kp.flow.loss_gradient_flow(clean, RIDGE, [1.0])
+
+
+def test_some_of_the_points_keep_their_weights():
+    fitted = kp.fit(kp.kernels.RBF(1.0), np.eye(3), np.ones(3), weights=np.array([1.0, 2.0, 3.0]), intercept=True)
+    some = fitted.observations.some(np.array([2, 0]))
+    np.testing.assert_array_equal(some.multiplicities, [3.0, 1.0])
+    np.testing.assert_array_equal(some.points, np.eye(3)[[2, 0]])
+    assert some.constant
