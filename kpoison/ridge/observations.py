@@ -12,14 +12,14 @@ from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison.kernels.base import Kernel
 
-__all__ = ["Observations", "WeightedObservations", "covariance", "gram", "observing"]
+__all__ = ["Observations", "WeightedObservations", "covariance", "gram", "observing", "root_of_weights"]
 
 
 @runtime_checkable
 class Scalable(Protocol):
     """A matrix that is not formed."""
 
-    def scaled(self, first: Array, second: Array) -> Any:
+    def scaled(self, factors: Array) -> Any:
         """With rows and columns of so many times the size."""
         ...
 
@@ -171,17 +171,17 @@ class WeightedObservations(Observations):
 
     def scaled(self, gram: Float[Array, "N N"]) -> Float[Array, "N N"]:
         """W^½ · gram · W^½, a constant to autodiff."""
-        roots = self.repeat(self._roots)
+        roots = self.repeat(root_of_weights(self.weights))
         return roots[:, None] * gram * roots[None]
 
     def scaled_operator(self, operator: Scalable) -> Any:
         """The same of a matrix that is not formed."""
-        return operator.scaled(self._roots, self._roots)
+        return operator.scaled(root_of_weights(self.weights))
 
-    @property
-    def _roots(self) -> Float[Array, " n"]:
-        """W^½, a constant: its derivative is infinite at 0."""
-        return jnp.sqrt(jax.lax.stop_gradient(self.weights))
+
+def root_of_weights(weights: Float[Array, " N"]) -> Float[Array, " N"]:
+    """W^½, a constant: its derivative is infinite at 0."""
+    return jnp.sqrt(jax.lax.stop_gradient(weights))
 
 
 def observing(Z: Observations | Array) -> Observations:

@@ -33,8 +33,8 @@ class CovarianceOperator(eqx.Module):
         """The covariance of second and first."""
 
     @abc.abstractmethod
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "CovarianceOperator":
-        """Every observation of a point times a number of that point."""
+    def scaled(self, factors: Float[Array, " n"]) -> "CovarianceOperator":
+        """Of first and second the same: every observation of a point times a number of that point."""
 
     @abc.abstractmethod
     def diagonal(self) -> Float[Array, " N"]:
@@ -106,9 +106,9 @@ class ValueOperator(CovarianceOperator):
         """The covariance of second and first."""
         return ValueOperator(self.matrix.T)
 
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "ValueOperator":
+    def scaled(self, factors: Float[Array, " n"]) -> "ValueOperator":
         """Every observation of a point times a number of that point."""
-        return ValueOperator(first[:, None] * self.matrix * second[None])
+        return ValueOperator(factors[:, None] * self.matrix * factors[None])
 
     def diagonal(self) -> Float[Array, " n"]:
         """The variances, where first and second are the same."""
@@ -158,9 +158,9 @@ class PairOperator(CovarianceOperator):
         by_first, by_second = self.by_second.transpose(), self.by_first.transpose()
         return PairOperator(self.pairs.transpose(), by_first, by_second, self.mixed.T)
 
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "PairOperator":
+    def scaled(self, factors: Float[Array, " n"]) -> "PairOperator":
         """Every observation of a point times a number of that point."""
-        pairs = (first[:, None] * second[None]) * self.pairs
+        pairs = (factors[:, None] * factors[None]) * self.pairs
         return PairOperator(pairs, self.by_first, self.by_second, self.mixed)
 
     def rotated(self, rotation: Float[Array, "r r"], squares: Float[Array, " r"]) -> "PairOperator":
@@ -244,9 +244,9 @@ class DerivativeOperator(CovarianceOperator):
         """The covariance of second and first."""
         return DerivativeOperator(self.kernel, self.second, self.first)
 
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "_ScaledOperator":
+    def scaled(self, factors: Float[Array, " n"]) -> "_ScaledOperator":
         """Every observation of a point times a number of that point."""
-        return _ScaledOperator(self, first, second)
+        return _ScaledOperator(self, factors)
 
     def diagonal(self) -> Float[Array, " N"]:
         """The variances, where first and second are the same."""
@@ -301,28 +301,30 @@ class DerivativeOperator(CovarianceOperator):
 
 
 class _ScaledOperator(CovarianceOperator):
-    """Another with every observation of a point times a number of that point."""
+    """A Gram operator with every observation of a point times a number of that point."""
 
     whole: DerivativeOperator
-    first: Float[Array, " n"]
-    second: Float[Array, " m"]
+    factors: Float[Array, " n"]
 
     def transpose(self) -> "_ScaledOperator":
         """The covariance of second and first."""
-        return _ScaledOperator(self.whole.transpose(), self.second, self.first)
+        return _ScaledOperator(self.whole.transpose(), self.factors)
 
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " m"]) -> "_ScaledOperator":
+    def scaled(self, factors: Float[Array, " n"]) -> "_ScaledOperator":
         """Once more."""
-        return _ScaledOperator(self.whole, self.first * first, self.second * second)
+        return _ScaledOperator(self.whole, self.factors * factors)
 
     def diagonal(self) -> Float[Array, " N"]:
         """The variances, where first and second are the same."""
-        return self.whole.diagonal() * self.whole.first.repeat(self.first * self.second)
+        return self.whole.diagonal() * self._repeated() ** 2
 
     def values(self) -> Float[Array, "n m"]:
         """The covariance of the values, as a matrix."""
-        return self.first[:, None] * self.whole.values() * self.second[None]
+        return self.factors[:, None] * self.whole.values() * self.factors[None]
 
     def _real_product(self, coefficients: Float[Array, "M C"]) -> Float[Array, "N C"]:
-        scaled = self.whole.second.repeat(self.second)[:, None] * coefficients
-        return self.whole.first.repeat(self.first)[:, None] * self.whole.product(scaled)
+        repeated = self._repeated()[:, None]
+        return repeated * self.whole.product(repeated * coefficients)
+
+    def _repeated(self) -> Float[Array, " N"]:
+        return self.whole.first.repeat(self.factors)

@@ -66,9 +66,9 @@ class TiledGram(eqx.Module):
         """The same with its tiles kept; in place, so that nothing but they and a few tiles is in memory."""
         return TiledGram(self.kernel, self.X, _make_tiles(self), self.placement)
 
-    def scaled(self, first: Float[Array, " n"], second: Float[Array, " n"]) -> "ScaledGram":
-        """D K D, where both are D."""
-        return ScaledGram(self, first)
+    def scaled(self, factors: Float[Array, " n"]) -> "ScaledGram":
+        """D K D."""
+        return ScaledGram(self, factors)
 
     def diagonal(self) -> Float[Array, " n"]:
         """k(x, x) at each point."""

@@ -136,7 +136,7 @@ def test_scaled_observations(name):
     factors = jnp.asarray(RNG.uniform(0.5, 2, size=len(POINTS)))
     every = X.repeat(factors)
     matrix = every[:, None] * covariance(kernel, X, X) * every[None]
-    operator = gram_operator(kernel, X).scaled(factors, factors)
+    operator = gram_operator(kernel, X).scaled(factors)
     V = columns(X)
     np.testing.assert_allclose(operator.product(V), matrix @ V, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(operator.diagonal(), jnp.diagonal(matrix), rtol=1e-11, atol=1e-12)

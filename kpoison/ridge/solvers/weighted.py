@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import matrix_product
+from kpoison.ridge.observations import root_of_weights
 from kpoison.ridge.solvers.contract import Factor, GramProduct, WrappedFactor
 
 __all__ = ["MatrixProduct", "WeightedFactor"]
@@ -66,14 +67,9 @@ class WeightedFactor(WrappedFactor):
         """The inner factor restricted, its vectors times W^½."""
         from kpoison.ridge.solvers.prepared import Prepared
 
-        roots = _roots(self.weights)
+        roots = root_of_weights(self.weights)[:, None]
         found = self.inner.restricted(roots * b, rho, largest_rank)
         return found.times(roots) if isinstance(found, Prepared) else self
-
-
-def _roots(weights: Float[Array, " N"]) -> Float[Array, "N 1"]:
-    """W^½, a constant: its derivative is infinite at 0."""
-    return jnp.sqrt(jax.lax.stop_gradient(weights))[:, None]
 
 
 def _solve(
@@ -122,7 +118,7 @@ def _inverse_product(inner: Factor, gram: GramProduct, weights: Array, rho: Arra
     With s = W⁻¹Pb and t = W⁻¹Pc it is the stationary value of bᵀWt + sᵀWc − sᵀW(ρI + KW)t in s and t: its tangent is
     that of the other arguments.
     """
-    roots = _roots(weights)
+    roots = root_of_weights(weights)[:, None]
     return inner.inverse_product(rho, roots * b, roots * c)
 
 
