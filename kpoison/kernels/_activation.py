@@ -42,35 +42,36 @@ class Wedge(NamedTuple):
     Attributes:
         norm_x, norm_z: standard deviations √K(x, x) and √K(z, z).
         gap: norm_x − norm_z.
-        covariance: K(x, z).
-        defect: norm_x·norm_z − K(x, z) = norm_x norm_z (1 − cos θ).
-        antidefect: norm_x·norm_z + K(x, z).
+        covariance: K(x, z) = norm_x norm_z cos θ.
+        versine: sin²(θ/2) = (1 − cos θ)/2; where a norm is 0 the angle is a right one.
+        coversine: cos²(θ/2) = (1 + cos θ)/2; None where no angle can be more than 90°.
     """
 
     norm_x: Array
     norm_z: Array
     gap: Array
     covariance: Array
-    defect: Array
-    antidefect: Array
+    versine: Array
+    coversine: Array | None
 
     def dense(self, weight_variance: Array, bias_variance: Array) -> "Wedge":
         """After a dense layer, in sums of non-negative terms only."""
-        norm_x, norm_z, gap, covariance, defect, antidefect = self
+        norm_x, norm_z, gap, covariance, versine, coversine = self
         new_x = cusp_sqrt(weight_variance * norm_x**2 + bias_variance)
         new_z = cusp_sqrt(weight_variance * norm_z**2 + bias_variance)
-        total = new_x + new_z
-        # √((a+b)(c+b)) − √(ac) − b and √((a+b)(c+b)) − √(ac) + b for the bias variance b, without cancellation.
-        divisor = new_x * new_z + weight_variance * norm_x * norm_z + bias_variance
-        safe = jnp.where(divisor > 0, divisor, 1)
-        bias_defect = bias_variance * weight_variance * (gap**2 / safe)
+        total, product, kept = new_x + new_z, new_x * new_z, weight_variance * norm_x * norm_z
+        inverse = jnp.where(product > 0, 1 / jnp.where(product > 0, product, 1), 0)
+        share, bias_share, right = kept * inverse, bias_variance * inverse, jnp.where(product > 0, 0, 0.5)
+        # (√((a+b)(c+b)) − √(ac) − b)/2√((a+b)(c+b)) for the bias variance b, without cancellation.
+        divisor = product + kept + bias_variance
+        bias_versine = 0.5 * bias_share * weight_variance * (gap**2 / jnp.where(product > 0, divisor, 1)) + right
         return Wedge(
             norm_x=new_x,
             norm_z=new_z,
             gap=weight_variance * gap * ((norm_x + norm_z) / jnp.where(total > 0, total, 1)),
             covariance=weight_variance * covariance + bias_variance,
-            defect=weight_variance * defect + bias_defect,
-            antidefect=weight_variance * antidefect + bias_defect + 2 * bias_variance,
+            versine=share * versine + bias_versine,
+            coversine=None if coversine is None else share * coversine + bias_versine + bias_share,
         )
 
 

@@ -10,11 +10,11 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from kpoison._failures import checked_result
 
-__all__ = ["angle", "angle_excess", "arc_excess", "arc_excess_of_versine", "cusp_sqrt", "versine_angle"]
+__all__ = ["arc_excess", "at_apex", "cusp_sqrt", "versine_angle"]
 
 _NO_FURTHER_DERIVATIVE = (
     "A derivative was asked for that does not exist at this point: the second at a cusp (coincident points of a "
@@ -53,7 +53,12 @@ def cusp_sqrt(u: Float[Array, "..."], derivatives: int = 1) -> Float[Array, "...
     return _half_power(u, 0, derivatives)
 
 
-# Chebyshev–Padé approximants, on 0 <= v <= 1/2, of three series in v = sin²(θ/2): the coefficients of numerator and
+def at_apex(value: Float[Array, "..."], apex: Bool[Array, "..."]) -> Float[Array, "..."]:
+    """The value, a cone's, which is 0 at its apex and has no second derivative there: one is refused."""
+    return value + (cusp_sqrt(jnp.where(apex, value**2, 1)) - jnp.where(apex, 0, 1))
+
+
+# Chebyshev–Padé approximants, on 0 <= v <= 1/2, of two series in v = sin²(θ/2): the coefficients of numerator and
 # denominator in the powers of x = 4v − 1, of degrees d + 1 and d.  d = 2 is right to float32, d = 5 to float64.
 # Derived in rational arithmetic, in `tests/kernels/test_cusp.py`, since rounding here would be seen in every kernel.
 _QUOTIENTS: dict[tuple[str, int], tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -66,16 +71,6 @@ _QUOTIENTS: dict[tuple[str, int], tuple[tuple[float, ...], tuple[float, ...]]] =
          -3.701351625511294e-05, -1.0406039374107377e-07),
         (0.8722388559836685, -0.7762447265437107, 0.2537938858853512, -0.03704401876631776, 0.002304536196415724,
          -4.486383448322043e-05),
-    ),
-    ("(θ − sin θ)/θv", 2): (
-        (0.6814886411173129, -0.23205852089683152, 0.014514486905678466, 8.487708584928861e-05),
-        (0.9847722745118371, -0.3767374385527802, 0.030455450976325828),
-    ),
-    ("(θ − sin θ)/θv", 5): (
-        (0.6020573163720296, -0.5152029189869093, 0.15984123978280773, -0.021653554067147383, 0.0011973367432137184,
-         -1.8362895594415552e-05, -2.6126950037791814e-08),
-        (0.869991547252687, -0.7810638254221496, 0.2581984274486815, -0.0382290897061446, 0.002424637394592714,
-         -4.852685687276417e-05),
     ),
     ("(sin θ − θ cos θ)/θv", 2): (
         (1.2880559079063612, -0.521416356208729, 0.046396415046973186, -8.487708584928861e-05),
@@ -109,12 +104,6 @@ def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Floa
     return terms[0]
 
 
-def _half_versine(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
-    """v = sin²(θ/2), at most 1/2; that of a right angle where both arguments are 0 (a vector vanishes): see `NTK`."""
-    total = near + far
-    return jnp.where(total > 0, near / jnp.where(total > 0, total, 1), 0.5)
-
-
 @jax.custom_jvp
 def versine_angle(v: Float[Array, "..."]) -> Float[Array, "..."]:
     """Angle θ <= 90° with sin²(θ/2) = v."""
@@ -127,61 +116,18 @@ def _versine_angle_jvp(primals, tangents):
     return versine_angle(v), _half_power(v * (1 - v), 1, 0) * dv
 
 
-@jax.custom_jvp
-def arc_excess_of_versine(v: Float[Array, "..."]) -> Float[Array, "..."]:
-    """sin θ − θ cos θ of the same angle, with an error of eps·θ: enough where v has one of eps."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def arc_excess(v: Float[Array, "..."], relative: bool = True) -> Float[Array, "..."]:
+    """sin θ − θ cos θ of the same angle: to its last digits or, in less time, with an error of eps·θ.
+
+    The latter is enough where v itself has an error of eps.  cos θ + arc_excess/π is the arc-cosine kernel of degree 1.
+    """
+    if relative:
+        return versine_angle(v) * v * _series("(sin θ − θ cos θ)/θv", v)
     return 2 * jnp.sqrt(v) * jnp.sqrt(1 - v) - versine_angle(v) * (1 - 2 * v)
 
 
-@arc_excess_of_versine.defjvp
-def _arc_excess_of_versine_jvp(primals, tangents):
-    (v,), (dv,) = primals, tangents
-    return arc_excess_of_versine(v), 2 * versine_angle(v) * dv
-
-
-@jax.custom_jvp
-def angle(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Angle θ <= 90° between two vectors a, b from ‖a‖‖b‖ − a·b and ‖a‖‖b‖ + a·b, the larger.
-
-    Full relative precision for θ → 0, where arccos(a·b/‖a‖‖b‖) keeps only half of the digits.
-    """
-    return versine_angle(_half_versine(near, far))
-
-
-@angle.defjvp
-def _angle_jvp(primals, tangents):
-    (near, far), (d_near, d_far) = primals, tangents
-    total = near + far
-    slope = _half_power(near * far, 1, 0) / jnp.where(total > 0, total, 1)
-    return angle(near, far), slope * (far * d_near - near * d_far)
-
-
-@jax.custom_jvp
-def angle_excess(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
-    """θ − sin θ of the same angle, without cancellation."""
-    v = _half_versine(near, far)
-    return angle(near, far) * v * _series("(θ − sin θ)/θv", v)
-
-
-@angle_excess.defjvp
-def _angle_excess_jvp(primals, tangents):
-    versine = 2 * _half_versine(*primals)
-    return angle_excess(*primals), versine * jax.jvp(angle, primals, tangents)[1]
-
-
-@jax.custom_jvp
-def arc_excess(near: Float[Array, "..."], far: Float[Array, "..."]) -> Float[Array, "..."]:
-    """‖a‖‖b‖ (sin θ − θ cos θ) of the same angle, without cancellation.
-
-    With it, ‖a‖‖b‖ times the arc-cosine kernel of degree 1 is a·b + arc_excess/π.
-    """
-    v = _half_versine(near, far)
-    return 0.5 * (near + far) * angle(near, far) * v * _series("(sin θ − θ cos θ)/θv", v)
-
-
 @arc_excess.defjvp
-def _arc_excess_jvp(primals, tangents):
-    d_near, d_far = tangents
-    # In this order every term, and every term of the next derivative, is small where θ is.
-    slope = angle(*primals) * d_near - 0.5 * angle_excess(*primals) * (d_near + d_far)
-    return arc_excess(*primals), slope
+def _arc_excess_jvp(relative, primals, tangents):
+    (v,), (dv,) = primals, tangents
+    return arc_excess(v, relative), 2 * versine_angle(v) * dv

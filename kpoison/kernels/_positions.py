@@ -175,7 +175,7 @@ class _Covariances(NamedTuple):
 
 
 class _Distances(NamedTuple):
-    """Half the squared distances ½‖a − b‖² = defect + ½ gap² pass through windows: for kinks.
+    """Half the squared distances ½‖a − b‖² = defect + ½ gap², defect = ‖a‖‖b‖ − a·b, pass through windows: for kinks.
 
     A sum of non-negative terms, so that nothing cancels where images are close.  What windows do to a defect itself
     is no average.  Its relative error is eps ‖a − b‖²/(2 defect), large only where a − b is nearly along a.
@@ -198,7 +198,9 @@ class _Distances(NamedTuple):
         """State of a layer from that of the one before."""
         # Around one of the images a window sees the vectors of the other alone.
         gap = self._gap(layer - 1)
-        half_square = self.inside * activated.defect + 0.5 * self.layers.activation.mean_square(gap * gap)
+        product = activated.norm_x * activated.norm_z
+        defect = jnp.where(product > 0, 2 * product * activated.versine, -activated.covariance)  # where 0, its slope
+        half_square = self.inside * defect + 0.5 * self.layers.activation.mean_square(gap * gap)
         return self._wedge(self.layers.average(half_square), layer, None)
 
     def _gap(self, layer: int) -> Array:
@@ -213,11 +215,15 @@ class _Distances(NamedTuple):
         gap = self._gap(layer)
         product, half_square = norm_x * norm_z, 0.5 * gap * gap
         defect = jnp.where(inside, _without_noise(apart - half_square, apart, product), product)
-        if along is None:
-            antidefect = 2 * product - defect
-        else:
-            antidefect = jnp.where(inside, _without_noise(along - half_square, along, product), product)
-        return Wedge(norm_x, norm_z, gap, product - defect, defect, antidefect)
+
+        def half(number):
+            return jnp.where(product > 0, number / jnp.where(product > 0, 2 * product, 1), 0.5)
+
+        versine = half(defect)
+        coversine = 1 - versine
+        if along is not None:
+            coversine = half(jnp.where(inside, _without_noise(along - half_square, along, product), product))
+        return Wedge(norm_x, norm_z, gap, product - defect, versine, coversine)
 
 
 def _without_noise(value: Array, terms: Array, product: Array) -> Array:

@@ -1,7 +1,7 @@
 """Gram matrices of (leaky) ReLU networks: per layer and pair one angle, everything else per point.
 
-The defect of a `Wedge` is exact for single points, whose difference is known.  A Gram matrix knows inner products to
-rounding only, and then v = sin²(θ/2) is all there is to know of a pair: without divisions, in a third of the time.
+The angle of a `Wedge` has all its digits, since the difference of single points is known.  A Gram matrix knows inner
+products to rounding only, and then v = sin²(θ/2) is all there is to know of a pair: in a third of the time.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kpoison._linear_algebra import matrix_product
-from kpoison.kernels._cusp import arc_excess_of_versine, cusp_sqrt, versine_angle
+from kpoison.kernels._cusp import arc_excess, cusp_sqrt, versine_angle
 
-__all__ = ["Slope", "Versines", "activated", "derivative_covariance", "first_layer", "tangent_kernel"]
+__all__ = ["Slope", "Versines", "activated", "derivative_covariance", "first_layer", "is_relu", "tangent_kernel"]
 
 Slope = float | Array  # an array where it may be traced
 
@@ -80,9 +80,9 @@ def activated(state: Versines, slope: Slope) -> Versines:
     """After leaky ReLU."""
     near, scale = _nearer_pole(state), _mean_square(slope) ** 0.5
     # (1 − κ)/2 for the arc-cosine kernel κ of degree 1; from the nearer pole, where it does not cancel.
-    arc_versine = _at_poles(state, near, 0.5) - arc_excess_of_versine(near) / (2 * jnp.pi)
+    arc_versine = _at_poles(state, near, 0.5) - arc_excess(near, relative=False) / (2 * jnp.pi)
     versine = _over_mean_square(slope, state.versine, arc_versine)
-    return Versines(scale * state.norm_x, scale * state.norm_z, versine, acute=_is_relu(slope))
+    return Versines(scale * state.norm_x, scale * state.norm_z, versine, acute=is_relu(slope))
 
 
 def derivative_covariance(state: Versines, slope: Slope) -> Float[Array, "n1 n2"]:
@@ -118,12 +118,12 @@ def _mean_square(slope: Slope) -> Slope:
 
 def _over_mean_square(slope: Slope, linear: Array | int, arc: Array) -> Array:
     """(slope · linear + ½(1 − slope)² arc)/½(1 + slope²)."""
-    if _is_relu(slope):
+    if is_relu(slope):
         return arc
     return (slope / _mean_square(slope)) * linear + (0.5 * (1 - slope) ** 2 / _mean_square(slope)) * arc
 
 
-def _is_relu(slope: Slope) -> bool:
+def is_relu(slope: Slope) -> bool:
     """Whether the slope is known to be 0."""
     return isinstance(slope, int | float) and slope == 0
 

@@ -41,8 +41,6 @@ def _taylor_terms(name: str) -> list[Fraction]:
     match name:
         case "θ/√v":
             return [2 * a for a in A[:-1]]
-        case "(θ − sin θ)/θv":
-            return _quotient([A[k + 1] - C[k + 1] for k in range(_TERMS)], A)
         case "(sin θ − θ cos θ)/θv":
             return _quotient([C[k + 1] - A[k + 1] + 2 * A[k] for k in range(_TERMS)], A)
     raise ValueError(name)
@@ -115,7 +113,7 @@ def test_the_table_holds_the_approximants(name, degree):
     assert _cusp._QUOTIENTS[name, degree] == _quotient_of_polynomials(name, degree)
 
 
-@pytest.mark.parametrize("name", ["θ/√v", "(θ − sin θ)/θv", "(sin θ − θ cos θ)/θv"])
+@pytest.mark.parametrize("name", ["θ/√v", "(sin θ − θ cos θ)/θv"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_series_to_rounding(name, dtype):
     v = np.linspace(0, 0.5, 1001).astype(dtype)
