@@ -9,9 +9,11 @@ import abc
 from typing import Generic, NamedTuple, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kpoison._batches import in_batches
 from kpoison.kernels._cusp import cusp_sqrt
 from kpoison.kernels._versines import Versines
 
@@ -93,6 +95,14 @@ class Activation(eqx.Module, Generic[State]):
     @abc.abstractmethod
     def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> State:
         """State of the first layer at two single points, computed from their difference."""
+
+    def input_pairs(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> State:
+        """The same at all pairs, computed from their differences."""
+
+        def row(x):
+            return jax.vmap(lambda z: self.input_state(x, z, weight_variance, bias_variance))(X2)
+
+        return in_batches(row, X1, X2.size)
 
     @abc.abstractmethod
     def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> State:

@@ -1,10 +1,15 @@
 """ReLU and leaky ReLU, whose duals have a kink where points are parallel: by angles, exact up to there."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
 
+from kpoison._batches import in_batches
+from kpoison._linear_algebra import matrix_product
 from kpoison._typing import Scalar
 from kpoison._validation import check_finite_scalar
 from kpoison.kernels import _versines
@@ -36,31 +41,24 @@ class LeakyReLU(Activation[Angular]):
         return float(self.slope) if isinstance(self.slope, int | float) else jnp.asarray(self.slope, dtype)
 
     def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
-        """Wedge of the first layer at two points, from their difference or their sum, whichever is the smaller.
-
-        With a = (√w x, √b), c = ±(√w z, √b), the sign that of K, and ‖c‖ <= ‖a‖, the vector a/‖a‖ − c/‖c‖ is
-        (a − c)/‖a‖ − c(‖a‖ − ‖c‖)/‖a‖‖c‖, in which nothing cancels for points that are close, nor for points of very
-        different norm.  The square of half its length is sin² of half the angle.
-        """
-        root_w = jnp.sqrt(weight_variance)
-        norm_x = cusp_sqrt(weight_variance * jnp.sum(x * x) + bias_variance)
-        norm_z = cusp_sqrt(weight_variance * jnp.sum(z * z) + bias_variance)
-        product, total = norm_x * norm_z, norm_x + norm_z
-        vanishing = product == 0
+        """Wedge of the first layer at two points."""
+        variances = (weight_variance * jnp.sum(point * point) + bias_variance for point in (x, z))
         covariance = weight_variance * jnp.sum(x * z) + bias_variance
-        gap = weight_variance * jnp.sum((x - z) * (x + z)) / jnp.where(total > 0, total, 1)
-        acute, x_is_shorter = covariance >= 0, norm_x <= norm_z
-        there = jnp.where(acute, z, -z)
-        shorter, longer_norm = jnp.where(x_is_shorter, x, there), jnp.where(x_is_shorter, norm_z, norm_x)
-        over_longer, over_product = (1 / jnp.where(vanishing, 1, number) for number in (longer_norm, product))
-        apart = (root_w * over_longer) * (x - there) - (root_w * gap * over_product) * shorter
-        of_biases = jnp.where(acute, gap, total) * over_product
-        near = 0.25 * (jnp.sum(apart * apart) + bias_variance * of_biases**2)
-        # Exactly collinear points leave only rounding noise, whose direction would decide the derivative.
-        near = _snap(near, near <= (8 * jnp.finfo(x.dtype).eps * gap * over_longer) ** 2)
-        near = jnp.where(vanishing, 0.5, near)
-        far = 1 - near
-        return Wedge(norm_x, norm_z, gap, covariance, jnp.where(acute, near, far), jnp.where(acute, far, near))
+        return _first_wedge(x, z, *map(cusp_sqrt, variances), covariance, weight_variance, bias_variance)
+
+    def input_pairs(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
+        """The same at all pairs: what is known of one point is taken once."""
+        norms, others = (
+            cusp_sqrt(weight_variance * jnp.sum(points * points, axis=1) + bias_variance) for points in (X1, X2)
+        )
+        covariances = weight_variance * matrix_product(X1, X2.T) + bias_variance
+
+        def row(point):
+            x, norm, covariance = point
+            constants = weight_variance, bias_variance
+            return jax.vmap(lambda z, *known: _first_wedge(x, z, norm, *known, *constants))(X2, others, covariance)
+
+        return in_batches(row, (X1, norms, covariances), 3 * X2.size)
 
     def input_gram(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> Versines:
         """Angles of the first layer at all pairs."""
@@ -118,6 +116,81 @@ class LeakyReLU(Activation[Angular]):
     def smoothness(self) -> tuple[int | float, int | float]:
         """E[φφ] has two derivatives where points coincide, E[φ'φ'] none."""
         return 2, 0
+
+
+def _first_wedge(
+    x: Array, z: Array, norm_x: Array, norm_z: Array, covariance: Array, weight_variance: Array, bias_variance: Array
+) -> Wedge:
+    """Of the first layer at two points, a = (√w x, √b) and c = (√w z, √b), from what is known of each and a·c."""
+    total, vanishing, acute = norm_x + norm_z, norm_x * norm_z == 0, covariance >= 0
+    exact_gap = weight_variance * _sum((x - z) * (x + z)) / jnp.where(total > 0, total, 1)
+    gap = norm_x - norm_z
+    gap += jax.lax.stop_gradient(exact_gap - gap)
+    sign = jnp.where(acute, 1, -1).astype(x.dtype)
+    norms = (jnp.where(vanishing, 1, norm) for norm in (norm_x, norm_z))
+    near = _half_squared(x, z, *norms, gap, weight_variance, bias_variance, sign)
+    # Exactly collinear points leave only rounding noise, whose direction would decide the derivative.
+    noise = 8 * jnp.finfo(x.dtype).eps * gap / jnp.where(vanishing, 1, jnp.maximum(norm_x, norm_z))
+    near = _snap(near, near <= noise**2)
+    near = jnp.where(vanishing, 0.5, near)
+    far = 1 - near
+    return Wedge(norm_x, norm_z, gap, covariance, jnp.where(acute, near, far), jnp.where(acute, far, near))
+
+
+@jax.custom_jvp
+def _half_squared(
+    x: Array, z: Array, norm_x: Array, norm_z: Array, gap: Array, weight_variance: Array, bias_variance: Array,
+    sign: Array,
+) -> Array:  # fmt: skip
+    """‖½(a/‖a‖ ∓ c/‖c‖)‖²: sin² of half the angle, or cos² for the sign −1.
+
+    With u the vector in the norm, its differential is ½ u·(da/‖a‖ ∓ dc/‖c‖) − ‖u/2‖² d log ‖a‖‖c‖: products with u,
+    in which nothing cancels, where autodiff would sum over coordinates once for every factor in u.
+    """
+    of_points, of_bias = _unit_difference(x, z, norm_x, norm_z, gap, sign)
+    return 0.25 * (weight_variance * _sum(of_points * of_points) + bias_variance * of_bias**2)
+
+
+@functools.partial(_half_squared.defjvp, symbolic_zeros=True)
+def _half_squared_jvp(primals, tangents):
+    *_, norm_x, norm_z, _, weight_variance, _, sign = primals
+    dx, dz, d_norm_x, d_norm_z, _, d_weight, d_bias, _ = tangents
+    of_points, of_bias = _unit_difference(*primals[:5], sign)
+    value = _half_squared(*primals)
+    tangent = jnp.zeros_like(value)
+    for change, factor in ((dx, 1 / norm_x), (dz, -sign / norm_z)):
+        if not isinstance(change, SymbolicZero):
+            tangent += 0.5 * weight_variance * factor * _sum(of_points * change)
+    for change, norm in ((d_norm_x, norm_x), (d_norm_z, norm_z)):
+        if not isinstance(change, SymbolicZero):
+            tangent -= value * (change / norm)
+    if not isinstance(d_weight, SymbolicZero):
+        tangent += 0.25 * _sum(of_points * of_points) * d_weight
+    if not isinstance(d_bias, SymbolicZero):
+        tangent += 0.25 * of_bias**2 * d_bias
+    return value, tangent
+
+
+def _unit_difference(
+    x: Array, z: Array, norm_x: Array, norm_z: Array, gap: Array, sign: Array
+) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    """x/‖a‖ ∓ z/‖c‖ and 1/‖a‖ ∓ 1/‖c‖.
+
+    The former as (x ∓ z)/‖a‖ ∓ z(‖c‖ − ‖a‖)/‖a‖‖c‖ where ‖c‖ <= ‖a‖, and as much the other way round: nothing cancels
+    for points that are close, nor for points of very different norm.
+    """
+    # Products with 0 and ±1: a choice for each coordinate would be no vector code, and take three times as long.
+    of_x = jnp.where(norm_x <= norm_z, 1, 0).astype(x.dtype)
+    of_z = sign * (1 - of_x)
+    over_longer = 1 / jnp.where(norm_x <= norm_z, norm_z, norm_x)
+    over_product = 1 / (norm_x * norm_z)
+    of_points = over_longer * (x - sign * z) - (gap * over_product) * (of_x * x + of_z * z)
+    return of_points, jnp.where(sign > 0, -gap, norm_x + norm_z) * over_product
+
+
+def _sum(terms: Float[Array, " d"]) -> Float[Array, ""]:
+    """As a product with ones: of many pairs at once a matrix's, which is vector code where their sums are not."""
+    return jnp.dot(terms, jnp.ones_like(terms), precision="highest")
 
 
 def _nearer_pole(state: Wedge) -> tuple[Array, Array | bool]:

@@ -67,6 +67,11 @@ class NeuralKernel(Kernel):
         weight_variance, bias_variance = self._variances(X1.dtype)
         return self._recursion(self.activation.input_gram(X1, X2, weight_variance / X1.shape[1], bias_variance))
 
+    def pairwise(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
+        """From the first layer of every pair, exact near coincident points; the other layers elementwise."""
+        weight_variance, bias_variance = self._variances(X1.dtype)
+        return self._recursion(self.activation.input_pairs(X1, X2, weight_variance / X1.shape[1], bias_variance))
+
     @property
     def traits(self) -> Traits:
         """The first layer's weights are isotropic."""

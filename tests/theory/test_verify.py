@@ -202,7 +202,7 @@ class Pretended:
 
     number = 0
 
-    def __init__(self, number: int, scale: str):
+    def __init__(self, number: int, scale: str, data: str):
         type(self).number = number
 
     def __enter__(self):
@@ -243,17 +243,18 @@ def test_memory_bounds_the_jobs(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scale", "flags", "expected"),
+    ("scale", "data", "flags", "expected"),
     [
-        ("quick", "", "--xla_backend_optimization_level=1"),
-        ("quick", "--xla_dump_to=x", "--xla_dump_to=x --xla_backend_optimization_level=1"),
-        ("quick", "--xla_backend_optimization_level=3", "--xla_backend_optimization_level=3"),
-        ("full", "", ""),
+        ("quick", "synthetic", "", "--xla_backend_optimization_level=0"),
+        ("quick", "digits", "", "--xla_backend_optimization_level=1"),
+        ("quick", "digits", "--xla_dump_to=x", "--xla_dump_to=x --xla_backend_optimization_level=1"),
+        ("quick", "synthetic", "--xla_backend_optimization_level=3", "--xla_backend_optimization_level=3"),
+        ("full", "synthetic", "", ""),
     ],
 )
-def test_quick_checks_compile_fast_unless_told_otherwise(monkeypatch, scale, flags, expected):
+def test_quick_checks_compile_fast_unless_told_otherwise(monkeypatch, scale, data, flags, expected):
     monkeypatch.setenv("XLA_FLAGS", flags)
-    assert workers._environment(scale)["XLA_FLAGS"] == expected
+    assert workers._environment(scale, data)["XLA_FLAGS"] == expected
 
 
 def test_an_interrupt_ends_the_workers(tmp_path):
