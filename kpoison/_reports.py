@@ -5,9 +5,23 @@ Each function returns HTML.  Words are escaped here, where an argument is called
 
 import base64
 import html
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["cell", "escaped", "figure", "heading", "marked", "page", "section", "small", "table"]
+__all__ = [
+    "cell",
+    "check_folder",
+    "escaped",
+    "figure",
+    "heading",
+    "marked",
+    "page",
+    "section",
+    "small",
+    "table",
+    "write_whole",
+]
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -43,15 +57,43 @@ escaped = html.escape
 """Words as HTML, also between quotes."""
 
 
-def page(words: str, body: str, *, heading: str | None = None) -> str:
-    """The whole page; its title is its heading too, where that is not another."""
+def page(words: str, body: str, *, heading: str | None = None, style: str = "") -> str:
+    """The whole page; its title is its heading too, where that is not another; style adds to that of all pages."""
     title = escaped(words)
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{_STYLE}</style></head>"
+        f"<title>{title}</title><style>{_STYLE}{style}</style></head>"
         f"<body><h1>{heading or title}</h1>{body}</body></html>\n"
     )
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """The path of a page, ~ resolved.
+
+    Raises:
+        FileNotFoundError: where the folder does not exist.
+    """
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must lie in a folder that exists, got {path}")
+    return path
+
+
+def write_whole(path: str | os.PathLike[str], html: str) -> Path:
+    """Write a page, which appears as a whole or not at all; returns its path.
+
+    Raises:
+        FileNotFoundError: where the folder does not exist.
+    """
+    path = check_folder(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def section(heading: str, body: str, anchor: str = "") -> str:

@@ -18,9 +18,10 @@ from kpoison.sweep import quantity_names
 HERE = Path(__file__).parent
 HEAVY = {
     "diffrax", "h5netcdf", "h5py", "matfree", "matplotlib", "neural_tangents", "optax", "optimistix", "pandas",
-    "psutil", "scipy", "sklearn", "threadpoolctl", "tqdm", "tyro", "xarray", "zarr",
+    "plotly", "psutil", "scipy", "sklearn", "threadpoolctl", "tqdm", "tyro", "xarray", "zarr",
 }  # fmt: skip
-COMMANDS = ("verify", "sweep", "spectrum", "flow", "tradeoff", "asymptotics", "experiment", "matrix", "download")
+COMMANDS = ("verify", "sweep", "spectrum", "flow", "tradeoff", "asymptotics", "experiment", "matrix", "explore",
+            "download")  # fmt: skip
 LOADED = "{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names"
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,19 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from kpoison._reports import cell, escaped, figure, heading, marked, page, section, small, table
+from kpoison._reports import (
+    cell,
+    check_folder,
+    escaped,
+    figure,
+    heading,
+    marked,
+    page,
+    section,
+    small,
+    table,
+    write_whole,
+)
 from kpoison._validation import check_positive
 from kpoison._version import __version__
 from kpoison.matrix.judgement import CHANCE, QUANTITIES, Judgement, judge, measured_text, seed_values, worst
@@ -51,18 +62,10 @@ def write_page(result: "xr.Dataset", path: str | Path, *, tolerance: float = 0.1
         FileNotFoundError: where the folder does not exist.
         ValueError: for a result that does not hold what is described here.
     """
-    path = Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path must lie in a folder that exists, got {path}")
+    check_folder(path)
     check_positive("tolerance", tolerance)
     _check(result)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(_page(result, tolerance), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_whole(path, _page(result, tolerance))
 
 
 def _check(result: "xr.Dataset") -> None:
