@@ -6,17 +6,23 @@ Each function returns HTML.  Words are escaped here, where an argument is called
 import base64
 import html
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = [
+    "Part",
     "cell",
     "check_folder",
+    "details",
     "escaped",
     "figure",
+    "formula",
     "heading",
     "marked",
+    "note",
     "page",
+    "report",
     "section",
     "small",
     "table",
@@ -39,10 +45,18 @@ figure { margin: 1rem 0; }
 figcaption { color: #444; font-size: 14px; max-width: 55rem; }
 section { margin-top: 2.5rem; border-top: 2px solid #888; }
 pre { font-size: 12px; overflow-x: auto; }
+.formula { font-size: 1.05rem; margin: 0.6rem 0;
+  padding: 0.2rem 0.8rem; border-left: 4px solid #0072b2; overflow-x: auto; }
+.note { border: 1px solid #8888; border-radius: 6px; padding: 0.2rem 0.9rem; max-width: 55rem; }
+.contents { columns: 18rem; list-style: none; padding: 0; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0 1rem; }
+.panels figure { margin: 0.4rem 0; }
+summary { cursor: pointer; margin: 0.4rem 0; }
 td pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; }
 .agrees, .holds { color: #006b4f; font-weight: 600; }
 .disagrees, .FAILS { color: #b03a00; font-weight: 600; }
 .undecided { color: #555; font-weight: 600; }
+td .small { margin: 0; }
 .small { color: #555; font-size: 13px; }
 @media (prefers-color-scheme: dark) {
   body { color: #e4e4e4; background: #181818; }
@@ -66,6 +80,48 @@ def page(words: str, body: str, *, heading: str | None = None, style: str = "") 
         f"<title>{title}</title><style>{_STYLE}{style}</style></head>"
         f"<body><h1>{heading or title}</h1>{body}</body></html>\n"
     )
+
+
+class Part(NamedTuple):
+    """A section of a report: heading and body are HTML, and a link to #anchor finds it."""
+
+    heading: str
+    body: str
+    anchor: str = ""
+
+
+def report(
+    words: str, lead: str, parts: Sequence[Part], run: Iterable[tuple[str, str]], *, contents: bool = True
+) -> str:
+    """The skeleton of all reports: what was asked and what came out, parts with a list of them, what was run.
+
+    Args:
+        words: title.
+        lead: HTML.
+        parts: in order.
+        run: names and values, in words, of what is needed to repeat it.
+        contents: whether to list the parts; not where the lead has links to them.
+    """
+    listed = "".join(f"<li><a href='#{part.anchor}'>{part.heading}</a></li>" for part in parts if part.anchor)
+    nav = f"<nav aria-label='contents'><ul class='contents'>{listed}</ul></nav>" if contents and listed else ""
+    rows = ([heading(name), cell(f"<pre>{escaped(value)}</pre>")] for name, value in run)
+    body = "".join(section(*part) for part in parts)
+    return page(words, f"{lead}{nav}{body}{section('What was run', table((), rows))}")
+
+
+def formula(words: str) -> str:
+    """A formula as plain text."""
+    return f"<p class='formula'>{escaped(words)}</p>"
+
+
+def details(summary: str, body: str) -> str:
+    """What is shown when it is asked for."""
+    return f"<details><summary>{summary}</summary>{body}</details>"
+
+
+def note(content: str) -> str:
+    """Set apart from the matter."""
+    return f"<div class='note'>{content}</div>"
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:

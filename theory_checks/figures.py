@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kpoison import plotting
-from theory_checks.record import Panel, Record
+from theory_checks.record import Panel, Record, Series
 
 __all__ = ["draw", "draw_panel", "draw_panels"]
 
@@ -33,23 +33,7 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
             shades = range(len(plotting.COLOURS))
         colour = plotting.COLOURS[shades[place % len(shades)]]
         used[series.kind] += 1
-        before = len(ax.lines)
-        match series.kind:
-            case "line":
-                plotting.line(ax, series.x, series.y, series.label, colour)
-                ax.lines[before].set(linestyle=_DASHES[place % len(_DASHES)])
-                if len(series.x) == 1:  # of which no line would be seen
-                    ax.lines[before].set(marker="_", markersize=22, markeredgewidth=2)
-            case "dashed":
-                plotting.dashed(ax, series.x, series.y, series.label, colour)
-            case "dots":
-                plotting.dots(ax, series.x, series.y, series.label, colour)
-                ax.lines[before].set(marker=_MARKERS[place % len(_MARKERS)])
-            case "threshold":
-                plotting.threshold(ax, series.x[0], series.label, colour)
-            case "errorbar":
-                plotting.errorbars(ax, series.x, series.y, series.error or [], series.label, colour)
-                ax.lines[before].set(marker=_MARKERS[(place + 1) % len(_MARKERS)])
+        _draw_series(ax, series, colour, place)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
     _set_range(ax, panel)
     for axis, scale in ((ax.xaxis, panel.xscale), (ax.yaxis, panel.yscale)):
@@ -65,6 +49,27 @@ def draw_panel(ax: Axes, panel: Panel) -> Axes:
     else:
         ax.legend()
     return ax
+
+
+def _draw_series(ax: Axes, series: Series, colour: str, place: int) -> None:
+    """One curve, the so many-th of its kind."""
+    before = len(ax.lines)
+    match series.kind:
+        case "line":
+            plotting.line(ax, series.x, series.y, series.label, colour)
+            ax.lines[before].set(linestyle=_DASHES[place % len(_DASHES)])
+            if len(series.x) == 1:  # of which no line would be seen
+                ax.lines[before].set(marker="_", markersize=22, markeredgewidth=2)
+        case "dashed":
+            plotting.dashed(ax, series.x, series.y, series.label, colour)
+        case "dots":
+            plotting.dots(ax, series.x, series.y, series.label, colour)
+            ax.lines[before].set(marker=_MARKERS[place % len(_MARKERS)])
+        case "threshold":
+            plotting.threshold(ax, series.x[0], series.label, colour)
+        case "errorbar":
+            plotting.errorbars(ax, series.x, series.y, series.error or [], series.label, colour)
+            ax.lines[before].set(marker=_MARKERS[(place + 1) % len(_MARKERS)])
 
 
 def _entries(panel: Panel) -> int:
