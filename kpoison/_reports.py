@@ -58,6 +58,14 @@ td pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inheri
 .undecided { color: #555; font-weight: 600; }
 td .small { margin: 0; }
 .small { color: #555; font-size: 13px; }
+@media (max-width: 40rem) {
+  .index, .index tbody { display: block; }
+  .index thead { display: none; }
+  .index tr { display: grid; grid-template-columns: auto auto 1fr; border-bottom: 1px solid #8885; }
+  .index td { border: 0; }
+  .index td:last-child { grid-column: 1 / -1; padding-top: 0; }
+  .index td.number::before { content: "error/tolerance "; }
+}
 @media (prefers-color-scheme: dark) {
   body { color: #e4e4e4; background: #181818; }
   a { color: #8ab4f8; }
@@ -181,9 +189,9 @@ def cell(content: str, kind: str = "") -> str:
     return f"<td{_attribute('class', kind)}>{content}</td>"
 
 
-def marked(verdict: str) -> str:
-    """A verdict in its colour: agrees, holds; disagrees, FAILS; undecided."""
-    return f"<span class='{verdict}'>{verdict}</span>"
+def marked(verdict: str, colour: str = "") -> str:
+    """A verdict in its colour, which is that of agrees, holds; disagrees, FAILS; undecided."""
+    return f"<span class='{colour or verdict}'>{escaped(verdict)}</span>"
 
 
 def small(content: str) -> str:

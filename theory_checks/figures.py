@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from kpoison import plotting
 from theory_checks.record import Panel, Record, Series
 
-__all__ = ["draw", "draw_panel", "draw_panels"]
+__all__ = ["draw", "draw_first", "draw_panel", "draw_panels"]
 
 _PANELS_PER_ROW = 2  # wider figures are shrunk by a page until nothing can be read
 _SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 5, 1), "threshold": (2, 6)}
@@ -93,8 +93,16 @@ def _set_range(ax: Axes, panel: Panel) -> None:
 
 def draw(record: Record) -> bytes:
     """The record's figure as a PNG."""
-    title = f"{record.statement.number} · {record.statement.title} · {record.kernel} on {record.data}"
-    return draw_panels(record.panels, title)
+    return draw_panels(record.panels, _title(record))
+
+
+def draw_first(record: Record) -> bytes:
+    """The first of its panels as a PNG."""
+    return draw_panels(record.panels[:1], _title(record))
+
+
+def _title(record: Record) -> str:
+    return f"{record.statement.number} · {record.kernel} on {record.data}"
 
 
 def draw_panels(panels: Sequence[Panel], title: str) -> bytes:

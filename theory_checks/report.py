@@ -117,7 +117,7 @@ def _page(records: Sequence[Record], pictures: Mapping[int, bytes]) -> str:
     )
     lead = (
         f"<p>{len(grouped)} statements in {len(records)} checks: {len(records) - failed} hold, {failed} fail.</p>"
-        f"{MEANING}{html_table(('statement', 'verdict', 'error/ tolerance', 'what it says'), rows)}"
+        f"{MEANING}{html_table(('statement', 'verdict', 'error/ tolerance', 'what it says'), rows, 'index')}"
     )
     parts = [_statement(number, own, pictures) for number, own in grouped.items()]
     return report("Verification of the theory", lead, parts, environment().items(), contents=False)
@@ -132,21 +132,23 @@ def _statement(number: str, records: Sequence[Record], pictures: Mapping[int, by
     return Part(f"{number} · {escaped(title)} {_verdict(records)}", body, number)
 
 
-def of_kernels(records: Sequence[Record], pictures: Mapping[int, bytes]) -> str:
+def of_kernels(records: Sequence[Record], pictures: Mapping[int, bytes] | None = None) -> str:
     """Of one statement: a small panel for each kernel, their numbers side by side, and all else on request.
 
     Args:
         records: of the statement.
-        pictures: all panels of a record as a PNG, by the record's identity.
+        pictures: all panels of a record as a PNG, by the record's identity, where they are drawn already.
     """
-    from theory_checks.figures import draw_panels
+    from theory_checks.figures import draw, draw_first
 
+    if pictures is None:
+        pictures = {id(record): draw(record) for record in records if record.panels}
     panels, more = "", ""
     for record in records:
         if record.panels:
             first = record.panels[0]
             alt = f"{first.title}, {record.kernel}: {first.ylabel} against {first.xlabel}"
-            small_one = draw_panels([first], "") if len(record.panels) > 1 else pictures[id(record)]
+            small_one = draw_first(record) if len(record.panels) > 1 else pictures[id(record)]
             panels += figure(small_one, alt, f"{record.kernel} on {record.data}")
         several = len(record.panels) > 1
         drawn = figure(pictures[id(record)], f"All panels of {_anchor(record)}") if several else ""
