@@ -5,8 +5,9 @@ Each function returns HTML.  Words are escaped here, where an argument is called
 
 import base64
 import html
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = [
     "figure",
     "formula",
     "heading",
+    "listed",
     "marked",
     "note",
     "page",
@@ -49,8 +51,8 @@ pre { font-size: 12px; overflow-x: auto; }
   padding: 0.2rem 0.8rem; border-left: 4px solid #0072b2; overflow-x: auto; }
 .note { border: 1px solid #8888; border-radius: 6px; padding: 0.2rem 0.9rem; max-width: 55rem; }
 .contents { columns: 18rem; list-style: none; padding: 0; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0 1rem; }
-.panels figure { margin: 0.4rem 0; }
+.panels { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+.panels figure { margin: 0.4rem 0; flex: 1 1 15rem; max-width: 26rem; }
 summary { cursor: pointer; margin: 0.4rem 0; }
 td pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; }
 .agrees, .holds { color: #006b4f; font-weight: 600; }
@@ -110,8 +112,8 @@ def report(
         run: names and values, in words, of what is needed to repeat it.
         contents: whether to list the parts; not where the lead has links to them.
     """
-    listed = "".join(f"<li><a href='#{part.anchor}'>{part.heading}</a></li>" for part in parts if part.anchor)
-    nav = f"<nav aria-label='contents'><ul class='contents'>{listed}</ul></nav>" if contents and listed else ""
+    links = "".join(f"<li><a href='#{part.anchor}'>{part.heading}</a></li>" for part in parts if part.anchor)
+    nav = f"<nav aria-label='contents'><ul class='contents'>{links}</ul></nav>" if contents and links else ""
     rows = ([heading(name), cell(f"<pre>{escaped(value)}</pre>")] for name, value in run)
     body = "".join(section(*part) for part in parts)
     return page(words, f"{lead}{nav}{body}{section('What was run', table((), rows))}")
@@ -130,6 +132,12 @@ def details(summary: str, body: str) -> str:
 def note(content: str) -> str:
     """Set apart from the matter."""
     return f"<div class='note'>{content}</div>"
+
+
+def listed(values: Mapping[str, object]) -> str:
+    """One line for each name, in words, for a cell of what was run."""
+    lines = (f"{name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items())
+    return "\n".join(lines)
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:

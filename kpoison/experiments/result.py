@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kpoison import plotting
 from kpoison._environment import environment
-from kpoison._reports import Part, cell, escaped, figure, heading, marked, report, table, write_whole
+from kpoison._reports import Part, cell, escaped, figure, heading, listed, marked, report, table, write_whole
 from kpoison.experiments.options import Options
 from kpoison.statistics import Agreement, Interval
 
@@ -172,8 +172,8 @@ class Experiment:
             Part("Tables", tables, "tables"),
             Part("How the numbers are defined", f"<ul>{notes}</ul>", "notes"),
         ]
-        manifest = self.manifest()
-        run = [(name, json.dumps(_plain(value), ensure_ascii=False)) for name, value in manifest.items()]
+        manifest = _plain(self.manifest())
+        run = [(name, listed(value) if isinstance(value, dict) else str(value)) for name, value in manifest.items()]
         return report(f"Experiment: {self.name}", f"<p>{escaped(self.title)}</p>", parts, run)
 
 

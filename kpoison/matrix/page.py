@@ -17,6 +17,7 @@ from kpoison._reports import (
     escaped,
     figure,
     heading,
+    listed,
     marked,
     report,
     small,
@@ -157,8 +158,7 @@ def _attribute(name: str, value: object) -> list[tuple[str, str]]:
     except ValueError:
         content = value
     if isinstance(content, Mapping):
-        lines = [f"{key} = {item if isinstance(item, str) else json.dumps(item)}" for key, item in content.items()]
-        return [(name, "\n".join(lines))]
+        return [(name, listed(content))]
     return [(name, str(value))]
 
 
