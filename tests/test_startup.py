@@ -20,8 +20,8 @@ HEAVY = {
     "diffrax", "h5netcdf", "h5py", "matfree", "matplotlib", "neural_tangents", "optax", "optimistix", "pandas",
     "plotly", "psutil", "scipy", "sklearn", "threadpoolctl", "tqdm", "tyro", "xarray", "zarr",
 }  # fmt: skip
-COMMANDS = ("verify", "paper", "sweep", "spectrum", "flow", "tradeoff", "asymptotics", "experiment", "matrix", "explore",
-            "download")  # fmt: skip
+COMMANDS = ("verify", "paper", "sweep", "spectrum", "flow", "tradeoff", "asymptotics", "experiment", "matrix",
+            "explore", "download")  # fmt: skip
 LOADED = "{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names"
 
 
