@@ -499,8 +499,9 @@ are linear in the positions of their dimension (see _numbers.py), so that contou
   // --- Curves ---
 
   /* Places of the curves of a family, the cross-hair's among them, at most as many as there are colours. */
-  function family(along) {
-    const each = state.each && state.each !== along ? dims.get(state.each) : null;
+  function family(along, ...drawn) {
+    const differ = state.each !== along && drawn.some((quantity) => wide(quantity).includes(state.each));
+    const each = differ ? dims.get(state.each) : null;
     if (!each) return [{ place: state.place, name: "", here: true }];
     const most = Math.min(each.size, COLOURS.length);
     const here = state.place[each.name];
@@ -529,7 +530,7 @@ are linear in the positions of their dimension (see _numbers.py), so that contou
     const quantity = quantities.get(state.quantity);
     const dim = dims.get(name);
     const { ink } = theme();
-    const curves = family(name).map((member) => ({ ...member, values: line(quantity, name, member.place) }));
+    const curves = family(name, quantity).map((member) => ({ ...member, values: line(quantity, name, member.place) }));
     const limit = padded(extent(curves.flatMap(({ values }) => values), 16));
     const ends = limit.map((end) => (state.scale === "log" ? 10 ** end : end));
     const traces = curves.map((member, index) => ({
@@ -565,7 +566,7 @@ are linear in the positions of their dimension (see _numbers.py), so that contou
   function drawLaws() {
     if (byId("laws").hidden) return;
     const [x, y] = [quantities.get(state.lawAcross), quantities.get(state.lawUp)];
-    const curves = family(state.along).map((member) => ({
+    const curves = family(state.along, x, y).map((member) => ({
       ...member, x: line(x, state.along, member.place), y: line(y, state.along, member.place),
     }));
     const [limitX, limitY] = ["x", "y"].map((key) => padded(extent(curves.flatMap((member) => member[key]), 16)));
@@ -615,7 +616,8 @@ are linear in the positions of their dimension (see _numbers.py), so that contou
       const head = element("th", { scope: "row", title }, name);
       return element("tr", {}, head, element("td", { className: "number", title: digits }, words));
     };
-    const rows = used().map((name) => row(spelt(name), coordinate(name, place[name]), dims.get(name).values[place[name]]));
+    const kept = [...dims.keys()].filter((name) => dims.get(name).size === 1 || used().includes(name));
+    const rows = kept.map((name) => row(spelt(name), coordinate(name, place[name]), dims.get(name).values[place[name]]));
     for (const quantity of quantities.values()) {
       const value = valueAt(quantity, place);
       const made = row(spelt(quantity.name), inWords(value, quantity.units), allDigits(value),
