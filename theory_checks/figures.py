@@ -19,6 +19,7 @@ _SHADES = {"line": (0, 4), "dots": (1, 5), "dashed": (2, 6, 4), "errorbar": (3, 
 _SHORT_LEGEND = 4
 # Of several lines or dots in one panel, so that they are told apart in grey too.
 _DASHES = ("solid", (0, (9, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.2)))
+_GUIDES = ("--", (0, (1.5, 1)), (0, (4, 1, 1, 1)))  # of dashed lines
 _MARKERS = ("o", "s", "^", "D")
 
 
@@ -62,6 +63,7 @@ def _draw_series(ax: Axes, series: Series, colour: str, place: int) -> None:
                 ax.lines[before].set(marker="_", markersize=22, markeredgewidth=2)
         case "dashed":
             plotting.dashed(ax, series.x, series.y, series.label, colour)
+            ax.lines[before].set(linestyle=_GUIDES[place % len(_GUIDES)])
         case "dots":
             plotting.dots(ax, series.x, series.y, series.label, colour)
             ax.lines[before].set(marker=_MARKERS[place % len(_MARKERS)])
