@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["dimension", "kept_variables", "packed"]
+__all__ = ["described", "dimension", "kept_variables", "packed"]
 
 _CROWDED = 30  # largest over smallest value from which numbers are drawn along a logarithmic axis
 _PRECISE = {"float64": 8, "float32": 4, "int8": 1}  # how numbers are stored, and their bytes
@@ -115,37 +115,40 @@ def _stored(dtype: np.dtype, single: bool) -> str:
     return "float32" if single or dtype in (np.float32, np.float16) else "float64"
 
 
-def packed(dataset: "xr.Dataset", names: Sequence[str], room: int) -> list[dict[str, Any]]:
-    """The variables for the page, as precise as they are, or in single precision where there is no room for that.
+def described(variable: "xr.DataArray") -> dict[str, Any]:
+    """A variable as the page takes it, still without its numbers."""
+    return {
+        "name": str(variable.name),
+        "label": str(variable.attrs.get("long_name", str(variable.name).replace("_", " "))),
+        "units": _units(variable.attrs),
+        "dims": [str(dim) for dim in variable.dims],
+        "dtype": "float64",
+        "rounded": False,
+        "data": "",
+    }
+
+
+def packed(dataset: "xr.Dataset", quantities: Sequence[dict[str, Any]], room: int) -> None:
+    """Give each quantity its numbers, as precise as they are, or in single precision where there is no room for that.
 
     Args:
         dataset: of which to take them.
-        names: of variables.
-        room: bytes of text that they may take together.
+        quantities: see `described`.
+        room: bytes of text that the numbers may take together.
 
     Raises:
         ValueError: where they do not fit, saying how many values of which dimension would.
     """
+    names = [quantity["name"] for quantity in quantities]
     single = _bytes(dataset, names, False) > room and all(_has_single(dataset[name].values) for name in names)
     if _bytes(dataset, names, single) > room:
         raise ValueError(_too_large(dataset, names, room, single))
-    found = []
-    for name in names:
-        variable = dataset[name]
+    for quantity in quantities:
+        variable = dataset[quantity["name"]]
         dtype = _stored(variable.dtype, single)
         values = np.ascontiguousarray(variable.values, np.dtype(dtype).newbyteorder("<"))
-        found.append(
-            {
-                "name": name,
-                "label": str(variable.attrs.get("long_name", name.replace("_", " "))),
-                "units": _units(variable.attrs),
-                "dims": [str(dim) for dim in variable.dims],
-                "dtype": dtype,
-                "rounded": variable.dtype == np.float64 and dtype == "float32",
-                "data": base64.b64encode(values.tobytes()).decode(),
-            }
-        )
-    return found
+        quantity["dtype"], quantity["rounded"] = dtype, variable.dtype == np.float64 and dtype == "float32"
+        quantity["data"] = base64.b64encode(values.tobytes()).decode()
 
 
 def _has_single(values: np.ndarray) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kpoison._reports import cell, escaped, heading, page, table, write_whole
-from kpoison.plotting.explorer._numbers import dimension, kept_variables, packed
+from kpoison.plotting.explorer._numbers import described, dimension, kept_variables, packed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,6 +19,8 @@ __all__ = ["LARGEST", "Explorer", "explore"]
 
 LARGEST = 8_000_000
 """Bytes of a page."""
+
+_PROGRAM = ("1_numbers.js", "2_controls.js", "3_map.js", "4_curves.js", "5_reading.js")
 
 
 class Explorer:
@@ -81,9 +83,10 @@ def explore(dataset: "xr.Dataset", *, quantities: Sequence[str] | None = None, t
     _check(dataset, names)
     title = str(dataset.attrs.get("title", "Explorer")) if title is None else title
     used = list(dict.fromkeys(dim for name in names for dim in dataset[name].dims))
-    held: dict[str, Any] = {"title": title, "dimensions": [dimension(dataset, dim) for dim in used], "quantities": []}
+    held: dict[str, Any] = {"dimensions": [dimension(dataset, dim) for dim in used]}
+    held["quantities"] = [described(dataset[name]) for name in names]
     empty = _html(title, dataset, names, library, held)
-    held["quantities"] = packed(dataset, names, LARGEST - len(empty.encode()) - 300 * len(names) - 1000)
+    packed(dataset, held["quantities"], LARGEST - len(empty.encode()))
     return Explorer(_html(title, dataset, names, library, held))
 
 
@@ -109,7 +112,8 @@ def _library() -> str:
 
 def _html(title: str, dataset: "xr.Dataset", names: Sequence[str], library: str, held: dict[str, Any]) -> str:
     here = files("kpoison.plotting.explorer")
-    style, body, program = (here.joinpath(f"explorer.{kind}").read_text("utf-8") for kind in ("css", "html", "js"))
+    style, body = (here.joinpath(f"explorer.{kind}").read_text("utf-8") for kind in ("css", "html"))
+    program = "\n".join(here.joinpath(name).read_text("utf-8") for name in _PROGRAM)
     left_out = [str(name) for name in dataset.data_vars if str(name) not in names]
     rows = [(str(name), str(value)) for name, value in dataset.attrs.items()]
     rows += [("not in this page", ", ".join(left_out))] if left_out else []
@@ -120,6 +124,6 @@ def _html(title: str, dataset: "xr.Dataset", names: Sequence[str], library: str,
         title,
         f"{body}<details><summary>What was computed</summary>{about}</details>"
         f"<script type='application/json' id='held'>{numbers}</script>"
-        f"<script>{library}</script><script>{program}</script>",
+        f'<script>{library}</script><script>(() => {{\n"use strict";\n{program}}})();</script>',
         style=style,
     )
