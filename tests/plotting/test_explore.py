@@ -15,6 +15,8 @@ from kpoison.plotting import Explorer, explore
 from kpoison.plotting.explorer import LARGEST
 from kpoison.plotting.explorer._numbers import dimension
 
+pytest.importorskip("plotly", reason="plotly is not installed")
+
 
 def held(page: Explorer) -> dict:
     """What the page's program reads."""

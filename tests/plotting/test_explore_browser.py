@@ -12,6 +12,7 @@ from kpoison.plotting import explore
 
 pytestmark = pytest.mark.slow
 
+pytest.importorskip("plotly", reason="plotly is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
