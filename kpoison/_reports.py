@@ -5,9 +5,31 @@ Each function returns HTML.  Words are escaped here, where an argument is called
 
 import base64
 import html
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["cell", "escaped", "figure", "heading", "marked", "page", "section", "small", "table"]
+__all__ = [
+    "Part",
+    "cell",
+    "check_folder",
+    "details",
+    "escaped",
+    "figure",
+    "formula",
+    "heading",
+    "listed",
+    "marked",
+    "note",
+    "page",
+    "report",
+    "section",
+    "small",
+    "table",
+    "write_whole",
+]
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -25,11 +47,27 @@ figure { margin: 1rem 0; }
 figcaption { color: #444; font-size: 14px; max-width: 55rem; }
 section { margin-top: 2.5rem; border-top: 2px solid #888; }
 pre { font-size: 12px; overflow-x: auto; }
+.formula { font-size: 1.05rem; margin: 0.6rem 0;
+  padding: 0.2rem 0.8rem; border-left: 4px solid #0072b2; overflow-x: auto; }
+.note { border: 1px solid #8888; border-radius: 6px; padding: 0.2rem 0.9rem; max-width: 55rem; }
+.contents { columns: 18rem; list-style: none; padding: 0; }
+.panels { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+.panels figure { margin: 0.4rem 0; flex: 1 1 15rem; max-width: 26rem; }
+summary { cursor: pointer; margin: 0.4rem 0; }
 td pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: inherit; }
 .agrees, .holds { color: #006b4f; font-weight: 600; }
 .disagrees, .FAILS { color: #b03a00; font-weight: 600; }
 .undecided { color: #555; font-weight: 600; }
+td .small { margin: 0; }
 .small { color: #555; font-size: 13px; }
+@media (max-width: 40rem) {
+  .index, .index tbody { display: block; }
+  .index thead { display: none; }
+  .index tr { display: grid; grid-template-columns: auto auto 1fr; border-bottom: 1px solid #8885; }
+  .index td { border: 0; }
+  .index td:last-child { grid-column: 1 / -1; padding-top: 0; }
+  .index td.number::before { content: "error/tolerance "; }
+}
 @media (prefers-color-scheme: dark) {
   body { color: #e4e4e4; background: #181818; }
   a { color: #8ab4f8; }
@@ -43,15 +81,91 @@ escaped = html.escape
 """Words as HTML, also between quotes."""
 
 
-def page(words: str, body: str, *, heading: str | None = None) -> str:
-    """The whole page; its title is its heading too, where that is not another."""
+def page(words: str, body: str, *, heading: str | None = None, style: str = "") -> str:
+    """The whole page; its title is its heading too, where that is not another; style adds to that of all pages."""
     title = escaped(words)
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{_STYLE}</style></head>"
+        f"<title>{title}</title><style>{_STYLE}{style}</style></head>"
         f"<body><h1>{heading or title}</h1>{body}</body></html>\n"
     )
+
+
+class Part(NamedTuple):
+    """A section of a report: heading and body are HTML, and a link to #anchor finds it."""
+
+    heading: str
+    body: str
+    anchor: str = ""
+
+
+def report(
+    words: str, lead: str, parts: Sequence[Part], run: Iterable[tuple[str, str]], *, contents: bool = True
+) -> str:
+    """The skeleton of all reports: what was asked and what came out, parts with a list of them, what was run.
+
+    Args:
+        words: title.
+        lead: HTML.
+        parts: in order.
+        run: names and values, in words, of what is needed to repeat it.
+        contents: whether to list the parts; not where the lead has links to them.
+    """
+    links = "".join(f"<li><a href='#{part.anchor}'>{part.heading}</a></li>" for part in parts if part.anchor)
+    nav = f"<nav aria-label='contents'><ul class='contents'>{links}</ul></nav>" if contents and links else ""
+    rows = ([heading(name), cell(f"<pre>{escaped(value)}</pre>")] for name, value in run)
+    body = "".join(section(*part) for part in parts)
+    return page(words, f"{lead}{nav}{body}{section('What was run', table((), rows))}")
+
+
+def formula(words: str) -> str:
+    """A formula as plain text."""
+    return f"<p class='formula'>{escaped(words)}</p>"
+
+
+def details(summary: str, body: str) -> str:
+    """What is shown when it is asked for."""
+    return f"<details><summary>{summary}</summary>{body}</details>"
+
+
+def note(content: str) -> str:
+    """Set apart from the matter."""
+    return f"<div class='note'>{content}</div>"
+
+
+def listed(values: Mapping[str, object]) -> str:
+    """One line for each name, in words, for a cell of what was run."""
+    lines = (f"{name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items())
+    return "\n".join(lines)
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """The path of a page, ~ resolved.
+
+    Raises:
+        FileNotFoundError: where the folder does not exist.
+    """
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must lie in a folder that exists, got {path}")
+    return path
+
+
+def write_whole(path: str | os.PathLike[str], html: str) -> Path:
+    """Write a page, which appears as a whole or not at all; returns its path.
+
+    Raises:
+        FileNotFoundError: where the folder does not exist.
+    """
+    path = check_folder(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def section(heading: str, body: str, anchor: str = "") -> str:
@@ -83,9 +197,9 @@ def cell(content: str, kind: str = "") -> str:
     return f"<td{_attribute('class', kind)}>{content}</td>"
 
 
-def marked(verdict: str) -> str:
-    """A verdict in its colour: agrees, holds; disagrees, FAILS; undecided."""
-    return f"<span class='{verdict}'>{verdict}</span>"
+def marked(verdict: str, colour: str = "") -> str:
+    """A verdict in its colour, which is that of agrees, holds; disagrees, FAILS; undecided."""
+    return f"<span class='{colour or verdict}'>{escaped(verdict)}</span>"
 
 
 def small(content: str) -> str:

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["extending.md"]
+PAGES = ["explore.md", "extending.md"]
 
 
 def blocks_of(page: str) -> list[str]:

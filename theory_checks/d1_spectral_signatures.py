@@ -159,9 +159,9 @@ def _panels(names: list[str], cases: list[_Case]) -> list[Panel]:
             of_place = cases[index * len(_COUNTS) : (index + 1) * len(_COUNTS)]
             measured = [float(case.measured[quantity][0]) for case in of_place]
             series.append(curve(name, "line", list(_COUNTS), [case.law(quantity) for case in of_place]))
-            label = "measured" if index == 0 else "_"  # one entry of the legend for all, in the colours of their lines
+            label = "measured: marks in a law's colour" if index == 0 else "_"  # one entry of the legend for all
             series.append(curve(label, "dots", list(_COUNTS), measured))
-        panels.append(Panel(f"Spectral signatures: {title}", "m", title, series, yscale="linear"))
+        panels.append(Panel(f"Spectral signatures: {title}", "multiplicity m", title, series, yscale="linear"))
     return panels
 
 

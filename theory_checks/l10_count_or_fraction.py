@@ -97,7 +97,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
         "log(measured/law) of the count is at most "
         + ", ".join(f"{ratio:.2f} at n = {n}" for n, ratio in zip(numbers, worst, strict=True))
     )
-    panel = Panel("Poisons needed, nλ = 0.5", "n", "m", series)
+    panel = Panel("Poisons needed, nλ = 0.5", "training points n", "multiplicity m", series)
     return setting.record(STATEMENTS["L10"], comparisons, findings, [panel], seeds=seeds)
 
 

@@ -114,8 +114,8 @@ def _trained(setting: Setting, laws: Laws) -> tuple[Comparison, str, Panel]:
         f"{np.exp(np.mean(logs)):.3f}, over √(κ/θ): {np.exp(np.mean(crude)):.3f}; one set scatters by "
         f"{np.std(logs, ddof=1):.2f}"
     )
-    panel = Panel("Stronger triggers backfire: a linear model", "α", "mean score of triggered examples", sample or [],
-                  yscale="linear")  # fmt: skip
+    title, score = "Stronger triggers backfire: a linear model", "mean score of triggered examples"
+    panel = Panel(title, "strength α of the training trigger", score, sample or [], yscale="linear")
     return compared, finding, panel
 
 

@@ -54,7 +54,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record:  # noqa: B008
         [
             Panel(
                 "Degrees of freedom taken by m clones",
-                "m",
+                "multiplicity m",
                 "tr H with them − without",
                 [
                     curve("law", "line", np.array(setting.counts), curves[0]),

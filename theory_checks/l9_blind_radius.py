@@ -119,6 +119,7 @@ def _radii(refits: _Refits, laws: Laws) -> tuple[list[Comparison], list[str], li
             f"nearer than r = {float(law) / unit:.3g} ℓ no probe sees {named} at ρ = {rho:.3g}, for τ = {threshold:.3g}"
         )
         series.append(curve(f"blind radius, {named}", "threshold", [float(law) / unit], []))
+        series.append(curve(f"τ = {threshold:.3g}: visible above", "dashed", [1e-3, 3], [threshold, threshold]))
     panel = Panel("Visibility by the paper's criterion", "r/ℓ", "Λ/‖∇f_c‖²", series)
     return comparisons, findings, [panel]
 

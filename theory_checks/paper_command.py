@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import tyro
 
-from kpoison.cli.outputs import made_folder
+from kpoison.cli.outputs import check_output, made_folder
 from kpoison.problems import MatrixImages
 from theory_checks.paper import NUMBERS, Judgement, statements_for
 
@@ -47,6 +47,9 @@ class Paper:
     figures: Path | None = None
     """Folder for one PNG per number."""
 
+    page: Path | None = None
+    """FILE.html with the claim, the verdict, the truth, figures and numbers of each."""
+
     seed: int = 0
     """Seed of everything random."""
 
@@ -65,6 +68,7 @@ class Paper:
         if self.data_dir is not None and self.data is None:
             raise ValueError(f"--data-dir must come with --data mnist or cifar10, got {self.data_dir} alone")
         made_folder("--figures", self.figures)
+        check_output("--page", self.page, ".html")
         numbers = tuple(key for key in NUMBERS if not self.only or key in self.only)
         # First, as files may be missing.
         evaluated = self._evaluate(numbers)
@@ -81,6 +85,8 @@ class Paper:
             if self.figures is not None:
                 self._draw(key, own, evaluated)
         print(f"\n{_table(rows)}")
+        if self.page is not None:
+            print(f"page: {self._write_page(rows, evaluated)}")
         return int(any(judgement is Judgement.UNDECIDED for _, judgement, _ in rows))
 
     def _evaluate(self, numbers: Sequence[str]) -> "Mapping[str, Evaluated]":
@@ -109,6 +115,19 @@ class Paper:
             return list(
                 run(tuple(statements), seed=self.seed, jobs=self.jobs, statements=statements, progress=progress)
             )
+
+    def _write_page(
+        self, rows: "Sequence[tuple[str, Judgement, Sequence[Record]]]", evaluated: "Mapping[str, Evaluated]"
+    ) -> Path:
+        """The page; it names the precision of the checks."""
+        import jax
+
+        from theory_checks.paper_page import write_page
+
+        jax.config.update("jax_enable_x64", True)
+        assert self.page is not None
+        given = {"only": " ".join(self.only) or "all", "data": str(self.data or "synthetic"), "seed": str(self.seed)}
+        return write_page(self.page, rows, evaluated, given)
 
     def _draw(self, key: str, records: "Sequence[Record]", evaluated: "Mapping[str, Evaluated]") -> None:
         """The panels of a number's checks and data as DIR/NUMBER.png."""

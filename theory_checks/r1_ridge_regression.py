@@ -39,7 +39,9 @@ def _against_training_sets(setting: Setting, laws: Laws) -> tuple[list[Compariso
         ]  # fmt: skip
         curves.append(curve(f"law, d/n = {_DIMENSION / n:g}", "line", grid, rates))
     curves.append(curve("trained, d/n = 0.5", "errorbar", strengths, found["success"][0], found["success"][1]))
-    return compared, Panel("Attack success before any data", "α", "attack success", curves, yscale="linear")
+    return compared, Panel(
+        "Attack success before any data", "strength α of the trigger", "attack success", curves, yscale="linear"
+    )
 
 
 def _accuracy_falls(setting: Setting, laws: Laws) -> tuple[Comparison, str]:

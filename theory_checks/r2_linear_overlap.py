@@ -47,5 +47,5 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             curve(f"{name}, trained", "errorbar", fractions, mean[k], width[k]),
         )
     ]
-    panel = Panel("A linear model lags, too", "θ", "attack success, cos²", series, yscale="linear")
+    panel = Panel("A linear model lags, too", "poisoned fraction θ", "attack success, cos²", series, yscale="linear")
     return setting.record(STATEMENTS["R2"], compared, [finding], [panel])

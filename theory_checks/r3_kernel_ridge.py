@@ -232,4 +232,6 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             curve(f"law, {name}", "line", numbers, law),
             curve(f"measured, {name}", "errorbar", numbers, measured, error),
         ]
-    return setting.record(STATEMENTS["R3"], comparisons, findings, [Panel("Attack success", "n", "success", series)])
+    return setting.record(
+        STATEMENTS["R3"], comparisons, findings, [Panel("Attack success", "training points n", "success", series)]
+    )

@@ -121,5 +121,7 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
             curve(f"{name}, {pool.name}, n = {n}", "dots", b, a)
             for name, a, b in zip(("f_c", "f", "Δf"), law, measured, strict=True)
         ]
+    ends = [f(b for one in series for b in one.x) for f in (min, max)]
+    series.append(curve("equal", "dashed", ends, ends))
     panel = Panel("Deviations over redrawn data", "measured", "from one data set", series)
     return setting.record(STATEMENTS["R4"], comparisons, findings, [panel])

@@ -42,5 +42,5 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     series = [
         curve("law", "dots", strengths, law[1]), curve("trained", "errorbar", strengths, mean[1], width[1]),
     ]  # fmt: skip
-    panel = Panel("Logistic regression", "α", "attack success", series, yscale="linear")
+    panel = Panel("Logistic regression", "strength α of the trigger", "attack success", series, yscale="linear")
     return setting.record(STATEMENTS["R5"], compared, [finding], [panel])

@@ -47,15 +47,14 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     x, table = _PENALTIES, np.array(shown).T
     panels = [
         Panel(
-            f"Poison against penalty, m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}",
+            f"{name} against penalty, m = {_COUNT}, r/ℓ = {_R_OVER_L[_SHOWN]:g}",
             "γ/ℓ²",
-            "|Δf| and Λ ℓ²",
-            [
-                curve("|Δf|, law", "line", x, table[0]),
-                curve("Λ ℓ², law", "line", x, table[1] * unit),
-                curve("|Δf|, refit", "dots", x, table[2]),
-                curve("Λ ℓ², refit", "dots", x, table[3] * unit),
-            ],
+            label,
+            [curve("law", "line", x, law), curve("refit", "dots", x, refit)],
+        )
+        for name, label, law, refit in (
+            ("Efficacy", "|Δf|", table[0], table[2]),
+            ("Spike", "spike Λ ℓ²", table[1] * unit, table[3] * unit),
         )
     ]
     findings = [

@@ -19,12 +19,24 @@ from kpoison._version import __version__
 from kpoison.cli.asymptotics import Asymptotics
 from kpoison.cli.download import Download
 from kpoison.cli.experiment import Experiment
+from kpoison.cli.explore import Explore
 from kpoison.cli.flow import Flow, Tradeoff
 from kpoison.cli.matrix import Matrix
 from kpoison.cli.spectrum import Spectrum
 from kpoison.cli.sweep import Sweep
 
-__all__ = ["Asymptotics", "Download", "Experiment", "Flow", "Matrix", "Spectrum", "Sweep", "Tradeoff", "main"]
+__all__ = [
+    "Asymptotics",
+    "Download",
+    "Experiment",
+    "Explore",
+    "Flow",
+    "Matrix",
+    "Spectrum",
+    "Sweep",
+    "Tradeoff",
+    "main",
+]
 
 
 _COMMANDS = {
@@ -35,6 +47,7 @@ _COMMANDS = {
     "asymptotics": Asymptotics,
     "experiment": Experiment,
     "matrix": Matrix,
+    "explore": Explore,
     "download": Download,
 }
 

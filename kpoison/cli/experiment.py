@@ -32,7 +32,8 @@ class Experiment(Arguments):
     the first that there is time for, of lenet mlp; linear takes none.  ResNet is for a GPU."""
 
     out: Path | None = None
-    """Folder for NAME.json, NAME.png and the checkpoints, from which the same command goes on when it was killed."""
+    """Folder for NAME.json, NAME.png, NAME.html and the checkpoints, from which the same command goes on when it was
+    killed."""
 
     def run(self) -> int:
         """Run it; returns the exit status."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from kpoison import plotting
 from kpoison._environment import environment
+from kpoison._reports import Part, cell, escaped, figure, heading, listed, marked, report, table, write_whole
 from kpoison.experiments.options import Options
 from kpoison.statistics import Agreement, Interval
 
@@ -47,9 +48,13 @@ class Claim:
         return Agreement.UNDECIDED
 
     def __str__(self) -> str:
+        return f"{self.agreement}: {self.statement}: {self.found}"
+
+    @property
+    def found(self) -> str:
+        """What was measured beside what is claimed, in words."""
         bounds = f"> {self.low:g}" if np.isinf(self.high) else f"< {self.high:g}"
-        got = self.reason if self.measured is None else f"{self.measured}, claimed {bounds}"
-        return f"{self.agreement}: {self.statement}: {got}"
+        return self.reason if self.measured is None else f"{self.measured}, claimed {bounds}"
 
 
 def above(statement: str, measured: Interval | None, level: float, reason: str = "") -> Claim:
@@ -80,6 +85,11 @@ class Table:
             ).rstrip()
 
         return "\n".join([self.title, line(self.header), *(line(row) for row in self.rows)])
+
+    def as_html(self) -> str:
+        """Its rows; all but the first of each are numbers."""
+        rows = ([heading(row[0]), *(cell(escaped(words), "number") for words in row[1:])] for row in self.rows)
+        return table(self.header, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Experiment:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Write NAME.json and NAME.png; returns their paths."""
+        """Write NAME.json, NAME.png and NAME.html; returns their paths."""
         folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         result = {
@@ -143,7 +153,28 @@ class Experiment:
         picture = folder / f"{self.name}.png"
         with plotting.style():
             self.draw().savefig(picture)
-        return [written, picture]
+        page = write_whole(folder / f"{self.name}.html", self._page(picture.read_bytes()))
+        return [written, picture, page]
+
+    def _page(self, picture: bytes) -> str:
+        """In the look of all reports."""
+        claims = (
+            [cell(marked(claim.agreement)), cell(escaped(claim.statement)), cell(escaped(claim.found))]
+            for claim in self.claims
+        )
+        judged = table(("verdict", "claim", "measured"), claims) if self.claims else "<p>No claim is judged.</p>"
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
+        drawn = figure(picture, f"Figure of {self.name}; its numbers are in the tables and in {self.name}.json")
+        tables = "".join(f"<h3>{escaped(each.title)}</h3>{each.as_html()}" for each in self.tables)
+        parts = [
+            Part("Claims and measurements", judged, "claims"),
+            Part("Figure", drawn, "figure"),
+            Part("Tables", tables, "tables"),
+            Part("How the numbers are defined", f"<ul>{notes}</ul>", "notes"),
+        ]
+        manifest = _plain(self.manifest())
+        run = [(name, listed(value) if isinstance(value, dict) else str(value)) for name, value in manifest.items()]
+        return report(f"Experiment: {self.name}", f"<p>{escaped(self.title)}</p>", parts, run)
 
 
 def _plain(value: Any) -> Any:

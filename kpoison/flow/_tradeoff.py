@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._failures import one_by_one, program
 from kpoison._typing import Labels, Numbers, Scalar
 from kpoison._validation import check_integer, check_positive, check_real, is_concrete, public
+from kpoison._version import __version__
 from kpoison.flow._energies import energies_of
 from kpoison.flow._trajectory import early_stopped
 from kpoison.flow.integration import checked_times
@@ -238,7 +239,8 @@ def tradeoff(
     )
     result.attrs |= {"ridge": number, "n_c": len(clean.X), "dtype": str(clean.X.dtype),
                      "kernel": type(clean.kernel).__name__, "metric": "identity" if metric is None else "given",
-                     "count": float(jnp.sum(poison.count)), "jax_version": jax.__version__}  # fmt: skip
+                     "count": float(jnp.sum(poison.count)), "jax_version": jax.__version__,
+                     "kpoison_version": __version__}  # fmt: skip
     _assert_monotone(result, rounding)
     return result
 

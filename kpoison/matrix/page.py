@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,20 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from kpoison._reports import cell, escaped, figure, heading, marked, page, section, small, table
+from kpoison._reports import (
+    Part,
+    cell,
+    check_folder,
+    escaped,
+    figure,
+    heading,
+    listed,
+    marked,
+    report,
+    small,
+    table,
+    write_whole,
+)
 from kpoison._validation import check_positive
 from kpoison._version import __version__
 from kpoison.matrix.judgement import CHANCE, QUANTITIES, Judgement, judge, measured_text, seed_values, worst
@@ -51,18 +63,10 @@ def write_page(result: "xr.Dataset", path: str | Path, *, tolerance: float = 0.1
         FileNotFoundError: where the folder does not exist.
         ValueError: for a result that does not hold what is described here.
     """
-    path = Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path must lie in a folder that exists, got {path}")
+    check_folder(path)
     check_positive("tolerance", tolerance)
     _check(result)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(_page(result, tolerance), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_whole(path, _page(result, tolerance))
 
 
 def _check(result: "xr.Dataset") -> None:
@@ -102,11 +106,14 @@ def _page(result: "xr.Dataset", tolerance: float) -> str:
         for attack in _names(result, "attack")
         for defence in _names(result, "defence")
     }
-    return page(
-        str(result.attrs.get("title", "Every attack against every defence")),
-        f"{_lead(result)}{_heat_maps(result)}{_agreement(result, judged, tolerance)}"
-        f"{_defences(result, judged)}{_gallery(result)}{_what_was_run(result)}",
-    )
+    parts = [
+        Part("Success, detection and accuracy", _heat_maps(result), "measured"),
+        Part("Do the predictions agree with the measurement?", _agreement(result, judged, tolerance), "predictions"),
+        Part("Defence by defence", _defences(result, judged), "defences"),
+        *([Part("Pictures of the attacks", _gallery(result), "pictures")] if "picture" in result else []),
+    ]
+    title = str(result.attrs.get("title", "Every attack against every defence"))
+    return report(title, _lead(result), parts, _what_was_run(result))
 
 
 def _lead(result: "xr.Dataset") -> str:
@@ -122,7 +129,7 @@ def _lead(result: "xr.Dataset") -> str:
     return f"<p>{escaped(text)}</p>"
 
 
-def _what_was_run(result: "xr.Dataset") -> str:
+def _what_was_run(result: "xr.Dataset") -> list[tuple[str, str]]:
     import matplotlib
     import xarray as xr
 
@@ -141,8 +148,7 @@ def _what_was_run(result: "xr.Dataset") -> str:
             f"Matplotlib {matplotlib.__version__}, Python {platform.python_version()}",
         )
     )
-    cells = ((heading(name), cell(f"<pre>{escaped(value)}</pre>")) for name, value in rows)
-    return section("What was run", table((), cells))
+    return rows
 
 
 def _attribute(name: str, value: object) -> list[tuple[str, str]]:
@@ -152,8 +158,7 @@ def _attribute(name: str, value: object) -> list[tuple[str, str]]:
     except ValueError:
         content = value
     if isinstance(content, Mapping):
-        lines = [f"{key} = {item if isinstance(item, str) else json.dumps(item)}" for key, item in content.items()]
-        return [(name, "\n".join(lines))]
+        return [(name, listed(content))]
     return [(name, str(value))]
 
 
@@ -178,7 +183,7 @@ def _heat_maps(result: "xr.Dataset") -> str:
             picture = _png(drawn.get_figure(root=True), dpi=160)  # pyright: ignore[reportArgumentType]
         alt = f"{QUANTITIES[quantity]} of every attack against every defence; the numbers are in the tables below"
         parts.append(figure(picture, alt, caption))
-    return section("Success, detection and accuracy", "".join(parts))
+    return "".join(parts)
 
 
 def _png(figure: "Figure", dpi: int) -> bytes:
@@ -205,18 +210,15 @@ def _agreement(result: "xr.Dataset", judged: Judged, tolerance: float) -> str:
         f"<li>{escaped(attack)}: {_sentence({d: verdicts[attack, d] for d in defences})}</li>" for attack in attacks
     )
     rows = ([heading(attack), *(cell(_verdict(verdicts[attack, d])) for d in defences)] for attack in attacks)
-    return section(
-        "Do the predictions agree with the measurement?",
-        f"{summary}<ul>{sentences}</ul>{table(('', *defences), rows, 'verdicts')}"
-        + small(
-            "Intervals are Student's t over seeds at 95 %; of numbers that are equal with every seed the interval has "
-            "no width. A predicted success or AUROC agrees where the whole interval of measured − predicted, paired by "
-            f"seed, lies within ± {tolerance:g}, disagrees where all of it lies outside, and is undecided otherwise; "
-            "with one seed the difference itself is judged. A predicted blind spot agrees with a seed where the AUROC "
-            f"is at most {CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
-            "where seeds differ. Of several predictions for a pair the table shows the worst verdict, – where there is "
-            "none."
-        ),
+    verdict_table = table(("", *defences), rows, "verdicts")
+    return f"{summary}<ul>{sentences}</ul>{verdict_table}" + small(
+        "Intervals are Student's t over seeds at 95 %; of numbers that are equal with every seed the interval has "
+        "no width. A predicted success or AUROC agrees where the whole interval of measured − predicted, paired by "
+        f"seed, lies within ± {tolerance:g}, disagrees where all of it lies outside, and is undecided otherwise; "
+        "with one seed the difference itself is judged. A predicted blind spot agrees with a seed where the AUROC "
+        f"is at most {CHANCE + tolerance:g}, a predicted visibility where it is above; the verdict is undecided "
+        "where seeds differ. Of several predictions for a pair the table shows the worst verdict, – where there is "
+        "none."
     )
 
 
@@ -259,7 +261,7 @@ def _defences(result: "xr.Dataset", judged: Judged) -> str:
         assumed = escaped(assumes.get(defence, "not stated"))
         parts.append(f"<h3>{escaped(defence)}</h3><p>Assumes: {assumed}</p>{table(head, rows)}")
     told = "Mean over seeds ± half the width of its 95 % t-interval; – where a number has no meaning."
-    return section("Defence by defence", small(told) + "".join(parts))
+    return small(told) + "".join(parts)
 
 
 def _number(result: "xr.Dataset", attack: str, defence: str, name: str) -> str:
@@ -276,8 +278,6 @@ def _statements(judgements: Sequence[Judgement]) -> str:
 
 
 def _gallery(result: "xr.Dataset") -> str:
-    if "picture" not in result:
-        return ""
     parts = []
     for attack in _names(result, "attack"):
         pictures = result["picture"].sel(attack=attack)
@@ -297,7 +297,7 @@ def _gallery(result: "xr.Dataset") -> str:
         "Victim and poison share one scale of grey; of a signed picture, 0 is in the middle of the colours: red adds "
         "to a pixel, blue takes away (with three channels: about a mid grey). The sign of an eigenvector means nothing."
     )
-    return section("Pictures of the attacks", small(told) + "".join(parts))
+    return small(told) + "".join(parts)
 
 
 def _pictures(shown: Mapping[str, np.ndarray]) -> bytes:

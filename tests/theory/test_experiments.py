@@ -440,7 +440,7 @@ def test_the_command_writes_and_goes_on_from_its_checkpoints(tmp_path, capsys, m
     assert main(command) == 0
     again = json.loads((tmp_path / "lag.json").read_text(encoding="utf-8"))
     assert again["numbers"] == written["numbers"]
-    assert printed.splitlines()[:-3] == capsys.readouterr().out.splitlines()[:-3]  # all but the seconds and the files
+    assert printed.splitlines()[:-4] == capsys.readouterr().out.splitlines()[:-4]  # all but the seconds and the files
     # Other arguments are not mistaken for the same.
     assert main([*command, "--learning-rate", "0.2"]) == 2
     assert "seed-0" in capsys.readouterr().err

@@ -73,10 +73,14 @@ def test_every_number_gets_a_verdict_and_the_order_is_the_papers(main, pretended
     assert (tmp_path / "drawn" / "3.9.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_failed_check_leaves_its_number_undecided(main, pretended, capsys):
+def test_a_failed_check_leaves_its_number_undecided(main, pretended, capsys, tmp_path):
     pretended.add("T8")
-    assert main(["paper", "--only", "3.9", "3.12"]) == 1
+    assert main(["paper", "--only", "3.9", "3.12", "--page", str(tmp_path / "paper.html")]) == 1
     printed = capsys.readouterr().out
+    assert f"page: {tmp_path / 'paper.html'}" in printed
+    assert f"Theorem 3.9: <span class='FAILS'>{Judgement.UNDECIDED}</span>" in (tmp_path / "paper.html").read_text(
+        "utf-8"
+    )
     assert f"Theorem 3.9: {Judgement.UNDECIDED}" in printed
     assert "T8 on rbf FAILS: number" in printed
     assert f"Theorem 3.12: {Judgement.FALSE}" in printed

@@ -1,7 +1,10 @@
 """`kpoison verify`: exit status, what it writes, how it uses processes, and what it refuses."""
 
+import dataclasses
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +19,10 @@ import pytest
 from kpoison.cli import main
 from theory_checks import runner, workers
 from theory_checks.catalogue import KERNEL_NAMES, STATEMENTS, Statement
-from theory_checks.record import Record, Verdict, compare
+from theory_checks.record import Panel, Record, Verdict, compare, curve
 from theory_checks.report import as_text, table, write
 from theory_checks.runner import run
+from theory_checks.words import WORDS
 
 HERE = str(Path(__file__).parent)
 
@@ -285,3 +289,29 @@ def test_mnist_is_read_from_its_official_files(data_dir):
     assert found.verdict is Verdict.HOLDS
     assert found.arguments["n_c"] == 1000
     assert found.arguments["d"] == 784
+
+
+def test_the_page_has_a_section_for_each_statement_and_a_panel_for_each_kernel(tmp_path):
+    panels = [Panel("Gain", "m", "S", [curve("law", "line", [1.0, 2.0], [1.0, 2.0])]) for _ in range(2)]
+    records = [
+        dataclasses.replace(record(passed, "L1", kernel), panels=panels[:number])
+        for passed, kernel, number in ((True, "rbf", 1), (False, "linear", 2))
+    ]
+    write([*records, record(True, "L2")], tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<section id='(.*?)'", page) == ["L1", "L2"]
+    first, second = page[page.index("<section id='L1'") :].split("<section id='L2'")
+    assert first.count("<figure>") == 2
+    assert "rbf on synthetic" in first
+    assert "<h2>L1 · Gain of the clone poison <span class='FAILS'>FAILS</span></h2>" in page
+    assert "<h2>L2 · Efficacy of the clone poison <span class='holds'>holds</span></h2>" in page
+    for number, part in (("L1", first), ("L2", second)):
+        assert html.escape(WORDS[number].plain) in part
+        assert html.escape(WORDS[number].formula) in part
+    assert "What error/tolerance means" in page
+    assert "http" not in page
+
+
+def test_every_statement_has_its_words():
+    assert list(WORDS) == list(STATEMENTS)
+    assert all(words.formula and words.plain.endswith(".") for words in WORDS.values())
