@@ -1,0 +1,64 @@
+"""The documentation site: `uv run --group docs sphinx-build -W --keep-going docs build/site`."""
+
+import os
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+# The tutorials' kernels inherit this: programs that compile fast, kept from one tutorial for the next, on one core.
+programs = HERE.parent / "build" / "programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+
+project = "kpoison"
+author = "The kpoison developers"
+copyright = author  # noqa: A001
+version = release = version_of("kpoison")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "room"]
+exclude_patterns = ["_ext", "**/.ipynb_checkpoints"]
+source_suffix = {".md": "myst-nb"}
+
+# Pages are also read on a git host: its dollars for mathematics, its anchors for headings.
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_dmath_double_inline = True
+myst_heading_anchors = 3
+myst_update_mathjax = False
+html_math_renderer = "mathml"
+
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_in_temp = True
+nb_merge_streams = True
+# A backend and a size for every figure; what is printed on stderr is a warning of the library's, which fails the build.
+nb_output_stderr = "show"
+nb_mime_priority_overrides = [("html", "text/html", 30)]
+
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 80
+add_module_names = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"kpoison {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+# A page opened from disk may not read another one.
+html_show_search_summary = False
