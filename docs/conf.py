@@ -49,7 +49,8 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+# With their shapes, as written, and no guess at what else bears an attribute's name.
+napoleon_custom_sections = [("Attributes", "params_style")]
 python_maximum_signature_line_length = 80
 add_module_names = True
 toc_object_entries_show_parents = "hide"

@@ -7,7 +7,6 @@ backticks become links where the library has them.
 
 import inspect
 import re
-import typing
 from functools import cache
 
 from docutils import nodes
@@ -77,16 +76,18 @@ class Room(SphinxDirective):
         for path, (entry, thing) in entries().items():
             if path.partition(".")[0] != ("" if room == "kpoison" else room):
                 continue
-            kind, options = "data", ["   :no-value:"]
-            if inspect.isclass(thing):
-                kind, options = "class", ["   :members:", "   :special-members: __call__"]
-                if issubclass(thing, Exception) or typing.is_typeddict(thing):
-                    options = []
-            elif callable(thing):
-                kind, options = "function", []
+            if not callable(thing):
+                named = ", ".join(f"``{part}``" for part in thing) if isinstance(thing, tuple | dict) else f"``{thing}``"
+                listed.append(f"* :py:obj:`{entry}`")
+                lines += ["", f".. py:data:: {entry}", "", f"   {named}", ""]
+                continue
+            members = ["   :members:", "   :special-members: __call__"] if inspect.isclass(thing) else []
+            if inspect.isclass(thing) and issubclass(thing, Exception):
+                members = []
             listed.append(f"* :py:obj:`{entry}` — {escaped(first_sentence(thing))}")
-            lines += ["", f".. auto{kind}:: {entry}", *options, ""]
-        content = StringList(["", *listed, "", *lines], source=f"kpoison.{room}")
+            lines += ["", f".. auto{'class' if inspect.isclass(thing) else 'function'}:: {entry}", *members, ""]
+        # Pages are Markdown; what is generated is not.
+        content = StringList(["``````{eval-rst}", *listed, "", *lines, "``````"], source=f"kpoison.{room}")
         container = nodes.container()
         container.document = self.state.document
         self.state.nested_parse(content, 0, container)
