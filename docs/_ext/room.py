@@ -110,7 +110,7 @@ def as_role(name: str) -> str:
 
 def plain(text: str) -> str:
     """Characters that mean something in reStructuredText mean themselves: stars, bars, and underscores that end a word."""
-    text = re.sub(r"([*|])", r"\\\1", text)
+    text = re.sub(r"(\*\*\S[^*]*\*\*)|([*|])", lambda found: found[1] or "\\" + found[2], text)
     return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
 
 
@@ -127,8 +127,34 @@ def process(app: Sphinx, what: str, name: str, thing: object, options: object, l
             literal = indent
 
 
+WIDTHS = r"(?: \| ~?(?:numpy\.)?(?:number|bool|int|float|complex)\b)*"
+ARRAY_LIKE = re.compile(
+    rf"(~jaxtyping\.\w+)\[jaxlib\._jax\.Array, ('[^']*')\] \| \1\[(?:~?numpy\.)?ndarray, \2\]{WIDTHS}"
+)
+
+
+def shapes(app: Sphinx, what: str, name: str, thing: object, options: object, signature: str, returned: str):
+    """Annotations of arrays as they are written, `Float[ArrayLike, 'n d']`, in place of the union that it stands for."""
+    return tuple(text and ARRAY_LIKE.sub(r"\1[ArrayLike, \2]", text) for text in (signature, returned))
+
+
+def skip(app: Sphinx, what: str, name: str, thing: object, skipped: bool, options: object) -> bool | None:
+    """Fields of named tuples: they are among the attributes, with what they are."""
+    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def short_arrays(app: Sphinx, document: nodes.document) -> None:
+    """JAX's own name of an array's type."""
+    for text in list(document.findall(nodes.Text)):
+        if "jaxlib._jax.Array" in text:
+            text.parent.replace(text, nodes.Text(text.replace("jaxlib._jax.Array", "Array")))
+
+
 def setup(app: Sphinx):
     """Called by Sphinx; before napoleon, which turns sections into fields."""
     app.add_directive("room", Room)
     app.connect("autodoc-process-docstring", process, priority=100)
+    app.connect("autodoc-process-signature", shapes)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("doctree-read", short_arrays)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
