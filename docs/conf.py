@@ -16,6 +16,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(threads, "1")
+# Progress bars without widgets; the kernels' word on how they are spoken to.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+profile = HERE.parent / "build" / "ipython" / "profile_default"
+profile.mkdir(parents=True, exist_ok=True)
+(profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\nc.IPKernelApp.matplotlib = 'inline'\n")
+os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 
 project = "kpoison"
@@ -39,9 +45,8 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_in_temp = True
 nb_merge_streams = True
-# A backend and a size for every figure; what is printed on stderr is a warning of the library's, which fails the build.
-nb_output_stderr = "show"
-nb_mime_priority_overrides = [("html", "text/html", 30)]
+# What a tutorial prints there is a warning, which fails the build.
+nb_output_stderr = "error"
 
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
