@@ -23,7 +23,9 @@ for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 profile = HERE.parent / "build" / "ipython" / "profile_default"
 profile.mkdir(parents=True, exist_ok=True)
-(profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\nc.IPKernelApp.matplotlib = 'inline'\n")
+(profile / "ipython_kernel_config.py").write_text(
+    "c.IPKernelApp.log_level = 'ERROR'\nc.IPKernelApp.matplotlib = 'inline'\n"
+)
 os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 

@@ -77,7 +77,9 @@ class Room(SphinxDirective):
             if path.partition(".")[0] != ("" if room == "kpoison" else room):
                 continue
             if not callable(thing):
-                named = ", ".join(f"``{part}``" for part in thing) if isinstance(thing, tuple | dict) else f"``{thing}``"
+                named = (
+                    ", ".join(f"``{part}``" for part in thing) if isinstance(thing, tuple | dict) else f"``{thing}``"
+                )
                 listed.append(f"* :py:obj:`{entry}`")
                 lines += ["", f".. py:data:: {entry}", "", f"   {named}", ""]
                 continue
@@ -109,7 +111,7 @@ def as_role(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Characters that mean something in reStructuredText mean themselves: stars, bars, and underscores that end a word."""
+    """What would mean something in reStructuredText means itself: stars, bars, and underscores that end a word."""
     text = re.sub(r"(\*\*\S[^*]*\*\*)|([*|])", lambda found: found[1] or "\\" + found[2], text)
     return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
 
@@ -134,7 +136,7 @@ ARRAY_LIKE = re.compile(
 
 
 def shapes(app: Sphinx, what: str, name: str, thing: object, options: object, signature: str, returned: str):
-    """Annotations of arrays as they are written, `Float[ArrayLike, 'n d']`, in place of the union that it stands for."""
+    """Annotations of arrays as they are written, `Float[ArrayLike, 'n d']`, in place of the union behind them."""
     return tuple(text and ARRAY_LIKE.sub(r"\1[ArrayLike, \2]", text) for text in (signature, returned))
 
 
