@@ -5,6 +5,7 @@ A name that `kpoison` itself offers stands under that name (`kpoison.gain`), any
 backticks become links where the library has them.
 """
 
+import importlib
 import inspect
 import re
 from functools import cache
@@ -16,13 +17,18 @@ from sphinx.util.docutils import SphinxDirective
 
 import kpoison
 
-MODULES = ("asymptotics", "attacks", "curvature", "datasets", "defences", "estimators", "flow", "kernels", "laws",
-           "matrix", "networks", "plotting", "poison", "ridge", "statistics", "sweep", "tuning")  # fmt: skip
+# Those that `kpoison` shows, and those that a function's name hides there or that it does not.
+MODULES = [
+    *(name for name in kpoison.__all__ if inspect.ismodule(getattr(kpoison, name))),
+    "statistics",
+    "sweep",
+    "tuning",
+]
 
 
 def module(name: str):
     """The room, which a function of the same name may hide."""
-    return __import__(f"kpoison.{name}", fromlist=["__all__"])
+    return importlib.import_module(f"kpoison.{name}")
 
 
 @cache
