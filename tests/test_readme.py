@@ -1,6 +1,7 @@
 """The examples of the README and of the guide run, in order, as they stand."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,19 @@ def test_names_the_commands_that_ci_runs():
     ci = (README.parent / ".ci" / "run").read_text(encoding="utf-8")
     assert "uv run pytest" in ci
     assert "uv run pytest" in README.read_text(encoding="utf-8")
+
+
+def test_is_an_entrance_of_a_hundred_lines():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 100
+
+
+def test_has_no_broken_link_on_a_package_index():
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    for change in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
+    assert "![" not in text
+    assert "*Left:" not in text
+    assert "the theory, where each" in text
+    assert "https://arxiv.org" in text

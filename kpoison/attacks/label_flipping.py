@@ -198,10 +198,11 @@ def flip_labels(
     Labels of which every flip would raise the margin stay, so fewer than `budget` may be flipped.
 
     For several points there are two objectives:
-        "changed": the number of predictions that change, greedily: the points that take the fewest further flips
-            first, until the budget does not suffice for one more.  At least one changes where one can.  The best number
-            is at most `bound`, how many points have a certificate of their own within the budget.
-        "margin": the mean margin over all points, with c' the runner-up: exact, by the largest sums of influences.
+
+    - "changed": the number of predictions that change, greedily: the points that take the fewest further flips
+      first, until the budget does not suffice for one more.  At least one changes where one can.  The best number
+      is at most `bound`, how many points have a certificate of their own within the budget.
+    - "margin": the mean margin over all points, with c' the runner-up: exact, by the largest sums of influences.
 
     Args:
         clean: as in `flip_certificate`.

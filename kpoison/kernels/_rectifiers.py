@@ -92,15 +92,16 @@ class LeakyReLU(Activation[Angular]):
         norm_x, norm_z, gap = (scale * number for number in (state.norm_x, state.norm_z, state.gap))
         if is_relu(slope):
             return Wedge(norm_x, norm_z, gap, 0.5 * arc, versine, None)
-        kink, whole = 0.5 * (1 - slope) ** 2, scale**2
-        coversine = jnp.where(acute, state.coversine, 0.5) + 0.5 * excess
+        kink, whole, far = 0.5 * (1 - slope) ** 2, scale**2, state.coversine
+        assert far is not None  # ReLU's alone are None
+        coversine = jnp.where(acute, far, 0.5) + 0.5 * excess
         return Wedge(
             norm_x,
             norm_z,
             gap,
             slope * state.covariance + kink * arc,
             (slope * state.versine + kink * versine) / whole,
-            (slope * state.coversine + kink * coversine) / whole,
+            (slope * far + kink * coversine) / whole,
         )
 
     def derivative_covariance(self, state: Angular) -> Array:

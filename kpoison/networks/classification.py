@@ -264,8 +264,7 @@ def train_classifiers(
         **options: further arguments of `train_classifier`.
 
     Raises:
-        TypeError, ValueError: naming the argument that does not fit.
-        Others as `train_classifier`.
+        TypeError, ValueError: naming the argument that does not fit; others as `train_classifier`.
     """
     import optax
     import xarray as xr
