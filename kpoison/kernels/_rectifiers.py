@@ -42,9 +42,9 @@ class LeakyReLU(Activation[Angular]):
 
     def input_state(self, x: Array, z: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
         """Wedge of the first layer at two points."""
-        variances = (weight_variance * jnp.sum(point * point) + bias_variance for point in (x, z))
+        norm_x, norm_z = (cusp_sqrt(weight_variance * jnp.sum(point * point) + bias_variance) for point in (x, z))
         covariance = weight_variance * jnp.sum(x * z) + bias_variance
-        return _first_wedge(x, z, *map(cusp_sqrt, variances), covariance, weight_variance, bias_variance)
+        return _first_wedge(x, z, norm_x, norm_z, covariance, weight_variance, bias_variance)
 
     def input_pairs(self, X1: Array, X2: Array, weight_variance: Array, bias_variance: Array) -> Wedge:
         """The same at all pairs: what is known of one point is taken once."""
@@ -54,9 +54,12 @@ class LeakyReLU(Activation[Angular]):
         covariances = weight_variance * matrix_product(X1, X2.T) + bias_variance
 
         def row(point):
-            x, norm, covariance = point
-            constants = weight_variance, bias_variance
-            return jax.vmap(lambda z, *known: _first_wedge(x, z, norm, *known, *constants))(X2, others, covariance)
+            x, norm, covariances = point
+
+            def pair(z, other, covariance):
+                return _first_wedge(x, z, norm, other, covariance, weight_variance, bias_variance)
+
+            return jax.vmap(pair)(X2, others, covariances)
 
         return in_batches(row, (X1, norms, covariances), 3 * X2.size)
 
@@ -154,9 +157,9 @@ def _half_squared(
 
 @functools.partial(_half_squared.defjvp, symbolic_zeros=True)
 def _half_squared_jvp(primals, tangents):
-    *_, norm_x, norm_z, _, weight_variance, _, sign = primals
+    x, z, norm_x, norm_z, gap, weight_variance, _, sign = primals
     dx, dz, d_norm_x, d_norm_z, _, d_weight, d_bias, _ = tangents
-    of_points, of_bias = _unit_difference(*primals[:5], sign)
+    of_points, of_bias = _unit_difference(x, z, norm_x, norm_z, gap, sign)
     value = _half_squared(*primals)
     tangent = jnp.zeros_like(value)
     for change, factor in ((dx, 1 / norm_x), (dz, -sign / norm_z)):
