@@ -68,7 +68,7 @@ def trained(X, y, ridge):
 
 @pytest.mark.slow
 def test_logistic_regression_against_training_sets():
-    mixture, n, ridge = attack(d=60), 150, 0.02
+    mixture, n, ridge = attack(), 100, 0.02
     model = logistic_regression(mixture, n, ridge)
     training, clean, triggered = map(arrays, (mixture.training, mixture.clean, mixture.triggered))
     generator, found = np.random.default_rng(0), []
@@ -80,7 +80,7 @@ def test_logistic_regression_against_training_sets():
         found.append([*rates, loss, B @ (training[1] * B), B[7] ** 2 / (B @ B)])
     mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / 60**0.5
     law = [model.accuracy(), model.attack_success_rate(), model.training_loss, model.covariance]
-    law = np.array([float(v) for v in (*law, model.overlap(np.eye(60)[7]))])
+    law = np.array([float(v) for v in (*law, model.overlap(np.eye(40)[7]))])
     assert np.all(np.abs(law - mean) < 4 * error + (1 + np.array([0, 0, 0, law[3], 0])) / n), (law, mean, error)
 
 
@@ -118,7 +118,7 @@ def softmax_trained(X, Y, ridge):
 @pytest.mark.parametrize("classes", [3, 4])
 def test_softmax_regression_against_training_sets(classes):
     """Three classes with a dense covariance, four with a diagonal one."""
-    d, n, ridge, draws = 40, 200, 0.05, 60
+    d, n, ridge, draws = 40, 200, 0.05, 40
     mixture = several(d, classes, dense(d) if classes == 3 else None)
     model = softmax_regression(mixture, n, ridge)
     assert float(model.residual) < 1e-9
@@ -175,7 +175,7 @@ def test_the_squared_loss_of_several_scores_is_ridge_regression():
 
 @pytest.mark.slow
 def test_derivatives_of_softmax_regression():
-    """Of a batch, in every number; values against a single call, slopes against differences."""
+    """Of a batch, in every number; a value against a single call, slopes against differences."""
     d = 40
     change = np.random.default_rng(4).normal(size=(d, d)) / d
     change, given = change + change.T, several(d, 3, dense(d))
@@ -188,14 +188,11 @@ def test_derivatives_of_softmax_regression():
         model = softmax_regression(mixture, at[0], at[1])
         return model.attack_success_rate() + model.training_loss + model.overlap(np.eye(d)[3])
 
-    points = np.array([[200.0, 0.05, 0.1, 0.0, 0.0], [90.0, 0.3, 0.2, 0.02, 0.1]])
-    both = jax.jit(jax.vmap(jax.value_and_grad(found)))
-    values, slopes = both(points)
-    np.testing.assert_allclose(values[0], found(points[0]), rtol=1e-8)
-    for i, size in enumerate((1e-1, 1e-4, 1e-4, 1e-3, 1e-3)):
-        move = size * np.eye(5)[i]
-        differences = (both(points + move)[0] - both(points - move)[0]) / (2 * size)
-        np.testing.assert_allclose(slopes[:, i], differences, rtol=1e-4, atol=1e-6)
+    at, sizes = np.array([200.0, 0.05, 0.1, 0.0, 0.0]), np.diag([1e-1, 1e-4, 1e-4, 1e-3, 1e-3])
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(found)))(np.concatenate([at[None], at + sizes, at - sizes]))
+    np.testing.assert_allclose(values[0], found(at), rtol=1e-8)
+    differences = (values[1:6] - values[6:]) / (2 * np.diag(sizes))
+    np.testing.assert_allclose(slopes[0], differences, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -210,23 +207,25 @@ def test_the_theorys_values():
 
 @pytest.mark.slow
 def test_derivatives_and_float32():
+    d = 40  # of the programs of other tests
+    mean = np.eye(d)[0] + 0.5 * np.eye(d)[3]
+
     def found(variances, n, ridge, strength):
-        mixture = backdoor_mixture(jnp.eye(5)[0], variances, jnp.eye(5)[1], 0.1, strength)
-        model = logistic_regression(mixture, n, ridge)
+        model = logistic_regression(backdoor_mixture(mean, variances, np.eye(d)[7], 0.1, strength), n, ridge)
         return model.attack_success_rate() + model.training_loss
 
     both = jax.jit(jax.value_and_grad(found, argnums=(0, 1, 2, 3)))
-    at = (np.linspace(0.5, 1, 5), 12.0, 0.05, 2.0)
+    at = (np.arange(1, d + 1) ** -0.5, 60.0, 0.05, 2.0)
     value, slopes = both(*at)
-    wide = logistic_regression(backdoor_mixture(np.eye(5)[0], at[0], np.eye(5)[1], 0.1, 2.0), *at[1:3])
+    wide = logistic_regression(attack(), *at[1:3])
     assert float(value) == pytest.approx(float(wide.attack_success_rate() + wide.training_loss), rel=1e-10)
-    for i, size in enumerate((1e-4 * np.eye(5)[2], 1e-3, 1e-5, 1e-3)):
+    for i, size in enumerate((1e-4 * np.eye(d)[7], 1e-3, 1e-5, 1e-3)):
         ends = [both(*at[:i], at[i] + sign * size, *at[i + 1 :])[0] for sign in (1, -1)]
-        slope = slopes[0] @ np.eye(5)[2] if i == 0 else slopes[i]
+        slope = slopes[0] @ np.eye(d)[7] if i == 0 else slopes[i]
         assert float(slope) == pytest.approx(float(ends[0] - ends[1]) / (2 * np.max(size)), rel=1e-4)
-    axes = np.eye(5, dtype=np.float32)
-    single = backdoor_mixture(axes[0], at[0].astype(np.float32), axes[1], 0.1, 2)
-    narrow = logistic_regression(single, np.float32(12), np.float32(0.05))
+    axes = np.eye(d, dtype=np.float32)
+    single = backdoor_mixture(axes[0] + axes[3] / 2, at[0].astype(np.float32), axes[7], 0.1, 2)
+    narrow = logistic_regression(single, np.float32(60), np.float32(0.05))
     assert narrow.weights.dtype == jnp.float32
     assert float(narrow.attack_success_rate()) == pytest.approx(float(wide.attack_success_rate()), abs=1e-4)
 
