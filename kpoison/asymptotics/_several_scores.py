@@ -19,7 +19,7 @@ from kpoison._linear_algebra import matrix_product
 from kpoison.asymptotics._linear_model import number_failures
 from kpoison.asymptotics.mixture import Mixture
 from kpoison.asymptotics.quadrature import gaussian_rule
-from kpoison.asymptotics.root_finding import fixed_point, proximal_pull, small_solve
+from kpoison.asymptotics.root_finding import fixed_point, proximal_pull, small_cholesky, small_solve
 
 __all__ = ["rules", "solved_of_several"]
 
@@ -141,7 +141,7 @@ def solved_of_several(  # noqa: PLR0915
 
         `told` are numbers that nothing depends on: the loss, the quadrature's error, where the loss bends down.
         """
-        factors = [jnp.linalg.cholesky(matrix) for matrix in (curvature, square)]
+        factors = [small_cholesky(matrix) for matrix in (curvature, square)]
         halves = [f.at[diagonal].set(jnp.log(jnp.diag(f)))[low] for f in factors]
         return jnp.concatenate([g.ravel(), *halves, b, told])
 
@@ -156,7 +156,7 @@ def solved_of_several(  # noqa: PLR0915
         """The image of the unknowns, by the chunks of nodes from first to last."""
         g, curvature, square, b, _ = unpacked(unknown)
         B, step, varied, _ = answered(g, curvature, square)
-        T, Q = (jnp.linalg.cholesky(matrix) for matrix in (step, varied))
+        T, Q = (small_cholesky(matrix) for matrix in (step, varied))
         new = seen(T, Q, matrix_product(M, B) + b[None], first, last)
         rise = small_solve(new.curvature, (pi @ new.g)[:, None])[:, 0]
         b = b + jnp.clip(rise, -1, 1) if intercept else 0 * b
@@ -188,7 +188,7 @@ def solved_of_several(  # noqa: PLR0915
     root = fixed_point(image, evaluated, start, at_once=_AT_ONCE)
     g, curvature, square, b, (training_loss, quadrature_error, down) = unpacked(root.value)
     B, step, varied, spread = answered(g, curvature, square)
-    deviations = jnp.diag(jnp.linalg.cholesky(varied))
+    deviations = jnp.diag(small_cholesky(varied))
     constant = ~(jnp.min(deviations) > _CONSTANT * jnp.max(deviations))
     solved = root.converged & jnp.all(jnp.isfinite(root.value))
     one_hot = "as a squared loss of one-hot labels does their sum: see ridge_regression"

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from kpoison._linear_algebra import linear_solve
 
-__all__ = ["Root", "fixed_point", "proximal", "proximal_pull", "small_solve", "system_root"]
+__all__ = ["Root", "fixed_point", "proximal", "proximal_pull", "small_cholesky", "small_solve", "system_root"]
 
 _PROXIMAL_STEPS = 100
 _STEPS = 200
@@ -80,6 +80,15 @@ def small_solve(matrix: Float[Array, "r r"], b: Float[Array, "r k"]) -> Float[Ar
         column = table[:, j].at[j].add(-1)
         table = table - column[:, None] * row[None]
     return table[:, rows:]
+
+
+def small_cholesky(matrix: Float[Array, "r r"]) -> Float[Array, "r r"]:
+    """The lower factor of a positive definite matrix of few rows, as `small_solve`; NaN of another."""
+    lower = jnp.zeros_like(matrix)
+    for j in range(len(matrix)):
+        left = matrix[j:, j] - lower[j:, :j] @ lower[j, :j]
+        lower = lower.at[j:, j].set(left / jnp.sqrt(left[0]))
+    return lower
 
 
 def proximal_pull(
