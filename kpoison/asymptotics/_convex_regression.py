@@ -219,7 +219,7 @@ def _seen_directions(loss: Loss, training: Mixture) -> Float[np.ndarray, "C r"]:
     scores = np.random.default_rng(0).normal(size=(len(labels), number + 2, number))
     with jax.ensure_compile_time_eval():
         each = jax.vmap(jax.vmap(jax.grad(loss), (0, None)))
-        slopes: Any = each(jnp.asarray(scores), jnp.asarray(labels, scores.dtype))
+        slopes: Any = each(*(jnp.asarray(part, training.means.dtype) for part in (scores, labels)))
     if not is_concrete(slopes):  # a loss of traced numbers
         return everything
     _, sizes, rows = np.linalg.svd(np.asarray(slopes).reshape(-1, number))
