@@ -11,6 +11,7 @@ from benchmarks import (
     bilevel,
     certificate,
     convolutional,
+    ensemble,
     flow,
     gram,
     krylov,
@@ -38,6 +39,7 @@ _ALL = {
     "flow": flow.run,
     "bilevel": bilevel.run,
     "certificate": certificate.run,
+    "ensemble": ensemble.run,
     "startup": startup.run,
     "tuning": tuning.run,
 }
@@ -59,6 +61,7 @@ def main(
                 "flow",
                 "bilevel",
                 "certificate",
+                "ensemble",
                 "startup",
                 "tuning",
             ],

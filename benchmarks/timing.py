@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["Comparison", "compare", "machine", "write"]
+__all__ = ["Comparison", "compare", "machine", "seconds", "write"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Comparison:
         return f"{self.name}: {median:.3g} times {self.baseline} (quartiles {low:.3g} to {high:.3g}{asked}){notes}"
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def seconds(function: Callable[[], Any]) -> float:
+    """How long one call takes, by the wall."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
@@ -64,7 +65,7 @@ def compare(
     """Time both in turn, after one call of each that compiles."""
     for each in (function, baseline_function):
         jax.block_until_ready(each())
-    pairs = [(_seconds(function), _seconds(baseline_function)) for _ in range(repeats)]
+    pairs = [(seconds(function), seconds(baseline_function)) for _ in range(repeats)]
     return Comparison(
         name,
         baseline,

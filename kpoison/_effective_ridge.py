@@ -141,11 +141,11 @@ def _left(s: Array, w: Array, n: Array, x: Array) -> tuple[Array, Array]:
     """n − df1 and n − df2: beside interpolation n − rank and what shrinkage takes of each direction."""
     share, lost = _share(s, x), _lost(s, x)
     rank = jnp.sum(jnp.where(s > 0, w, 0))
-    near1, near2 = n - rank + jnp.sum(w * lost), n - rank + jnp.sum(w * lost * (1 + share))
     far = rank > 2 * n  # where n − rank would cancel instead
+    spare = jnp.where(far, n, n - rank)
     return (
-        jnp.where(far, n - jnp.sum(w * share), near1),
-        jnp.where(far, n - jnp.sum(w * share**2), near2),
+        spare + jnp.sum(w * jnp.where(far, -share, lost)),
+        spare + jnp.sum(w * jnp.where(far, -(share**2), lost * (1 + share))),
     )
 
 

@@ -5,12 +5,14 @@ import numpy as np
 from kpoison.asymptotics import backdoor_mixture
 from theory_checks.catalogue import STATEMENTS
 from theory_checks.mixtures import ridge, simulated, standard_attack
+from theory_checks.random_mixtures import within
 from theory_checks.record import Comparison, Panel, Record, compare, curve
 from theory_checks.setting import Laws, Setting
 
 __all__ = ["check"]
 
 _DIMENSION, _NUMBER, _RIDGE, _FRACTION = 60, 120, 0.1, 0.2
+_SETTINGS, _SETS, _OUTSIDE = 200, 20, 0.02
 
 
 def _against_training_sets(setting: Setting, laws: Laws) -> tuple[list[Comparison], Panel]:
@@ -86,6 +88,19 @@ def _worst_direction(setting: Setting, laws: Laws) -> tuple[Comparison, str]:
     return compare("attack success by direction", "refit", law, mean, width, reason), finding
 
 
+def _random_settings(setting: Setting, laws: Laws) -> tuple[list[Comparison], str]:
+    """Of 200 settings at least 98 % are within three standard errors and 1/n of their training sets."""
+    shares = np.mean(within(_SETTINGS, _SETS, setting.seed, laws), axis=0)
+    names = ("accuracy", "attack success", "error at new points", "error at training points")
+    reason = f"{_OUTSIDE:g} of the settings may be further off than 3 standard errors of {_SETS} sets and 1/n"
+    compared = [
+        compare(f"share of {_SETTINGS} random settings within, {name}", "refit", 1.0, share, _OUTSIDE + 1e-9, reason)
+        for name, share in zip(names, shares, strict=True)
+    ]
+    said = ", ".join(f"{name} {share:.3f}" for name, share in zip(names, shares, strict=True))
+    return compared, f"of {_SETTINGS} random settings within 3 standard errors and 1/n: {said}"
+
+
 def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     """Accuracy, attack success and errors of models that are trained on redrawn sets.
 
@@ -96,4 +111,8 @@ def check(setting: Setting, laws: Laws = Laws()) -> Record | None:  # noqa: B008
     compared, panel = _against_training_sets(setting, laws)
     accuracy, falls = _accuracy_falls(setting, laws)
     direction, tilted = _worst_direction(setting, laws)
-    return setting.record(STATEMENTS["R1"], [*compared, accuracy, direction], [falls, tilted], [panel])
+    compared, findings = [*compared, accuracy, direction], [falls, tilted]
+    if setting.scale == "full":
+        more, said = _random_settings(setting, laws)
+        compared, findings = [*compared, *more], [*findings, said]
+    return setting.record(STATEMENTS["R1"], compared, findings, [panel])

@@ -5,7 +5,12 @@ trigger's strength and the ridge are all numbers to differentiate in.
 """
 
 from kpoison._effective_ridge import EffectiveRidge, effective_ridge
-from kpoison.asymptotics._convex_regression import ConvexRegression, convex_regression, logistic_regression
+from kpoison.asymptotics._convex_regression import (
+    ConvexRegression,
+    convex_regression,
+    logistic_regression,
+    softmax_regression,
+)
 from kpoison.asymptotics._kernel_ridge import TypicalKernelRidge, kernel_ridge
 from kpoison.asymptotics._linear_model import LinearModel, Scores
 from kpoison.asymptotics._redraw import efficacy_deviation, redraw_deviation
@@ -44,5 +49,6 @@ __all__ = [
     "needed_poison_fraction",
     "redraw_deviation",
     "ridge_regression",
+    "softmax_regression",
     "worst_direction",
 ]

@@ -68,11 +68,7 @@ def ridge_regression(
     fit = check_flag("intercept", intercept)
     dtype = training.means.dtype
     found = _solved(training, jnp.asarray(n, dtype), jnp.asarray(ridge, dtype), fit)
-    effective, training_error, *parts = found
-    weights, offset, error, covariance, spread = parts
-    if training.outputs == ():
-        weights, offset, error, covariance, spread = (part[..., 0] for part in parts)
-        error, covariance, spread = error[..., 0], covariance[..., 0], spread[..., 0]
+    effective, training_error, weights, offset, error, covariance, spread = found
     return RidgeRegression(
         weights, offset, covariance, spread, mixture, effective.value, effective.df1, error, training_error
     )
@@ -102,4 +98,7 @@ def _solved(
     E = (signal + matrix_product(residuals.T, pi[:, None] * residuals)) * effective.sensitivity
     V = signal + E * effective.df2 / n
     spread = E * sigma.trace(1, 2, x) / n
-    return effective, effective.shrinkage**2 * jnp.trace(E), B, b, E, V, spread
+    training_error = effective.shrinkage**2 * jnp.trace(E)
+    if mixture.outputs == ():
+        B, b, E, V, spread = B[:, 0], b[0], E[0, 0], V[0, 0], spread[0, 0]
+    return effective, training_error, B, b, E, V, spread

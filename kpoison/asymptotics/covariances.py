@@ -13,10 +13,16 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float
 
 from kpoison._effective_ridge import EffectiveRidge, root_of_effective_ridge, solve_effective_ridge
-from kpoison._failures import checked_result
+from kpoison._failures import checked_result, without_derivative
 from kpoison._linear_algebra import eigh, matrix_product
+from kpoison.asymptotics.root_finding import small_solve
 
 __all__ = ["Covariance", "Dense", "Diagonal", "covariance_of"]
+
+_SECOND = (
+    "a second derivative in a dense covariance is not there for several scores: give variances, in the coordinates "
+    "along the eigenvectors"
+)
 
 
 class Diagonal(eqx.Module):
@@ -47,6 +53,16 @@ class Diagonal(eqx.Module):
     def trace(self, power: int, inverses: int, shift: Float[Array, ""]) -> Float[Array, ""]:
         """tr Σᵖ(Σ + x)⁻ʳ."""
         return jnp.sum(self.variances**power / (self.variances + shift) ** inverses)
+
+    def spectrum(self) -> Float[Array, " d"]:
+        """The eigenvalues."""
+        return self.variances
+
+    def coupled_solve(
+        self, V: Float[Array, "r r"], ridge: Float[Array, ""], B: Float[Array, "d r"]
+    ) -> Float[Array, "d r"]:
+        """x with ΣxV + λx = B."""
+        return _coupled(self.variances, V, ridge, B)
 
     def effective_ridge(self, n: Float[Array, ""], ridge: Float[Array, ""]) -> EffectiveRidge:
         """λ_e and its degrees of freedom."""
@@ -87,6 +103,24 @@ class Dense(eqx.Module):
         """tr Σᵖ(Σ + x)⁻ʳ."""
         return _trace(power, inverses, self.matrix, self.values, self.vectors, shift)
 
+    def spectrum(self) -> Float[Array, " d"]:
+        """The eigenvalues, of which traces are made; a second derivative of theirs in Σ is refused."""
+        return _spectrum(self.matrix, self.values, self.vectors)
+
+    def coupled_solve(
+        self, V: Float[Array, "r r"], ridge: Float[Array, ""], B: Float[Array, "d r"]
+    ) -> Float[Array, "d r"]:
+        """x with ΣxV + λx = B."""
+
+        def solve(_: Any, b: Array) -> Array:
+            turned = _coupled(self.values, V, ridge, matrix_product(self.vectors.T, b))
+            return matrix_product(self.vectors, turned)
+
+        def product(x: Array) -> Array:
+            return matrix_product(matrix_product(self.matrix, x), V) + ridge * x
+
+        return jax.lax.custom_linear_solve(product, B, solve, symmetric=True)
+
     def effective_ridge(self, n: Float[Array, ""], ridge: Float[Array, ""]) -> EffectiveRidge:
         """λ_e and its degrees of freedom."""
         x = _root(self.matrix, self.values, self.vectors, n, ridge)
@@ -116,6 +150,28 @@ def covariance_of(given: Float[Array, "..."]) -> Covariance:
 def _rounding(values: Array) -> Array:
     """Below which an eigenvalue may be 0."""
     return 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+
+
+def _coupled(values: Array, V: Array, ridge: Array, B: Array) -> Array:
+    """Each row of B times (λ + sV)⁻¹."""
+
+    def one(s: Array, row: Array) -> Array:
+        return small_solve(ridge * jnp.eye(len(V), dtype=V.dtype) + s * V, row[:, None])[:, 0]
+
+    return jax.vmap(one)(values, B)
+
+
+@jax.custom_jvp
+def _spectrum(matrix: Array, values: Array, vectors: Array) -> Array:
+    return values
+
+
+@_spectrum.defjvp
+def _spectrum_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """v_iᵀ dΣ v_i, whose own derivative would turn the v_i."""
+    matrix, values, vectors = primals
+    moved = jnp.einsum("ij,ik,kj->j", vectors, tangents[0], vectors, precision="highest")
+    return values, without_derivative(matrix, _SECOND)[0, 0] * 0 + moved
 
 
 def _solve(matrix: Array, values: Array, vectors: Array, shift: Array, B: Array) -> Array:

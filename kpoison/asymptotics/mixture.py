@@ -1,8 +1,10 @@
 """What training and test points are drawn from: Gaussian components of one covariance, each with a label."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
@@ -58,7 +60,7 @@ class Mixture(eqx.Module):
         if self.means.ndim != 2 or self.means.size == 0:
             raise ValueError(f"means must have shape (K, d), one row for each component, got {self.means.shape}")
         check_finite("means", self.means)
-        self.covariance = _checked_covariance(covariance, self.means)
+        self.covariance = _checked_covariance(covariance, self.means.shape[1], self.means.dtype)
         number, dtype = len(self.means), self.means.dtype
         for name, value in (("labels", labels), ("fractions", fractions)):
             check_real(name, value)
@@ -104,10 +106,9 @@ def _sum_rounding(fractions: Any) -> float:
     return 100 * len(fractions) * float(jnp.finfo(fractions.dtype).eps)
 
 
-def _checked_covariance(covariance: Any, means: Array) -> Array:
-    d = means.shape[1]
+def _checked_covariance(covariance: Any, d: int, dtype: Any) -> Array:
     check_real("covariance", covariance)
-    found = jnp.asarray(plain_array("covariance", covariance), means.dtype)
+    found = jnp.asarray(plain_array("covariance", covariance), dtype)
     if found.shape not in ((d,), (d, d)):
         raise ValueError(
             f"covariance must have shape ({d},) or ({d}, {d}), as means have {d} inputs, got {found.shape}"
@@ -203,25 +204,41 @@ def backdoor_mixture(
             raise ValueError(f"class_fractions must have shape ({number},), one for each class, got {pi.shape}")
         if is_concrete(pi) and abs(float(jnp.sum(pi)) - 1) > _sum_rounding(pi):
             raise ValueError(f"class_fractions must sum to 1, got {float(jnp.sum(pi)):.6g}")
-    available = jnp.sum(pi[attacked])
-    known = is_concrete(fraction) and is_concrete(available)
-    if known and not np.asarray(fraction) <= np.asarray(available):
-        raise ValueError(f"fraction must be at most the {float(available):.6g} of the attacked classes, got {fraction}")
-    share = pi[attacked] / available
-    theta = jnp.asarray(fraction, mean.dtype) * share
-    means = jnp.stack([-mean, mean]) if two else mean
-    labels = jnp.asarray([-1.0, 1.0], mean.dtype) if two else jnp.eye(number, dtype=mean.dtype)
-    dirty = jnp.broadcast_to(labels[goal], (len(attacked), *labels.shape[1:]))
-    victims = means[attacked]
-    covariance = _checked_covariance(covariance, means)
-    training = Mixture(
-        jnp.concatenate([means, victims + jnp.asarray(strength, mean.dtype) * u[None]]),
-        covariance,
-        jnp.concatenate([labels, dirty]),
-        jnp.concatenate([pi.at[attacked].add(-theta), theta]),
-    )
-    triggered = Mixture(victims + jnp.asarray(test_strength, mean.dtype) * u[None], covariance, dirty, share)
+    known = is_concrete(fraction) and is_concrete(pi)
+    available = np.sum(np.asarray(pi)[attacked]) if known else None
+    if available is not None and not np.asarray(fraction) <= available:
+        raise ValueError(f"fraction must be at most the {available:.6g} of the attacked classes, got {fraction}")
+    covariance = _checked_covariance(covariance, mean.shape[-1], mean.dtype)
+    numbers = (jnp.asarray(value, mean.dtype) for value in (fraction, strength, test_strength))
+    parts = _parts(mean, u, pi, *numbers, goal, tuple(attacked.tolist()))
+    (means, labels), (trained, given, shares), (victims, dirty, share) = parts
+    training = Mixture(trained, covariance, given, shares)
+    triggered = Mixture(victims, covariance, dirty, share)
     return Backdoor(training, Mixture(means, covariance, labels, pi), triggered)
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7))  # of many inputs each step alone would take longer to compile
+def _parts(
+    mean: Array, u: Array, pi: Array, fraction: Array, strength: Array, test_strength: Array, goal: int,
+    attacked: tuple[int, ...],
+) -> tuple[tuple[Array, ...], ...]:  # fmt: skip
+    """Means and labels of the classes; these and shares with the poisons; the same of triggered test points."""
+    places, two = np.array(attacked), mean.ndim == 1
+    share = pi[places] / jnp.sum(pi[places])
+    theta = fraction * share
+    means = jnp.stack([-mean, mean]) if two else mean
+    labels = jnp.asarray([-1.0, 1.0], mean.dtype) if two else jnp.eye(len(mean), dtype=mean.dtype)
+    dirty = jnp.broadcast_to(labels[goal], (len(places), *labels.shape[1:]))
+    victims = means[places]
+    return (
+        (means, labels),
+        (
+            jnp.concatenate([means, victims + strength * u[None]]),
+            jnp.concatenate([labels, dirty]),
+            jnp.concatenate([pi.at[places].add(-theta), theta]),
+        ),
+        (victims + test_strength * u[None], dirty, share),
+    )
 
 
 def _target_and_sources(target: Any, source: Any, number: int, two: bool) -> tuple[int, np.ndarray]:

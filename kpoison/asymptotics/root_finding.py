@@ -1,4 +1,4 @@
-"""Roots with implicit derivatives of every order: of one monotone equation for each number, and of a small system."""
+"""Roots with implicit derivatives of every order: of monotone equations for each number or vector, and of a system."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,11 +9,14 @@ from jaxtyping import Array, Bool, Float
 
 from kpoison._linear_algebra import linear_solve
 
-__all__ = ["Root", "proximal", "system_root"]
+__all__ = ["Root", "fixed_point", "proximal", "proximal_pull", "small_cholesky", "small_solve", "system_root"]
 
 _PROXIMAL_STEPS = 100
 _STEPS = 200
 _HALVINGS = 30
+_SOLVED = 1e4  # times eps: what counts as a root
+_SOLVED_POWER = 0.6  # of eps, for means over fitted points, which are rounded at each: 4e-10 in float64
+_BROYDEN_STEPS, _SHARE, _NEAR, _WORSE, _ROUGH = 400, 0.5, 0.2, 3.0, 1e-3
 
 
 class Root(NamedTuple):
@@ -65,6 +68,136 @@ def proximal(slope: Callable[[Array], Array], v: Float[Array, "..."], tau: Float
     return jax.lax.custom_root(equation, v, solve, lambda g, y: y / g(jnp.ones_like(y)))
 
 
+def small_solve(matrix: Float[Array, "r r"], b: Float[Array, "r k"]) -> Float[Array, "r k"]:
+    """matrix⁻¹b by elimination without a change of rows: of few rows and a positive definite or triangular matrix.
+
+    Under `jax.vmap` it is arithmetic on whole batches, where LAPACK is called for one matrix after the other.
+    """
+    rows = len(matrix)
+    table = jnp.concatenate([matrix, b.astype(matrix.dtype)], axis=1)
+    for j in range(rows):
+        row = table[j] / table[j, j]
+        column = table[:, j].at[j].add(-1)
+        table = table - column[:, None] * row[None]
+    return table[:, rows:]
+
+
+def small_cholesky(matrix: Float[Array, "r r"]) -> Float[Array, "r r"]:
+    """The lower factor of a positive definite matrix of few rows, as `small_solve`; NaN of another."""
+    lower = jnp.zeros_like(matrix)
+    for j in range(len(matrix)):
+        left = matrix[j:, j] - lower[j:, :j] @ lower[j, :j]
+        lower = lower.at[j:, j].set(left / jnp.sqrt(left[0]))
+    return lower
+
+
+def proximal_pull(
+    loss: Callable[[Array], Array], v: Float[Array, " r"], root: Float[Array, "r r"]
+) -> Float[Array, " r"]:
+    """u with u = Lᵀ∇ℓ(v − Lu): x = v − Lu is the proximal point of v, x + LLᵀ∇ℓ(x) = v, of a convex ℓ.
+
+    The minimiser of ½‖u‖² + ℓ(v − Lu), by Newton's steps that are shortened until they bring its slope down.
+    """
+
+    def slope(u: Array) -> Array:
+        return u - jax.grad(loss)(v - root @ u) @ root
+
+    def solve(f: Callable[[Array], Array], start: Array) -> Array:
+        eps = jnp.finfo(start.dtype).eps
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            base, move, size, share, _, count = state
+            u = base + share * move
+            bend, value = jax.jacfwd(lambda u: (value := f(u), value), has_aux=True)(u)
+            new = jnp.sum(value**2)
+            enough = new <= (1 - 0.2 * share) * size
+            newton = -small_solve(bend, value[:, None])[:, 0]
+            small = jnp.all(jnp.abs(newton) <= 16 * eps * (1 + jnp.abs(u)))
+            done = small | (share < eps)  # at rounding no share helps
+            base, size = jnp.where(enough, u, base), jnp.where(enough, new, size)
+            share = jnp.where(enough, 1.0, 0.25 * share)
+            return base, jnp.where(enough, newton, move), size, share, done, count + 1
+
+        def going(state: tuple[Array, ...]) -> Array:
+            return ~state[4] & (state[5] < _PROXIMAL_STEPS)
+
+        far = jnp.full((), jnp.inf, start.dtype)
+        first = (start, jnp.zeros_like(start), far, jnp.ones_like(far), jnp.zeros((), bool), jnp.zeros((), int))
+        return jax.lax.while_loop(going, step, first)[0]
+
+    def tangent_solve(g: Callable[[Array], Array], y: Array) -> Array:
+        slopes = jax.jacfwd(g)(jnp.zeros_like(y))
+        inverse = small_solve(slopes, jnp.eye(len(y), dtype=y.dtype))  # once for all tangents
+        return inverse @ y
+
+    return jax.lax.custom_root(slope, jnp.zeros_like(v), solve, tangent_solve)
+
+
+def fixed_point(
+    image: Callable[[Array], Array],
+    evaluated: Callable[[Array, Array], tuple[Array, Array]],
+    start: Float[Array, " k"],
+    *,
+    at_once: int,
+) -> Root:
+    """Where x = image(x), by Broyden's method, first of a rough image: as few programs of it as can be.
+
+    Args:
+        image: of which derivatives are taken.
+        evaluated: the same at (x, whether it is to be exact), and the size of each number, that residuals are over.
+        start: where to begin.
+        at_once: slopes to so many unknowns are made at a time, which bounds the memory.
+    """
+    eps = jnp.finfo(start.dtype).eps
+    solved = eps**_SOLVED_POWER
+
+    def solve(_: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+        everything = jnp.eye(len(x), dtype=x.dtype)
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            x, left, inverse, size, exact, free, _, count = state
+            move = inverse @ left
+            at, sizes = evaluated(x + move, exact)
+            new = at - (x + move)
+            largest = jnp.max(jnp.abs(new) / sizes)
+            # After a plain step, which converges slowly but surely, whatever comes is taken.
+            good = (free & jnp.isfinite(largest)) | (largest <= _WORSE * size)
+            turned = inverse @ (new - left)
+            along = move @ turned
+            better = inverse + jnp.outer(-move - turned, move @ inverse) / jnp.where(along == 0, 1, along)
+            learnt = good & (largest < _NEAR) & jnp.isfinite(jnp.sum(better)) & (along != 0)
+            inverse = jnp.where(learnt, better, _SHARE * everything)
+            stuck = ~(largest < 0.5 * size) & (jnp.minimum(size, largest) <= solved)
+            done = exact & ((largest <= 64 * eps) | stuck)
+            ready = ~exact & (largest < _ROUGH)
+            x, left = jnp.where(good, x + move, x), jnp.where(good, new, left)
+            # Of the exact image nothing is known yet.
+            left = jnp.where(ready, 0, left)
+            size = jnp.where(ready, jnp.inf, jnp.where(good, largest, size))
+            return x, left, inverse, size, exact | ready, ~learnt | ready, done, count + 1
+
+        def going(state: tuple[Array, ...]) -> Array:
+            return ~state[6] & (state[7] < _BROYDEN_STEPS)
+
+        far, no = jnp.full((), jnp.inf, x.dtype), jnp.zeros((), bool)
+        first = (x, jnp.zeros_like(x), _SHARE * everything, far, no, ~no, no, jnp.zeros((), int))
+        found = jax.lax.while_loop(going, step, first)
+        return found[0], jnp.where(found[4], found[3], jnp.inf)
+
+    def tangent_solve(g: Callable[[Array], Array], y: Array) -> Array:
+        return linear_solve(_slopes_of(g, jnp.zeros_like(y), at_once)[0], y[:, None])[:, 0]
+
+    value, residual = jax.lax.custom_root(lambda x: image(x) - x, start, solve, tangent_solve, has_aux=True)
+    residual = jax.lax.stop_gradient(residual)
+    return Root(value, residual, residual <= solved)
+
+
+def _slopes_of(function: Callable[[Array], Array], x: Array, at_once: int) -> tuple[Array, Array]:
+    """The Jacobian, a few columns at a time, and the value."""
+    value, linear = jax.linearize(function, x)
+    return jax.lax.map(linear, jnp.eye(len(x), dtype=x.dtype), batch_size=min(at_once, len(x))).T, value
+
+
 def system_root(equations: Callable[[Array], Array], start: Float[Array, " k"]) -> Root:
     """Where all of k equations are 0, by Newton's steps that are halved until they bring the residual down."""
     eps = jnp.finfo(start.dtype).eps
@@ -112,4 +245,4 @@ def system_root(equations: Callable[[Array], Array], start: Float[Array, " k"]) 
 
     value, residual = jax.lax.custom_root(equations, start, solve, tangent_solve, has_aux=True)
     residual = jax.lax.stop_gradient(residual)
-    return Root(value, residual, residual <= 1e4 * eps)
+    return Root(value, residual, residual <= _SOLVED * eps)

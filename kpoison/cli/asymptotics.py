@@ -339,7 +339,8 @@ class Asymptotics:
             laws = [law(float(m)) for m in grid]
             curves.append(LawCurve(f"law, {number} number", grid, laws, None, "law", colour))
             curves.append(LawCurve("trained, ± standard error", counts, mean, error, "dots", colour))
-        title = f"{self.data}, n = {n}, RBF kernel"
+        data = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}[self.data]
+        title = f"{data}, n = {n}, RBF kernel"
         return [LawPanel(title, "poisons in a training set", "attack success", curves, "x", (0, 1.03))]
 
 

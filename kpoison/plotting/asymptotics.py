@@ -1,7 +1,7 @@
 """Laws of the typical training set against what is simulated."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +11,8 @@ from kpoison.plotting._style import COLOURS, label_narrow_axis, style
 
 __all__ = ["LawCurve", "LawPanel", "draw_laws"]
 
+_MARKERS = ("o", "s", "^", "D")
+_DOTS: dict[str, Any] = {"markerfacecolor": "none", "markersize": 4.5, "capsize": 2, "linewidth": 1.0}
 Points = Sequence[float] | np.ndarray
 
 
@@ -53,21 +55,22 @@ class LawPanel(NamedTuple):
 
 def draw_panel(ax: Axes, panel: LawPanel) -> Axes:
     """One panel."""
-    known: set[str] = set()
+    dots: dict[str, set[int]] = {}
     for curve in panel.curves:
-        label = "_nolegend_" if curve.label in known else curve.label
-        known.add(curve.label)
+        place = curve.colour % 4
         colour = COLOURS[curve.colour % len(COLOURS)]
         x, y = np.asarray(curve.x), np.asarray(curve.y)
         if curve.kind == "law":
-            ax.plot(x, y, color=colour, label=label, linestyle=("-", "--", "-.", ":")[curve.colour % 4])
+            ax.plot(x, y, color=colour, label=curve.label, linestyle=("-", "--", "-.", ":")[place])
             if curve.spread is not None:
                 ax.fill_between(x, y - curve.spread, y + curve.spread, color=colour, alpha=0.15, linewidth=0)
         else:
-            ax.errorbar(
-                x, y, yerr=curve.spread, fmt="o", color=colour, markerfacecolor="none", markersize=4.5, capsize=2,
-                linewidth=1.0, label=label,
-            )  # fmt: skip
+            dots.setdefault(curve.label, set()).add(curve.colour)
+            ax.errorbar(x, y, yerr=curve.spread, fmt=_MARKERS[place], color=colour, **_DOTS)
+    for label, colours in dots.items():  # those of several laws are told by their markers, and in grey in the legend
+        first = min(colours)
+        colour = COLOURS[first % len(COLOURS)] if len(colours) == 1 else "0.35"
+        ax.errorbar([], [], yerr=[], fmt=_MARKERS[first % 4], color=colour, label=label, **_DOTS)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     for axis in panel.logarithmic:
         getattr(ax, f"set_{axis}scale")("log")

@@ -4,6 +4,8 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from trained import arrays, counts_of, draw, rate
+from trained import ridge_regression as trained_ridge_regression
 
 import kpoison as kp
 from kpoison.asymptotics import (
@@ -61,21 +63,59 @@ def test_the_fraction_is_the_closed_forms():
     assert float(found.attack_success_rate) == pytest.approx(0.5, abs=1e-9)
 
 
+def simulated(attack, n, ridges, draws=40):
+    """Accuracy and attack success of ridge regressions on the same training sets, and standard errors: (ridges, 2)."""
+    training, clean, triggered = map(arrays, (attack.training, attack.clean, attack.triggered))
+    generator, found = np.random.default_rng(0), []
+    for _ in range(draws):
+        X, Y = draw(generator, *training, n)
+        models = [trained_ridge_regression(X, Y, float(ridge), True) for ridge in ridges]
+        found.append([[rate(*model, m[1], m[0], m[2], m[3]) for m in (clean, triggered)] for model in models])
+    return np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / draws**0.5
+
+
 @pytest.mark.slow
-def test_the_ridge_is_the_grids():
-    attack = backdoor_mixture(MEAN, VARIANCES, AXES[0], 0.1, 3.0, test_strength=2.0)
+def test_the_fraction_of_three_classes_is_enough_for_trained_models():
+    """And less of it is not; n is such that 1/n, the next order, is small."""
+    n, wanted = 400, 0.5
+    found = needed_poison_fraction(MEANS, VARIANCES, AXES[0], 2.0, wanted, n, RIDGE, test_strength=1.5, **AIMED)
+    assert float(found.attack_success_rate) == pytest.approx(wanted, abs=1e-6)
+    for share in (1.0, 0.7):
+        theta = np.round(share * float(found.value) * n) / n
+        attack = backdoor_mixture(MEANS, VARIANCES, AXES[0], theta, 2.0, test_strength=1.5, **AIMED)
+        assert counts_of(np.asarray(attack.training.fractions), n)[-1] == round(theta * n)
+        mean, error = simulated(attack, n, [RIDGE])
+        if share == 1:  # of whole poisons, up to half of one too few
+            half = 0.5 / n / float(found.value)
+            assert abs(mean[0, 1] - wanted) < 4 * error[0, 1] + 1 / n + half, (mean, error)
+        else:
+            assert mean[0, 1] < wanted - 4 * error[0, 1]
+
+
+@pytest.mark.slow
+def test_the_ridge_is_the_grids_and_that_of_trained_models():
+    n = 240
+    attack = backdoor_mixture(MEANS, VARIANCES, AXES[0], 0.1, 3.0, test_strength=2.0, **AIMED)
 
     def rates(ridge):
-        model = ridge_regression(attack, N, ridge)
+        model = ridge_regression(attack, n, ridge)
         return float(model.accuracy()), float(model.attack_success_rate())
 
-    grid = [rates(ridge) for ridge in np.geomspace(1e-4, 1e2, 25)]
+    places = np.geomspace(1e-4, 1e2, 25)
+    grid = [rates(ridge) for ridge in places]
     wanted = max(accuracy for accuracy, _ in grid) - 0.02
-    found = best_ridge(attack, N, wanted)
+    found = best_ridge(attack, n, wanted)
     least = min(rate for accuracy, rate in grid if accuracy >= wanted)
     assert float(found.accuracy) >= wanted
     assert float(found.attack_success_rate) <= least
     np.testing.assert_allclose(rates(found.value), (found.accuracy, found.attack_success_rate), rtol=1e-12)
+    ridges = [float(found.value), *places[::6]]
+    mean, error = simulated(attack, n, ridges)
+    slack = 4 * error + 1 / n
+    assert np.all(np.abs(mean[0] - [found.accuracy, found.attack_success_rate]) < slack[0]), (mean, error)
+    # No other ridge of trained models is as accurate and safer.
+    accurate, safer = mean[:, 0] > wanted + slack[:, 0], mean[:, 1] < mean[0, 1] - slack[:, 1]
+    assert not np.any(accurate & safer), (mean, error)
 
 
 @pytest.mark.slow

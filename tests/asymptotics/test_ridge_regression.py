@@ -82,10 +82,10 @@ def test_three_classes_and_the_limits_without_a_ridge(n, ridge):
 
 @pytest.mark.slow
 def test_random_settings():
-    """A small version of 200 settings with d from 50 to 400, of which 98 % are within 3 standard errors + 1/n."""
+    """A small version of the 200 settings of `kpoison verify --full`, d from 50 to 400, of which 98 % are within."""
     generator, outside, number = np.random.default_rng(5), 0, 0
     for seed in range(10):
-        d, classes = int(generator.choice([50, 90])), int(generator.integers(2, 4))
+        d, classes = 50, int(generator.integers(2, 4))
         n = int(generator.integers(d // 2, 4 * d))
         variances = np.arange(1, d + 1) ** -generator.uniform(0, 1)
         means = generator.normal(size=(classes, d)) * generator.uniform(1, 3) / d**0.5
@@ -177,6 +177,7 @@ def test_many_classes_are_the_multivariate_normals():
 def test_derivatives_in_every_number():
     means, covariance, rotation, _ = several_classes(4)
 
+    @jax.jit
     def found(covariance, means, theta, alpha, n, ridge):
         covariance = (covariance + covariance.T) / 2 if covariance.ndim == 2 else covariance
         mixture = asymptotics.backdoor_mixture(means, covariance, rotation[:, 2], theta, alpha, target=1)
@@ -197,6 +198,7 @@ def test_derivatives_in_every_number():
 def test_second_derivatives_of_a_dense_covariance_with_equal_eigenvalues():
     means = np.eye(4)[:2]
 
+    @jax.jit
     def found(change, ridge):
         covariance = jnp.eye(4) + (change + change.T) / 2
         mixture = asymptotics.backdoor_mixture(means, covariance, np.eye(4)[3], 0.1, 2.0, target=1)

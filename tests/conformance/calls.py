@@ -163,6 +163,14 @@ CASES = {
         ),
         {"nodes": 15},
     ),
+    "softmax_regression": (
+        lambda **o: (
+            asymptotics.softmax_regression(
+                asymptotics.backdoor_mixture(np.eye(3)[:2], np.ones(3), X[:3, 0], 0.1, 1.0, target=1), 20, 0.1, **o
+            ).weights
+        ),
+        {"nodes": 15},
+    ),
     "best_ridge": (lambda **o: asymptotics.best_ridge(TWO, 20, **o), {"accuracy": 0.5}),
     "best_training_strength": (
         lambda **o: asymptotics.best_training_strength(np.eye(3), np.ones(3), X[:3, 0], n=20, ridge=0.1, **o),
