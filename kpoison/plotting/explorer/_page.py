@@ -1,6 +1,7 @@
 """The page: the plotting library, the numbers, and the program that draws them."""
 
 import json
+import dataclasses
 import os
 from collections.abc import Sequence
 from importlib.resources import files
@@ -23,6 +24,7 @@ LARGEST = 8_000_000
 _PROGRAM = ("1_numbers.js", "2_controls.js", "3_map.js", "4_curves.js", "5_reading.js")
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class Explorer:
     """A page that needs nothing else; a notebook shows it in place.
 
@@ -30,8 +32,7 @@ class Explorer:
         html: the page.
     """
 
-    def __init__(self, html: str):
-        self.html = html
+    html: str
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page, which appears as a whole or not at all; returns its path.
