@@ -1,7 +1,7 @@
 """The page: the plotting library, the numbers, and the program that draws them."""
 
-import json
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from importlib.resources import files
