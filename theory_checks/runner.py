@@ -64,7 +64,7 @@ def run(
     number = min(asked, affordable(scale), len(groups))
     if number < min(asked, len(groups)):
         print(f"kpoison: {number} jobs instead of {asked}, which is what memory allows", file=sys.stderr)
-    with Workers(number, scale, data) as workers:
+    with Workers(number) as workers:
         outcomes = {}
         for group in groups:
             outcomes |= zip(group, workers.submit(group), strict=True)

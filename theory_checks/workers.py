@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from theory_checks.worker import Task
+from theory_checks.worker import Problem, Task
 
 __all__ = ["DiedError", "Workers", "affordable", "cores"]
 
@@ -31,15 +31,17 @@ _ONE_CORE = {
 }
 
 
-def _environment(scale: str, data: str) -> dict[str, str]:
-    """Of a worker.
+def _environment(problem: Problem) -> dict[str, str]:
+    """Of a worker for checks on a problem.
 
     A quick check runs most of its programs once or twice.  LLVM's -O1 compiles them in 3/4 of the time of the default
-    -O3, and they run no slower; -O0 in less again, for small problems, since loops over numbers are no vector code.
+    -O3, and they run no slower; -O0 in less again, but loops are no vector code then, which trained networks feel, and
+    real data.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if scale == "quick" and "--xla_backend_optimization_level" not in flags:
-        flags += f" --xla_backend_optimization_level={0 if data == 'synthetic' else 1}"
+    if problem.scale == "quick" and "--xla_backend_optimization_level" not in flags:
+        small = problem.data == "synthetic" and not problem.kernel.startswith("ntk")
+        flags += f" --xla_backend_optimization_level={0 if small else 1}"
     return os.environ | _ONE_CORE | {"XLA_FLAGS": flags.strip()}
 
 
@@ -60,11 +62,14 @@ class DiedError(RuntimeError):
 
 
 class _Worker:
-    """One process; `check` blocks until the outcome is there, and starts another process after one has died."""
+    """One process; `check` blocks until the outcome is there.
 
-    def __init__(self, scale: str, data: str):
-        self._scale, self._data = scale, data
+    Another process is started after one has died, and for a problem that takes another environment.
+    """
+
+    def __init__(self):
         self._process: subprocess.Popen | None = None
+        self._environment: dict[str, str] | None = None
         self._ended = False
         self._lock = threading.Lock()  # of both
 
@@ -74,7 +79,7 @@ class _Worker:
         Raises:
             DiedError: saying how the process ended.
         """
-        process = self._running()
+        process = self._running(_environment(task.problem))
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -94,19 +99,24 @@ class _Worker:
                 self._process.kill()
                 self._process.wait()
 
-    def _running(self) -> subprocess.Popen:
+    def _running(self, environment: dict[str, str]) -> subprocess.Popen:
         with self._lock:
             if self._ended:
                 raise DiedError("the run was ended")
+            if self._process is not None and environment != self._environment:
+                self._process.kill()
+                self._process.wait()
+                self._process = None
             if self._process is None:
-                self._process = self._start()
+                self._process, self._environment = _started(environment), environment
             return self._process
 
-    def _start(self) -> subprocess.Popen:
-        path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)  # imports as this process does
-        environment = _environment(self._scale, self._data) | {"PYTHONPATH": path}
-        command = [sys.executable, "-c", "from theory_checks.worker import main; main()"]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+def _started(environment: dict[str, str]) -> subprocess.Popen:
+    path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)  # imports as this process does
+    command = [sys.executable, "-c", "from theory_checks.worker import main; main()"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment | {"PYTHONPATH": path})
 
 
 def _how_it_ended(status: int) -> str:
@@ -119,8 +129,8 @@ def _how_it_ended(status: int) -> str:
 class Workers:
     """Processes that take groups of tasks from a queue; ended when the `with` block is left."""
 
-    def __init__(self, number: int, scale: str, data: str):
-        self._workers = [_Worker(scale, data) for _ in range(number)]
+    def __init__(self, number: int):
+        self._workers = [_Worker() for _ in range(number)]
         self._groups: queue.SimpleQueue[Sequence[tuple[Task, Future]] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "Workers":

@@ -23,6 +23,7 @@ from theory_checks.record import Panel, Record, Verdict, compare, curve
 from theory_checks.report import as_text, table, write
 from theory_checks.runner import run
 from theory_checks.words import WORDS
+from theory_checks.worker import Problem
 
 HERE = str(Path(__file__).parent)
 
@@ -201,12 +202,24 @@ def test_what_shares_work_is_checked_by_one_process(importable):
     assert first.arguments["pid"] == second.arguments["pid"]
 
 
+class PretendedProcess:
+    """In place of a worker's."""
+
+    ended = False
+
+    def kill(self):
+        self.ended = True
+
+    def wait(self):
+        assert self.ended
+
+
 class Pretended:
     """In place of `Workers`: every check is about another kernel."""
 
     number = 0
 
-    def __init__(self, number: int, scale: str, data: str):
+    def __init__(self, number: int):
         type(self).number = number
 
     def __enter__(self):
@@ -247,18 +260,30 @@ def test_memory_bounds_the_jobs(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scale", "data", "flags", "expected"),
+    ("problem", "flags", "expected"),
     [
-        ("quick", "synthetic", "", "--xla_backend_optimization_level=0"),
-        ("quick", "digits", "", "--xla_backend_optimization_level=1"),
-        ("quick", "digits", "--xla_dump_to=x", "--xla_dump_to=x --xla_backend_optimization_level=1"),
-        ("quick", "synthetic", "--xla_backend_optimization_level=3", "--xla_backend_optimization_level=3"),
-        ("full", "synthetic", "", ""),
+        (("rbf", "synthetic", "quick"), "", "--xla_backend_optimization_level=0"),
+        (("ntk-erf", "synthetic", "quick"), "", "--xla_backend_optimization_level=1"),
+        (("rbf", "digits", "quick"), "--xla_dump_to=x", "--xla_dump_to=x --xla_backend_optimization_level=1"),
+        (("rbf", "synthetic", "quick"), "--xla_backend_optimization_level=3", "--xla_backend_optimization_level=3"),
+        (("rbf", "synthetic", "full"), "", ""),
     ],
 )
-def test_quick_checks_compile_fast_unless_told_otherwise(monkeypatch, scale, data, flags, expected):
+def test_quick_checks_compile_fast_unless_told_otherwise(monkeypatch, problem, flags, expected):
     monkeypatch.setenv("XLA_FLAGS", flags)
-    assert workers._environment(scale, data)["XLA_FLAGS"] == expected
+    assert workers._environment(Problem(*problem, None, 0))["XLA_FLAGS"] == expected
+
+
+def test_another_environment_is_another_process(monkeypatch):
+    started = []
+    monkeypatch.setattr(workers, "_started", lambda environment: started.append(PretendedProcess()) or started[-1])
+    worker = workers._Worker()
+    first = worker._running({"XLA_FLAGS": "a"})
+    assert worker._running({"XLA_FLAGS": "a"}) is first
+    assert worker._running({"XLA_FLAGS": "b"}) is not first
+    assert first.ended
+    worker.end()
+    assert [process.ended for process in started] == [True, True]
 
 
 def test_an_interrupt_ends_the_workers(tmp_path):
