@@ -5,6 +5,7 @@ Started by `workers.Workers`; it ends with the process that started it.
 
 import dataclasses
 import functools
+import gc
 import os
 import pickle
 import queue
@@ -92,6 +93,9 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    # Tracing makes millions of objects that live on; looking through them for garbage took a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     while True:
         pickle.dump(check(tasks.get()), outcomes)
         outcomes.flush()
