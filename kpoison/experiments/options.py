@@ -60,7 +60,7 @@ class Arguments(TriggerArguments):
     """γ (the paper's κ) of the gradient penalty (γ/2) mean ‖∇ℓ_i‖²: of each image's loss, not of the mean loss of a
     batch, and in normalised input, not in pixels; what it is in these is printed.  By default one over the largest
     eigenvalue of the input Fisher matrix at any image before training, with which the penalty at most doubles the
-    curvature."""
+    curvature.  Of the table: the largest of six, by default ten times that."""
 
     target: int = 0
     """The attacker's class."""

@@ -27,7 +27,8 @@ __all__ = ["Row", "run"]
 Poisons = Literal["fixed", "stochastic"]
 TRIGGERS = ("additive", "warp", "patch")
 POISONS: tuple[Poisons, ...] = ("fixed", "stochastic")
-_DECADES = 5
+_PENALTIES = 6  # over five decades
+_BEYOND_STABLE = 10.0  # accuracy falls there, of most networks; descent of few breaks down
 _EIGENVECTORS = 5
 _PENALTY_IMAGES = 200
 _QUANTITIES = ("success", "clean run's", "accuracy")
@@ -69,14 +70,14 @@ def run(
     # Augmentation takes next to no time, so that all count as augmented; each trigger is compared with clean runs, too.
     work = [
         Work(Arm("mlp", options.fraction, True, penalty), number)
-        for penalty, number in ((0.0, each * len(fractions) + each // len(POISONS)), (1e-3, each * _DECADES))
+        for penalty, number in ((0.0, each * len(fractions) + each // len(POISONS)), (1e-3, each * _PENALTIES))
     ]
     _say(
         f"{sum(part.number for part in work)} trainings of {options.epochs} epochs, of the first of "
         f"{', '.join(architectures)} that there is time for in {options.minutes:g} minutes: {', '.join(TRIGGERS)}; "
         f"{' and '.join(POISONS)} poisons; with and without augmentation; fractions "
         f"{', '.join(f'{fraction:g}' for fraction in fractions)} without penalty, {options.fraction:g} with "
-        f"{_DECADES} penalties; {options.seeds} seeds"
+        f"{_PENALTIES} penalties; {options.seeds} seeds"
     )
     for trigger, seed in itertools.product(TRIGGERS, options.every_seed):
         # Refused before the first training rather than after hours of them.
@@ -138,14 +139,14 @@ def _trained(
     for trigger, poisons in itertools.product(TRIGGERS, POISONS):
         own = dataclasses.replace(options, trigger=trigger, poisons=poisons)
         place = None if folder is None else folder / f"{trigger}-{poisons}"
-        total = 2 * (len(fractions) + _DECADES + (poisons == POISONS[0])) * options.seeds
+        total = 2 * (len(fractions) + _PENALTIES + (poisons == POISONS[0])) * options.seeds
         with Trainer(own, fractions, 0, 1, place, total, _EIGENVECTORS) as trainer:
             if not gammas:
-                largest = options.penalty or min(
+                largest = options.penalty or _BEYOND_STABLE * min(
                     stable_penalty(trainer.initial(chosen.architecture, seed), problem.images[:_PENALTY_IMAGES])
                     for seed, problem in trainer.problems.items()
                 )
-                gammas = [largest * 10.0**-i for i in reversed(range(_DECADES))]
+                gammas = [largest * 10.0**-i for i in reversed(range(_PENALTIES))]
             settings = [(f, 0.0) for f in fractions] + [(options.fraction, gamma) for gamma in gammas]
             for augmented in (False, True):
                 if (trigger, augmented) not in clean:
@@ -256,8 +257,8 @@ def _figure(
     found: dict[Row, Measured], fractions: tuple[float, ...], gammas: list[float], options: Options, chance: float
 ) -> Figure:
     """A column for each trigger: success and cos² against the fraction, then success and accuracy against γ."""
-    figure = Figure(figsize=(4.0 * len(TRIGGERS) + 2.6, 10.5), layout="constrained")
-    axes = figure.subplots(3, len(TRIGGERS), squeeze=False)
+    figure = Figure(figsize=(4.0 * len(TRIGGERS) + 2.6, 13.5), layout="constrained")
+    axes = figure.subplots(4, len(TRIGGERS), squeeze=False)
     kinds = list(itertools.product(POISONS, (False, True)))
     for column, trigger in zip(axes.T, TRIGGERS, strict=True):
         for (poisons, augmented), colour in zip(kinds, plotting.COLOURS, strict=False):
@@ -267,15 +268,14 @@ def _figure(
                 for row, measured in found.items()
                 if (row.trigger, row.poisons, row.augmented) == (trigger, poisons, augmented)
             }
-            for ax, places, quantity in (
-                (column[0], [(f, 0.0) for f in fractions], "success"),
-                (column[1], [(f, 0.0) for f in fractions], "hessian cos²"),
-                (column[2], [(options.fraction, gamma) for gamma in gammas], "success"),
-            ):
+            by_fraction = [(f, 0.0) for f in fractions]
+            by_penalty = [(options.fraction, gamma) for gamma in gammas]
+            quantities = ("success", "hessian cos²", "success", "accuracy")
+            for ax, places, quantity in zip(column, (by_fraction,) * 2 + (by_penalty,) * 2, quantities, strict=True):
                 there = [place for place in places if place in along]
                 if not there:
                     continue
-                x = [gamma if ax is column[2] else fraction for fraction, gamma in there]
+                x = [gamma if places is by_penalty else fraction for fraction, gamma in there]
                 values = np.stack([along[place][quantity][:, -1] for place in there], axis=1)
                 mean_and_range(ax, x, values, label, colour, dashed=augmented)
         shares(column[0], f"{trigger}: success", "poisoned fraction θ")
@@ -285,6 +285,7 @@ def _figure(
         shares(column[1], "cos² of the first eigenvector with the trigger", "poisoned fraction θ", "cos²")
         column[1].set(yscale="log", ylim=(chance / 30, 1.5))
         shares(column[2], f"success, θ = {options.fraction:g}", "penalty γ")
+        shares(column[3], f"clean accuracy, θ = {options.fraction:g}", "penalty γ")
     shown(
         figure,
         f"Triggers, {options.data}, {options.every_length[-1]} epochs: mean and range over {options.seeds} seeds",
