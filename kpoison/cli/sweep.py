@@ -84,9 +84,7 @@ class Sweep:
                 raise ValueError("--plot needs several values of --r-over-l and --m")
         settings = [make_setting(name, self.data, data_dir=self.data_dir, seed=self.seed) for name in self.kernel]
         setting, dtype = settings[0], np.dtype(self.precision)
-        # One factorisation for many ridges; JAX has no tridiagonal reduction for TPUs.
-        solver = kp.Spectral() if jax.default_backend() == "tpu" else kp.Tridiagonal()
-        clean = kp.fit(setting.kernel, setting.X.astype(dtype), setting.y, solver=solver)
+        clean = kp.fit(setting.kernel, setting.X.astype(dtype), setting.y)
         poison = kp.Poison(jnp.asarray(setting.location, dtype), setting.label, 1.0)
         result = kp.sweep(
             clean,

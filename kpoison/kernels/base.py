@@ -212,6 +212,10 @@ class Kernel(eqx.Module):
         """About how many numbers are kept for one pair of points while its gradient is calculated: batches' measure."""
         return max(1, math.prod(point_shape))
 
+    def floats_per_product(self, point_shape: tuple[int, ...], columns: int) -> int:
+        """The same of `gradient_products` with so many columns."""
+        return self.floats_per_pair(point_shape) + columns
+
     def rounding_factor(self, X: Float[Array, "n ..."]) -> Float[Array, ""]:
         """How many times eps `gram(X, X)` may be further from k than `pairwise` is."""
         return jnp.ones((), X.dtype)

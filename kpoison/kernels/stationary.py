@@ -88,6 +88,10 @@ class Stationary(Kernel):
         first = (x[None] - centres[:1]) * inverse
         return (jnp.sum(weighted, axis=1)[:, None] * first - products) * of_inputs
 
+    def floats_per_product(self, point_shape: tuple[int, ...], columns: int) -> int:
+        """Weights: coordinates are summed as they are made."""
+        return columns + 1
+
     def gram(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
         """Gram matrix through ‖x − z‖² = ‖x‖² + ‖z‖² − 2 x·z about a common centre."""
         return self.profile(self.scaled_square_distances(X1, X2))

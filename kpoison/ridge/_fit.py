@@ -53,10 +53,10 @@ def fit(
         weights: w >= 0, shape (n_c,): multiplicities, as if each point were there so often.  n is then Σw + Σm in
             ρ = nλ; derivatives exist down to w = 0, where they are a point's influence on a fit without it.
         intercept: whether a constant is fitted beside the kernel, free of penalty: exact, not the limit of a large one.
-        solver: `Spectral()` (one eigendecomposition, every ridge), `Tridiagonal()` (the same for sweeps, in half of the
-            time), `Cholesky()` (factorises at each ridge), `Krylov()` (for more points than can be factorised), by
-            default the first or the last of these as `choose_solver` says; or `ConjugateGradients()` (for a gradient
-            penalty in many dimensions; `gain` is not available then).
+        solver: by default what `choose_solver` says of the number of points and the machine: `Spectral()` or
+            `Tridiagonal()` (one eigendecomposition, or the first half of one, for every ridge), of more points than
+            can be factorised `Krylov()`; beside these `Cholesky()` (factorises at each ridge), and
+            `ConjugateGradients()` (for a gradient penalty in many dimensions; `gain` is not available then).
         gradient_penalty: γ >= 0 of (γ/2n) Σ_i ‖∇f(x_i)‖²_M beside the fit and the ridge (T1); n_c(1 + r) numbers are
             then factorised, r the rank of M.  Poisons are penalised too.  None or 0 is the ordinary posterior.
             Differentiable where it is > 0.

@@ -171,7 +171,8 @@ class Reduced(Span):
             gradients = self.kernel.gradient_products(x, self.centres, self.basis)
             return gradients.reshape(len(gradients), -1)
 
-        triangles = jax.lax.map(_triangle, self._each(at, X))
+        floats = self.kernel.floats_per_product(self.centres.shape[1:], self.basis.shape[1])
+        triangles = jax.lax.map(_triangle, in_batches(at, X, len(self.centres) * floats))
         # One point after the other: all at once would keep p numbers for each point and set of coefficients.
         return jax.lax.map(lambda triangle: jnp.sum(matrix_product(coefficients.T, triangle.T) ** 2, axis=1), triangles)
 

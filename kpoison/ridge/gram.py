@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kpoison._failures import checked_result, program
-from kpoison._linear_algebra import eigh
+from kpoison._linear_algebra import cholesky
 from kpoison._validation import is_concrete
 from kpoison.kernels.base import Kernel
 
@@ -18,7 +18,9 @@ __all__ = [
     "gram_failures",
     "gram_matrix",
     "gram_rounding",
+    "largest_row_sum",
     "lost_digits",
+    "lowest_to_rounding",
     "sample_places",
     "takes_differences",
 ]
@@ -67,7 +69,7 @@ def _rounding_factor(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "
 
 def lost_digits(kernel: Kernel, X: Float[Array, "n ..."]) -> list[tuple[Array, str]]:
     """Why `kernel.gram` would not know close points from each other."""
-    lost = jnp.finfo(X.dtype).eps * kernel.rounding_factor(X) > _NO_DIGIT
+    lost = jnp.finfo(X.dtype).eps * _rounding_factor(kernel, X) > _NO_DIGIT
     message = (
         f"the points of X lie too many length scales apart for {X.dtype}: a matrix product leaves no digit of the "
         f"distances between close ones.  Use float64, or up to n²d = {_DIFFERENCES_UP_TO} outside of jit"
@@ -93,6 +95,24 @@ def gram_rounding(gram: Array) -> Array:
     return 10 * len(gram) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(gram))
 
 
+def lowest_to_rounding(part: Float[Array, "m m"], highest: Float[Array, ""], number: int) -> Float[Array, ""]:
+    """0 where a part of a matrix of so many points is positive semi-definite to rounding, else −∞: by Cholesky.
+
+    `highest` bounds the eigenvalues.
+    """
+    # Divided by its size first: of 0, which is positive semi-definite, the rounding would be 0 too.
+    unit = jnp.where(highest > 0, highest, 1)
+    shift = 10 * number * jnp.finfo(part.dtype).eps
+    lower = cholesky(part / unit + shift * jnp.eye(len(part), dtype=part.dtype))
+    return jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(part.dtype)
+
+
+@jax.jit
+def largest_row_sum(gram: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Upper bound on |eigenvalues|."""
+    return jnp.max(jnp.sum(jnp.abs(gram), axis=1))
+
+
 @program
 def checked_on_sample(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     """The points; refused, before anything dear is made, where the kernel is none on some of them.
@@ -101,6 +121,7 @@ def checked_on_sample(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, 
     """
     constant, points = jax.lax.stop_gradient((kernel, X[sample_places(len(X))]))
     gram, other = constant.gram(points, points), constant.gram(points, jnp.array(points, copy=True))
-    eigenvalues = eigh(0.5 * (gram + gram.T))[0]
+    highest = largest_row_sum(gram)
+    bounds = lowest_to_rounding(0.5 * (gram + gram.T), highest, len(gram)), highest
     asymmetry = jnp.max(jnp.abs(other - other.T))
-    return checked_result(X, gram_failures(kernel, (eigenvalues[0], eigenvalues[-1]), gram_rounding(gram), asymmetry))
+    return checked_result(X, gram_failures(kernel, bounds, gram_rounding(gram), asymmetry))

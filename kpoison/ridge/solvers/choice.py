@@ -1,5 +1,6 @@
 """Which solver for how many points, and what each takes of the memory."""
 
+import jax
 from jax.typing import DTypeLike
 
 from kpoison._memory import available_memory
@@ -9,8 +10,11 @@ from kpoison.ridge.solvers.contract import Solver
 from kpoison.ridge.solvers.dense import DENSE_UP_TO
 from kpoison.ridge.solvers.krylov import Krylov
 from kpoison.ridge.solvers.spectral import Spectral
+from kpoison.ridge.solvers.tridiagonal import Tridiagonal
 
 __all__ = ["choose_solver"]
+
+_REDUCED_FROM = 2000  # points: what is saved there is what compiling takes more
 
 
 def choose_solver(
@@ -19,7 +23,8 @@ def choose_solver(
     """The solver that `kpoison.fit` takes where none is given.
 
     Exact wherever a factorisation is affordable, up to 12,000 points that fit into the memory: `Cholesky` for laws at a
-    single ridge and `Spectral` for more.  Beyond, `Krylov`, which keeps the Gram matrix where it fits.
+    single ridge, and for more `Spectral`, or on a CPU from 2,000 points on `Tridiagonal`, whose programs take longer to
+    compile and half of the time to run.  Beyond, `Krylov`, which keeps the Gram matrix where it fits.
 
     Args:
         n: points, or values and slopes.
@@ -27,7 +32,7 @@ def choose_solver(
         ridges: how many ridges will be asked for; by default many.
         memory: bytes that may be taken; by default what is available.
 
-    >>> choose_solver(2000)
+    >>> choose_solver(500)
     Spectral()
     >>> choose_solver(2000, ridges=1)
     Cholesky()
@@ -38,7 +43,8 @@ def choose_solver(
     ridges = None if ridges is None else check_integer("ridges", ridges, 1)
     memory = None if memory is None else check_integer("memory", memory, 1)
     available = available_memory() if memory is None else memory
-    dense = Cholesky() if ridges == 1 else Spectral()
+    reduced = n >= _REDUCED_FROM and jax.default_backend() == "cpu"
+    dense = Cholesky() if ridges == 1 else Tridiagonal() if reduced else Spectral()
     if n <= DENSE_UP_TO and dense.bytes(n, dtype) <= available:
         return dense
     return Krylov(memory=memory)

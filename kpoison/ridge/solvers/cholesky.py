@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
 from kpoison._linear_algebra import cholesky, cholesky_solve, linear_solve, lower_solve, matrix_product
-from kpoison.ridge.gram import sample_places
+from kpoison.ridge.gram import largest_row_sum, lowest_to_rounding, sample_places
 from kpoison.ridge.solvers.dense import DenseSolver, Factorisation
 
 __all__ = ["Cholesky", "CholeskyFactorisation"]
@@ -91,20 +91,9 @@ class Cholesky(DenseSolver):
         if len(gram) > _PROVED_UP_TO:
             places = sample_places(len(gram))
             part = gram[np.ix_(places, places)]
-        highest = _largest_row_sum(gram)
-        # Divided by its size first: of 0, which is positive semi-definite, the rounding would be 0 too.
-        unit = jnp.where(highest > 0, highest, 1)
-        shift = 10 * len(gram) * jnp.finfo(gram.dtype).eps
-        lower = cholesky(part / unit + shift * jnp.eye(len(part), dtype=gram.dtype))
-        lowest = jnp.where(jnp.all(jnp.isfinite(lower)), 0.0, -jnp.inf).astype(gram.dtype)
-        return CholeskyFactorisation(gram, lowest, highest)
+        highest = largest_row_sum(gram)
+        return CholeskyFactorisation(gram, lowest_to_rounding(part, highest, len(gram)), highest)
 
     def bytes(self, number: int, dtype: DTypeLike) -> int:
         """The Gram matrix, the triangle, and a copy."""
         return 3 * int(number) ** 2 * jnp.dtype(dtype).itemsize
-
-
-@jax.jit
-def _largest_row_sum(gram: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Upper bound on |eigenvalues|."""
-    return jnp.max(jnp.sum(jnp.abs(gram), axis=1))

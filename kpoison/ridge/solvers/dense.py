@@ -179,8 +179,9 @@ class DenseSolver(Solver):
         if observations.slopes or differences or not made_by_halves(kernel, X):
             return DenseFactor(*_factorised(kernel, observations, self, differences))
         # Symmetric as it is made, so that a kernel that is not shows on a sample only.  Not in one program, whose
-        # results would be copies.
-        gram = symmetric_gram(kernel, checked_on_sample(kernel, X))
+        # results would be copies.  Not the sample first: LAPACK's threads spin on after its factorisation.
+        gram = symmetric_gram(kernel, X)
+        checked_on_sample(kernel, X)
         factorisation = self.factorise(gram)
         failures = lost_digits(kernel, X) + gram_failures(kernel, factorisation.bounds(), gram_rounding(gram))
         return DenseFactor(checked_result(gram, failures), factorisation)

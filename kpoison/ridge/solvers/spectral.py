@@ -62,7 +62,7 @@ class SpectralFactorisation(Factorisation):
 
 
 class Spectral(DenseSolver):
-    """One eigendecomposition, then every ridge (the default)."""
+    """One eigendecomposition, then every ridge (the default of few points, and on accelerators)."""
 
     def factorise(self, gram: Float[Array, "n n"]) -> SpectralFactorisation:
         """Symmetric eigendecomposition, about 9n³ flops."""

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from kpoison._batches import in_parts
 from kpoison._linear_algebra import matrix_product, tridiagonal
 from kpoison.ridge.solvers.dense import DenseSolver, Factorisation
 
 __all__ = ["Tridiagonal", "TridiagonalFactorisation"]
 
 _SHIFTS = 64
+_COLUMNS_AT_ONCE = 64
 _WIDTH = 64  # reflections a block: matrix products from there on, and n·64 numbers for the triangles
 
 
@@ -65,6 +67,23 @@ class TridiagonalFactorisation(Factorisation):
             symmetric=True,
         )
 
+    def spectrum(self) -> Float[Array, " n"]:
+        """The eigenvalues of T by bisection, O(n²)."""
+        return jax.scipy.linalg.eigh_tridiagonal(self.diagonal, self.off_diagonal, eigvals_only=True)
+
+    def diagonals(
+        self, rho: Inexact[Array, ""], identity: Float[Array, "n n"]
+    ) -> tuple[Inexact[Array, " n"], Inexact[Array, " n"]]:
+        """Those of A⁻¹ and of KA⁻¹: Qᵀ once, whatever the number of ρ, then O(n²) for each."""
+
+        def of_columns(c):
+            solved = self.rotated_solve(rho, c.T)
+            return jnp.sum(c.T * solved, axis=0), jnp.sum(c.T * self.rotated_product(solved), axis=0)
+
+        # By parts of its columns, so that many ρ under `jax.vmap` need little memory.
+        of_inverse, of_hat = jax.lax.map(of_columns, in_parts(self.rotate(identity).T, _COLUMNS_AT_ONCE))
+        return of_inverse.ravel()[: len(identity)], of_hat.ravel()[: len(identity)]
+
     def log_determinant(self, rho: Float[Array, ""], identity: Float[Array, "n n"]) -> Float[Array, ""]:
         """Σ log of the pivots of T + ρ."""
         return jnp.sum(jnp.log(_pivots(self.diagonal + rho, self.off_diagonal)))
@@ -75,10 +94,9 @@ class TridiagonalFactorisation(Factorisation):
 
 
 class Tridiagonal(DenseSolver):
-    """One tridiagonal reduction, then every ridge: for sweeps on a CPU, where it takes half of `Spectral`'s time.
+    """One tridiagonal reduction, then every ridge: on a CPU in half of `Spectral`'s time (the default of many points).
 
-    A law at a single ridge takes longer than with `Spectral`, as reflections are slower than matrix products.  Not on
-    TPUs, for which JAX has no such reduction.
+    Not on TPUs, for which JAX has no such reduction.
     """
 
     def factorise(self, gram: Float[Array, "n n"]) -> TridiagonalFactorisation:
