@@ -193,6 +193,28 @@ def test_sturm_finds_the_ends_of_the_spectrum():
         np.testing.assert_allclose([lowest, highest], [values.min(), values.max()], rtol=0, atol=slack)
 
 
+@pytest.mark.parametrize("name", ["Cholesky", "Spectral", "Tridiagonal"])
+@pytest.mark.parametrize("number", [8, 70])  # with one part of the columns, and with two of which one is filled up
+def test_diagonals_and_determinant(name, number):
+    root = np.random.default_rng(number).normal(size=(number, number))
+    K, rhos = root @ root.T, np.array([0.05, 3.0])
+    factor = SOLVERS[name].factorise(jnp.asarray(K))
+    identity = jnp.eye(number)
+    found = jax.vmap(lambda r: (*factor.diagonals(r, identity), factor.log_determinant(r, identity)))(jnp.asarray(rhos))
+    for i, rho in enumerate(rhos):
+        A = K + rho * np.eye(number)
+        inverse, bound = np.linalg.inv(A), 10 * EPS * np.linalg.cond(A)
+        np.testing.assert_allclose(found[0][i], np.diag(inverse), rtol=0, atol=bound * np.linalg.norm(inverse, 2))
+        np.testing.assert_allclose(found[1][i], np.diag(K @ inverse), rtol=0, atol=bound)
+        np.testing.assert_allclose(found[2][i], np.linalg.slogdet(A)[1], rtol=0, atol=bound * number)
+
+
+@pytest.mark.parametrize("solver", [kp.Spectral(), kp.Tridiagonal()])
+def test_spectrum(K, solver):
+    found = solver.factorise(jnp.asarray(K)).spectrum()
+    np.testing.assert_allclose(found, np.linalg.eigvalsh(K), rtol=0, atol=10 * N * EPS * np.linalg.norm(K, 2))
+
+
 def test_solvers_are_values():
     assert kp.Spectral() == kp.Spectral()
     assert hash(kp.Cholesky()) == hash(kp.Cholesky())
