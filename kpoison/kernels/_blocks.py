@@ -3,8 +3,11 @@
 `by_blocks` does so inside of a program, one block after the other; `lower_half` outside, a program for each block.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +17,10 @@ from jaxtyping import Array, Float, Int
 from kpoison._batches import part_size
 from kpoison._memory import available_memory, in_words
 
-__all__ = ["block_sizes", "by_blocks", "check_result", "lower_half", "mirrored"]
+__all__ = ["block_sizes", "by_blocks", "check_result", "lower_half", "mirrored", "overlapping_parts"]
 
 _CACHE_LINE = 64  # bytes
+_UNDER_WAY = 4  # blocks
 
 
 def check_result(n1: int, n2: int, itemsize: int) -> None:
@@ -67,26 +71,36 @@ def mirrored(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.tril(matrix) + jnp.tril(matrix, -1).T
 
 
-def lower_half(
-    block: Callable[[Float[Array, "m ..."], Float[Array, "m ..."]], Float[Array, "m m"]],
-    X: Float[Array, "n ..."],
-    count: int,
-) -> Float[Array, "n n"]:
-    """The symmetric matrix of known points whose blocks are block(x, z); on the diagonal x is z.
+def overlapping_parts(n: int, count: int) -> list[tuple[int, int]]:
+    """First and beyond the last of so many parts of n, of equal size: the last ones overlap."""
+    size = -(-n // count)
+    return [(start, start + size) for start in (min(i * size, n - size) for i in range(count))]
 
-    So many blocks of equal size on a side, of which the last rows and columns overlap.  No compiler does it: of one
-    program it would compute a block again for its transpose, or do the blocks on one core.
+
+def lower_half(
+    block: Callable[[Any, Any], Float[Array, "m m"]], parts: Sequence[Any], n: int, dtype: np.dtype
+) -> Float[Array, "n n"]:
+    """The symmetric matrix of blocks block(x, z), of what is known of `overlapping_parts`; on the diagonal x is z.
+
+    No compiler does it: of one program it would compute a block again for its transpose, or do the blocks on one core.
     """
-    size = -(-len(X) // count)
-    starts = [min(i * size, len(X) - size) for i in range(count)]
-    parts = [X[start : start + size] for start in starts]
-    # All are under way before the first is copied.
-    blocks = [(starts[i], starts[j], block(parts[i], parts[j])) for i in range(count) for j in range(i + 1)]
-    matrix = _aligned((len(X), len(X)), X.dtype)
-    for row, column, values in ((row, column, np.asarray(values)) for row, column, values in blocks):
-        matrix[row : row + size, column : column + size] = values
-        if row != column:
-            matrix[column : column + size, row : row + size] = values.T
+    places = overlapping_parts(n, len(parts))
+    matrix = _aligned((n, n), dtype)
+
+    def place(i: int, j: int, values: Array) -> None:
+        rows, columns = slice(*places[i]), slice(*places[j])
+        matrix[rows, columns] = values
+        if i != j:
+            matrix[columns, rows] = np.asarray(values).T
+
+    # A few are under way while one is copied, and not all: memory that is used again need not be fetched.
+    under_way: deque[tuple[int, int, Array]] = deque()
+    for i, j in itertools.combinations_with_replacement(range(len(parts)), 2):
+        under_way.append((i, j, block(parts[i], parts[j])))
+        if len(under_way) > _UNDER_WAY:
+            place(*under_way.popleft())
+    for each in under_way:
+        place(*each)
     return jax.device_put(matrix, may_alias=True)
 
 

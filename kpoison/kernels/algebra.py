@@ -54,6 +54,15 @@ class _Combination(WithTraits):
         """From their Gram matrices."""
         return self.combined(X1.dtype, *(part.gram(X1, X2) for part in self.parts))
 
+    def sides(self, X: Float[Array, "n ..."]) -> tuple[Any, ...]:
+        """Theirs."""
+        return tuple(part.sides(X) for part in self.parts)
+
+    def gram_of_sides(self, first: tuple[Any, ...], second: tuple[Any, ...]) -> Float[Array, "n1 n2"]:
+        """From theirs."""
+        grams = [part.gram_of_sides(*sides) for part, *sides in zip(self.parts, first, second, strict=True)]
+        return self.combined(grams[0].dtype, *grams)
+
     def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """From theirs."""
         return self.combined(X1.dtype, *(part.pairwise(X1, X2) for part in self.parts))
@@ -79,6 +88,10 @@ class _Combination(WithTraits):
     def floats_per_pair(self, point_shape: tuple[int, ...]) -> int:
         """Those of all."""
         return sum(part.floats_per_pair(point_shape) for part in self.parts)
+
+    def floats_per_product(self, point_shape: tuple[int, ...], columns: int) -> int:
+        """Those of all."""
+        return sum(part.floats_per_product(point_shape, columns) for part in self.parts)
 
     def on_subspace(self, dimension: int) -> Kernel | None:
         """The same of the parts there."""

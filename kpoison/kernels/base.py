@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Num
 from kpoison._batches import in_batches
 from kpoison._linear_algebra import matrix_product
 from kpoison._validation import check_points, is_concrete
-from kpoison.kernels._blocks import lower_half
+from kpoison.kernels._blocks import lower_half, overlapping_parts
 from kpoison.kernels.pairs import PairDerivatives
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-_BLOCK_ROWS = 900  # few enough that the blocks on the diagonal, made whole, are a small part of the matrix
+_BLOCK_ROWS, _BLOCKS = 700, 4  # at most, and at least: so that those on the diagonal, made whole, are a small part
 _BLOCKS_FROM = 2000  # points; with fewer a second compilation costs more than half of the matrix saves
 
 
@@ -181,6 +181,14 @@ class Kernel(eqx.Module):
         """`__call__` without the checks; symmetric where `X1 is X2`."""
         return self.pairwise(X1, X2)
 
+    def sides(self, X: Float[Array, "n ..."]) -> Any:
+        """What `gram` takes of each point alone: arrays of n rows, made once for all blocks of a matrix."""
+        return X
+
+    def gram_of_sides(self, first: Any, second: Any) -> Float[Array, "n1 n2"]:
+        """`gram` of some rows of `sides`, and of others; symmetric where `first is second`."""
+        return self.gram(first, second)
+
     def pairwise(self, X1: Float[Array, "n1 ..."], X2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
         """The same matrix from `evaluate` on every pair: exact near coincident points, O(n1 n2 d) flops."""
 
@@ -301,13 +309,27 @@ def symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n 
     """Compiled `kernel.gram(X, X)`; of many known points on a CPU only the lower half of its blocks."""
     if not made_by_halves(kernel, X):
         return _symmetric_gram(kernel, X)
-    count = -(-len(X) // _BLOCK_ROWS)
-    return lower_half(lambda x, z: _symmetric_gram(kernel, x) if x is z else _cross_gram(kernel, x, z), X, count)
+    count = max(_BLOCKS, -(-len(X) // _BLOCK_ROWS))
+    parts = _parts(kernel, X, count)
+    return lower_half(lambda x, z: _block(kernel, x, None if x is z else z), parts, len(X), X.dtype)
 
 
 @eqx.filter_jit
 def _symmetric_gram(kernel: Kernel, X: Float[Array, "n ..."]) -> Float[Array, "n n"]:
     return kernel.gram(X, X)
+
+
+@eqx.filter_jit
+def _parts(kernel: Kernel, X: Float[Array, "n ..."], count: int) -> list[Any]:
+    """The sides of `overlapping_parts`."""
+    sides, places = kernel.sides(X), overlapping_parts(len(X), count)
+    return [jax.tree.map(lambda side, place=place: side[slice(*place)], sides) for place in places]
+
+
+@eqx.filter_jit
+def _block(kernel: Kernel, first: Any, second: Any) -> Float[Array, "m m"]:
+    """Of one side with itself where there is no second."""
+    return kernel.gram_of_sides(first, first if second is None else second)
 
 
 @eqx.filter_jit

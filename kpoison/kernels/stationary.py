@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -96,9 +96,24 @@ class Stationary(Kernel):
         """Gram matrix through ‖x − z‖² = ‖x‖² + ‖z‖² − 2 x·z about a common centre."""
         return self.profile(self.scaled_square_distances(X1, X2))
 
+    def sides(self, X: Float[Array, "n d"]) -> Any:
+        """Scaled points about their centre, with their squares."""
+        of_products = X.shape[1] > _FEW_COORDINATES and type(self).gram is Stationary.gram
+        return self._centred(X, _centre(X)) if of_products else X
+
+    def gram_of_sides(self, first: Any, second: Any) -> Float[Array, "n1 n2"]:
+        """From one matrix product, where they are centred."""
+        centred = isinstance(first, _Centred)
+        return self.profile(_square_distances(first, second)) if centred else self.gram(first, second)
+
+    def _centred(self, X: Float[Array, "n d"], centre: Float[Array, " d"]) -> "_Centred":
+        scaled = (X - centre[None]) / self.lengths(X)
+        # A product with ones: a compiler adds up two sums of rows for every pair anew, for as long as their product.
+        squares = matrix_product(scaled * scaled, jnp.ones((X.shape[1], 1), X.dtype))
+        return _Centred(scaled, squares)
+
     def scaled_square_distances(self, X1: Float[Array, "n1 d"], X2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
         """u for all pairs; pairs below the resolution of the product are 0."""
-        symmetric = X1 is X2
         lengths = self.lengths(X1)
         if X1.shape[1] <= _FEW_COORDINATES:
             # As fast, and no digit is lost, whatever the points' origin.
@@ -108,16 +123,8 @@ class Stationary(Kernel):
             return sum(squares, jnp.zeros((), X1.dtype))
         # The rounding error grows with ‖x‖², so distances are taken about the data's own centre.
         centre = _centre(X2)
-        X2 = (X2 - centre[None]) / lengths
-        X1 = X2 if symmetric else (X1 - centre[None]) / lengths
-        squares1, squares2 = jnp.sum(X1 * X1, axis=1), jnp.sum(X2 * X2, axis=1)
-        scale = squares1[:, None] + squares2[None, :]
-        squares = scale - 2 * matrix_product(X1, X2.T)
-        # Compared so that NaN stays NaN.
-        unresolved = squares <= 8 * jnp.finfo(X1.dtype).eps * scale
-        if symmetric:
-            unresolved |= jnp.eye(len(X1), dtype=bool) & jnp.isfinite(squares)
-        return jnp.where(unresolved, 0, squares)
+        second = self._centred(X2, centre)
+        return _square_distances(second if X1 is X2 else self._centred(X1, centre), second)
 
     def rounding_factor(self, X: Float[Array, "n d"]) -> Float[Array, ""]:
         """u of the farthest point but one from c, which is amid them: a single one is far from all others."""
@@ -158,6 +165,29 @@ class Stationary(Kernel):
         if self.falls_within is None or not self._goes_with_profile("falls_within"):
             return super().reach()
         return self.falls_within * float(np.max(self.length_scale)) if is_concrete(self.length_scale) else None
+
+
+class _Centred(NamedTuple):
+    """Points about a centre, in length scales.
+
+    Attributes:
+        points: shape (n, d).
+        squares: of their norms, shape (n, 1).
+    """
+
+    points: Float[Array, "n d"]
+    squares: Float[Array, "n 1"]
+
+
+def _square_distances(first: _Centred, second: _Centred) -> Float[Array, "n1 n2"]:
+    """By one matrix product; pairs below its resolution are 0, and points with themselves where `first is second`."""
+    scale = first.squares + second.squares.T
+    squares = scale - 2 * matrix_product(first.points, second.points.T)
+    # Compared so that NaN stays NaN.
+    unresolved = squares <= 8 * jnp.finfo(squares.dtype).eps * scale
+    if first is second:
+        unresolved |= jnp.eye(len(squares), dtype=bool) & jnp.isfinite(squares)
+    return jnp.where(unresolved, 0, squares)
 
 
 def _centre(X: Float[Array, "n d"]) -> Float[Array, " d"]:

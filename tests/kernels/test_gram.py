@@ -74,6 +74,35 @@ def test_pairwise_in_blocks(monkeypatch, coordinates):
     np.testing.assert_allclose(kernel.pairwise(X1[:5], X2), whole[:5], rtol=10 * EPS)
 
 
+class Halved(kk.RBF):
+    """Of half the variance in a matrix: `gram` is its own."""
+
+    def gram(self, X1, X2):
+        return 0.5 * super().gram(X1, X2)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        kk.RBF(np.linspace(3.0, 9.0, 40)),
+        pytest.param(kk.Matern52(7.0) * (kk.RBF(6.0) + 0.3 * kk.NTK(1, "erf")) ** 2 + 0.1, marks=pytest.mark.slow),
+        Halved(6.0),
+    ],
+    ids=["length scales", "algebra", "own gram"],
+)
+def test_blocks_of_what_is_known_of_each_point(monkeypatch, kernel):
+    """In many coordinates, where points are centred once; far from the origin, with a point that is there twice."""
+    X = 50 + np.random.default_rng(4).normal(size=(19, 40))
+    X[17] = X[2]
+    whole = np.asarray(kernel(X))
+    monkeypatch.setattr(base, "_BLOCKS_FROM", 19)
+    monkeypatch.setattr(base, "_BLOCK_ROWS", 5)
+    blocks = np.asarray(kernel(X))
+    assert np.max(np.abs(blocks - whole)) <= 100 * EPS * np.max(whole)
+    np.testing.assert_array_equal(blocks[:5, 14:], blocks[14:, :5].T)
+    assert blocks[17, 2] == pytest.approx(blocks[2, 2], rel=1e-12)
+
+
 @pytest.mark.parametrize("name", dear_are_slow(COVER))
 def test_symmetric_gram(name):
     kernel = ALL[name]
