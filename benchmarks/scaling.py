@@ -4,16 +4,12 @@
 over the rate of a plain matrix product and its bytes over the rate of a plain copy, both measured in the same run.
 """
 
-import dataclasses
-import time
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import kpoison as kp
+from benchmarks.roofline import Rates, measured_rates, times
 from benchmarks.timing import Comparison, compare
 from kpoison.ridge.solvers.krylov import KrylovFactor
 from kpoison.ridge.solvers.prepared import Prepared
@@ -23,42 +19,13 @@ __all__ = ["run"]
 _VECTORS = 6  # of a product in a search
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rates:
-    """Of this machine: flops and bytes per second."""
-
-    flops: float
-    bytes: float
-
-    def floor(self, flops: float, moved: float) -> float:
-        return max(flops / self.flops, moved / self.bytes)
-
-
 def run() -> list[Comparison]:
     """Products in float32 against n and d, kept and made anew; then searches against the number of decades of λ."""
-    rates = _rates()
+    rates = measured_rates()
     print(f"float32 matrix product {rates.flops / 1e9:.0f} Gflop/s, copy {rates.bytes / 1e9:.1f} GB/s", flush=True)
     sizes = [(n, 784) for n in (4096, 8192, 16384)] + [(8192, d) for d in (16, 128)]
     found = [_product(n, d, keep=keep, rates=rates) for keep in (True, False) for n, d in sizes]
     return [*found, *_searches()]
-
-
-def _rates(n: int = 4096) -> _Rates:
-    matrix = jnp.ones((n, n), jnp.float32)
-    multiply = jax.jit(lambda a: jnp.matmul(a, a.T, precision="highest"))
-    copy = jax.jit(lambda a: a + 1)
-    multiplying, copying = (float(np.median(_seconds(lambda f=f: f(matrix)))) for f in (multiply, copy))
-    return _Rates(2 * n**3 / multiplying, 8 * n**2 / copying)
-
-
-def _seconds(function: Callable[[], Any], repeats: int = 7) -> list[float]:
-    """Of each call but the first, which compiles."""
-    taken = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        taken.append(time.perf_counter() - start)
-    return taken[1:]
 
 
 def _points(n: int, d: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
@@ -67,7 +34,7 @@ def _points(n: int, d: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
     return X, jnp.asarray(np.sign(generator.normal(size=n)), dtype)
 
 
-def _product(n: int, d: int, *, keep: bool, rates: _Rates) -> Comparison:
+def _product(n: int, d: int, *, keep: bool, rates: Rates) -> Comparison:
     X, y = _points(n, d)
     clean = kp.fit(kp.kernels.RBF(float(d) ** 0.5), X, y, solver=kp.Krylov(rank=64, keep=keep))
     assert isinstance(clean.factor, KrylovFactor)
@@ -80,17 +47,13 @@ def _product(n: int, d: int, *, keep: bool, rates: _Rates) -> Comparison:
     floor = rates.floor(flops, moved)
     return Comparison(
         f"float32 product with {_VECTORS} vectors, Gram matrix {'kept' if keep else 'made anew'}, n = {n}, d = {d}",
-        f"its floor, which is {_bound(flops, moved, rates)}",
+        f"its floor, which is {rates.bound(flops, moved)}",
         "",
-        [taken / floor for taken in _seconds(lambda: product(gram, block))],
+        [taken / floor for taken in times(lambda: product(gram, block))],
         floor,
         {"n": n, "d": d, "dtype": "float32"},
         {"Gflop": f"{flops / 1e9:.1f}", "GB": f"{moved / 1e9:.2f}"},
     )
-
-
-def _bound(flops: float, moved: float, rates: _Rates) -> str:
-    return "arithmetic" if flops / rates.flops > moved / rates.bytes else "memory"
 
 
 def _searches(n: int = 8192, d: int = 32) -> list[Comparison]:
