@@ -76,8 +76,8 @@ NUMBERS: dict[str, Number] = {
         "The poison is visible once (Δf)² ≳ Λ_clean/R_k, after it succeeds; a linear kernel has no such lag.",
         Judgement.UNDER_A_CONDITION,
         "The lag is there (L8; L9 has the criterion in closed form); by the overlap of the leading eigenvector linear "
-        "models lag as well (R2 of the theory, which no check here covers).",
-        ("L8", "L9"),
+        "models lag as well (R2).",
+        ("L8", "L9", "R2"),
     ),
     "3.7": Number(
         "Corollary 3.7",
