@@ -1,5 +1,6 @@
 """Gram matrices for solvers: how they are made, and why one may be that of no kernel, or know no digit."""
 
+import functools
 import math
 
 import equinox as eqx
@@ -95,6 +96,7 @@ def gram_rounding(gram: Array) -> Array:
     return 10 * len(gram) * jnp.finfo(gram.dtype).eps * jnp.max(jnp.abs(gram))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def lowest_to_rounding(part: Float[Array, "m m"], highest: Float[Array, ""], number: int) -> Float[Array, ""]:
     """0 where a part of a matrix of so many points is positive semi-definite to rounding, else −∞: by Cholesky.
 

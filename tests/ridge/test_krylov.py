@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_refused_before_it_is_made():
 )
 @pytest.mark.parametrize("solver", [kp.Krylov(rank=10), kp.Cholesky()])
 def test_what_is_no_kernel(monkeypatch, function, message, solver):
-    monkeypatch.setattr("kpoison.ridge.solvers.cholesky._PROVED_UP_TO", 10)
+    monkeypatch.setattr("kpoison.ridge.solvers.cholesky._PROVED_BELOW", 11)
     with pytest.raises(ValueError, match=message):
         kp.fit(kp.kernels.Custom(function), X, Y, solver=solver)
 

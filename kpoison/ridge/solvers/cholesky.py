@@ -14,7 +14,7 @@ from kpoison.ridge.solvers.dense import DenseSolver, Factorisation
 
 __all__ = ["Cholesky", "CholeskyFactorisation"]
 
-_PROVED_UP_TO = 2000  # points
+_PROVED_BELOW = 2000  # points
 
 
 class CholeskyFactorisation(Factorisation):
@@ -88,7 +88,7 @@ class Cholesky(DenseSolver):
         Of many points that is one of a part of them, as it would cost as much as a law.
         """
         part = gram
-        if len(gram) > _PROVED_UP_TO:
+        if len(gram) >= _PROVED_BELOW:
             places = sample_places(len(gram))
             part = gram[np.ix_(places, places)]
         highest = largest_row_sum(gram)
