@@ -18,6 +18,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -205,9 +206,9 @@ def _passes_by() -> bool:
 
 @functools.cache
 def _trace_of_python() -> Any:
-    """The state in which nothing is traced."""
-    with jax.ensure_compile_time_eval():
-        return get_opaque_trace_state()
+    """The state in which nothing is traced: a new thread's, as the first to ask may be a trace."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(get_opaque_trace_state).result()
 
 
 def _in_python() -> bool:

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 import kpoison as kp
-from kpoison._failures import Failure, checked_result, collect, mapped, program, scan, silently
+from kpoison._failures import (
+    Failure,
+    _trace_of_python,
+    checked_result,
+    collect,
+    mapped,
+    program,
+    scan,
+    silently,
+)
 
 
 class OddError(ValueError):
@@ -73,6 +82,15 @@ def test_a_users_transformation_raises_at_run_time(function, shape, transform):
 
     with pytest.raises(Exception, match="x is negative"):
         jax.block_until_ready(run(bad))
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, lambda f: lambda x: jax.vmap(f)(x[None])])
+def test_python_is_known_as_such_whoever_asks_first(transform):
+    """An error at run time would not be an `OddError`."""
+    _trace_of_python.cache_clear()
+    transform(one)(jnp.ones(()))
+    with pytest.raises(OddError, match="x is negative"):
+        one(-jnp.ones(()))
 
 
 def test_silence():
