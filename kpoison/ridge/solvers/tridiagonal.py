@@ -11,7 +11,7 @@ from kpoison.ridge.solvers.dense import DenseSolver, Factorisation
 __all__ = ["Tridiagonal", "TridiagonalFactorisation"]
 
 _SHIFTS = 64
-_COLUMNS_AT_ONCE = 64
+_COLUMNS_AT_ONCE = 256
 _WIDTH = 64  # reflections a block: matrix products from there on, and n·64 numbers for the triangles
 
 
@@ -144,17 +144,18 @@ def _blocks(
 def _reflected(
     reflections: Float[Array, "b w n"], triangles: Float[Array, "b w w"], c: Inexact[Array, "n k"], *, reverse: bool
 ) -> Inexact[Array, "n k"]:
-    """One block after the other: c − V_bᵀ U_b V_b c."""
+    """One block after the other: c − V_bᵀ U_b V_b c; of rows, whose products take two thirds of the time."""
     if jnp.iscomplexobj(c):
         parts = _reflected(reflections, triangles, jnp.concatenate([c.real, c.imag], axis=1), reverse=reverse)
         real, imaginary = jnp.split(parts, 2, axis=1)
         return jax.lax.complex(real, imaginary)
 
-    def reflect(c, block):
+    def reflect(rows, block):
         vectors, triangle = block
-        return c - matrix_product(vectors.T, matrix_product(triangle, matrix_product(vectors, c))), None
+        inside = matrix_product(matrix_product(rows, vectors.T), triangle.T)
+        return rows - matrix_product(inside, vectors), None
 
-    return jax.lax.scan(reflect, c, (reflections, triangles), reverse=reverse)[0]
+    return jax.lax.scan(reflect, c.T, (reflections, triangles), reverse=reverse)[0].T
 
 
 def _tridiagonal_product(diagonal: Array, off_diagonal: Array, c: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
