@@ -22,6 +22,7 @@ from benchmarks import (
     spectrum,
     startup,
     sweep,
+    training,
     tuning,
 )
 from benchmarks.timing import machine, write
@@ -41,6 +42,7 @@ _ALL = {
     "certificate": certificate.run,
     "ensemble": ensemble.run,
     "startup": startup.run,
+    "training": training.run,
     "tuning": tuning.run,
 }
 
@@ -63,6 +65,7 @@ def main(
                 "certificate",
                 "ensemble",
                 "startup",
+                "training",
                 "tuning",
             ],
             ...,
