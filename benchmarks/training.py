@@ -74,7 +74,7 @@ def run(number: int = 1024, repeats: int = 3) -> Iterator[Comparison]:
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.uniform(size=(number, *_SHAPE)), jnp.float32)
     labels = jnp.asarray(generator.integers(0, _CLASSES, number), jnp.int32)
-    steps_of = {MLP: 256, LeNet: 64}
+    steps_of = {MLP: 1024, LeNet: 64}
     for create in (MLP, LeNet):
         model = create(_SHAPE, _CLASSES, key=jax.random.key(0), dtype=jnp.float32)
         for batch in (32, 128):

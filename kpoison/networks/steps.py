@@ -149,6 +149,11 @@ class _Fixed:
         return self is other or (isinstance(other, _Fixed) and self._key == other._key)
 
 
+@jax.jit
+def _copied(state: State) -> State:
+    return jax.tree.map(jnp.copy, state)
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _next(fixed: _Fixed, state: State, numbers: PyTree) -> State:
     setup, order, images, labels = eqx.combine(numbers, fixed.tree)
@@ -174,7 +179,7 @@ def advance(setup: Setup, state: State, order: Array, images: Array, labels: Arr
         return _steps_until(setup, state, order, images, labels, jnp.asarray(end, jnp.int32))
     numbers, rest = eqx.partition((setup, order, images, labels), eqx.is_array)
     fixed, steps = _Fixed(rest), end - int(state.step)
-    state = jax.tree.map(jnp.copy, state)
+    state = _copied(state)
     for _ in range(steps):
         state = _next(fixed, state, numbers)
     return state
