@@ -24,6 +24,7 @@ from benchmarks import (
     spectrum,
     startup,
     sweep,
+    training,
     tuning,
 )
 from benchmarks.timing import machine, write
@@ -45,6 +46,7 @@ _ALL = {
     "device": device.run,
     "ensemble": ensemble.run,
     "startup": startup.run,
+    "training": training.run,
     "tuning": tuning.run,
 }
 
@@ -69,6 +71,7 @@ def main(
                 "device",
                 "ensemble",
                 "startup",
+                "training",
                 "tuning",
             ],
             ...,

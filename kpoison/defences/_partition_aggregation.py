@@ -14,6 +14,7 @@ from kpoison.defences.partitions import (
     check_ensemble,
     content_order,
     fitted_part,
+    padded_size,
     partition_of,
     with_weights,
 )
@@ -185,18 +186,20 @@ def partition_aggregation(
 def _parts(
     poison: Poison | None, points: np.ndarray, targets: np.ndarray, partitions: int, seed: int
 ) -> dict[int, Poison]:
-    """The poison's locations in each partition that it reaches; those of count 0 are not there."""
+    """The poison's locations in each partition that it reaches, and copies of count 0 up to one of a few numbers."""
     if poison is None:
         return {}
     outputs = 1 if targets.ndim == 1 else targets.shape[1]
     locations, labels, counts = map(np.asarray, poison.observations(points.shape[1:], outputs, points.dtype))
     place = partition_of(locations, partitions, seed)
     rows = with_weights(locations, np.ones(len(locations)))
-    return {
-        int(k): Poison(rows[here], labels[here], counts[here])
-        for k in np.unique(place[counts > 0])
-        for here in [(place == k) & (counts > 0)]
-    }
+    found = {}
+    for k in np.unique(place[counts > 0]):
+        here = np.flatnonzero((place == k) & (counts > 0))
+        filled = np.resize(here, padded_size(len(here), 4))
+        own = np.where(np.arange(len(filled)) < len(here), counts[filled], 0)
+        found[int(k)] = Poison(rows[filled], labels[filled], own)
+    return found
 
 
 def _votes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,8 @@ Entropy: TypeAlias = Literal["softmax", "votes"]
 NullFit: TypeAlias = Literal["normal", "empirical"]
 """The quantile of a normal distribution with the mean and the deviation of the clean entropies, or their own."""
 
+_DRAWN_AT_ONCE = 128
+
 ASSUMES = (
     "the trigger works on any input and outlasts another image laid over it, which changes what is predicted for a "
     "clean input; clean images of the same kind are at hand"
@@ -166,9 +168,16 @@ def strip(
     return Detection(scores, scores > threshold, threshold, ASSUMES)
 
 
-@partial(jax.jit, static_argnames=("overlays", "many"))
 def _draws(key: PRNGKeyArray, inputs: Float[Array, "n ..."], overlays: int, many: int) -> Int[Array, "n N"]:
-    """Which of so many are laid over each input, by a key of its own that its numbers in single precision make."""
+    """Which of so many are laid over each input; compiled for a few numbers of inputs."""
+    number = len(inputs)
+    filled = jnp.pad(inputs, ((0, -number % _DRAWN_AT_ONCE), *[(0, 0)] * (inputs.ndim - 1)))
+    return _drawn(key, filled, jnp.asarray(many), overlays)[:number]
+
+
+@partial(jax.jit, static_argnames=("overlays",))
+def _drawn(key: PRNGKeyArray, inputs: Float[Array, "n ..."], many: Int[Array, ""], overlays: int) -> Int[Array, "n N"]:
+    """By a key of each input's own that its numbers in single precision make."""
     flat = inputs.reshape(len(inputs), -1).astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(jnp.where(flat == 0, 0, flat), jnp.uint32)  # 0 and −0 are the same
     factors = jax.random.bits(key, bits.shape[1:], jnp.uint32) | 1

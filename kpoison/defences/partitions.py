@@ -137,15 +137,19 @@ def content_order(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__))
 
 
-def _padded_size(number: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: of `number` alone, so that no other partition touches the rounding."""
+def padded_size(number: int, least: int = 16) -> int:
+    """The next of 16, 24, 32, 48, ...: of `number` alone, so that no other partition touches the rounding.
+
+    Fewer than the least are no cheaper, and would be compiled for.
+    """
+    number = max(number, least)
     power = 1 << max(number - 1, 0).bit_length()
     return 3 * power // 4 if power >= 4 and number <= 3 * power // 4 else power
 
 
 def padded(members: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " size"], Float[np.ndarray, " size"]]:
     """The points of a partition, and after them copies of weight 0 up to one of a few sizes; weights."""
-    padding = _padded_size(len(members)) - len(members)
+    padding = padded_size(len(members)) - len(members)
     filled = np.concatenate([members, np.full(padding, members[0] if len(members) else 0)])
     return filled, np.repeat([1.0, 0.0], [len(members), padding])
 

@@ -83,8 +83,11 @@ def near_clone(problem: Problem) -> Attack:
     unit = getattr(problem.kernel, "length_scale", None)
     r = _DISTANCE * (jnp.linalg.norm(zeta, axis=1) if unit is None else jnp.full(CLONED, unit))
     victims = zeta[:, None] + r[:, None, None] * jnp.asarray(u)
-    counts = problem.settings.budget // CLONED + (np.arange(CLONED) < problem.settings.budget % CLONED)
-    poison = Poison(zeta, _target_labels(problem, CLONED), counts.astype(float))
+    budget = problem.settings.budget
+    # As many places as other attacks have points, those after the first few of count 0.
+    places = np.arange(budget)
+    counts = np.where(places < CLONED, budget // CLONED + (places < budget % CLONED), 0)
+    poison = Poison(zeta[places % CLONED], _target_labels(problem, budget), counts.astype(float))
     flat = victims.reshape(-1, zeta.shape[1])
     untouched = jnp.repeat(zeta, _DIRECTIONS, axis=0)
     return Attack(

@@ -51,8 +51,10 @@ DEFENCE_OPTIONS = {
 """What was chosen for the defences, where it is not their default; it determines the numbers."""
 
 
-def _predicted_success(case: Case, outputs: Array) -> float:
-    return case.success(classes_of_outputs(np.asarray(outputs).reshape(len(case.attack.victims), -1)))
+def _predicted_success(case: Case, outputs: Any) -> float:
+    """From outputs at the victims, of which there may be more."""
+    given = np.asarray(outputs)[: len(case.attack.victims)]
+    return case.success(classes_of_outputs(given.reshape(len(given), -1)))
 
 
 def _success_by_law(case: Case, left: Bool[np.ndarray, " p"] | None = None) -> float:
@@ -60,11 +62,13 @@ def _success_by_law(case: Case, left: Bool[np.ndarray, " p"] | None = None) -> f
     problem, attack, ridge = case.problem, case.attack, case.problem.settings.ridge
     poison = attack.poison
     if poison is None:
-        return _predicted_success(case, predict(problem.clean, attack.victims, ridge) + attack.data.efficacy)
+        efficacy = np.asarray(attack.data.efficacy)
+        clean = np.asarray(predict(problem.clean, case.victims, ridge))[: len(efficacy)]
+        return _predicted_success(case, clean + efficacy)
     if left is not None:
         points = np.flatnonzero(case.is_poison)
         poison = Poison(attack.data.X[points], attack.data.y[points], left.astype(float))
-    return _predicted_success(case, predict(problem.clean, attack.victims, ridge, poison))
+    return _predicted_success(case, predict(problem.clean, case.victims, ridge, poison))
 
 
 def none(case: Case, _: Defended) -> Outcome:
@@ -178,7 +182,7 @@ def strip(case: Case, _: Defended) -> Outcome:
     """Reject inputs of which the prediction outlasts other images laid over them."""
     found = run_strip(
         case.at_points(),
-        jnp.concatenate([case.problem.test, case.attack.victims]),
+        case.inputs[: len(case.problem.test) + len(case.attack.victims)],
         case.problem.reference,
         overlays=_OVERLAYS,
         temperature=_TEMPERATURE,
@@ -243,11 +247,11 @@ def input_spectrum(case: Case, _: Defended) -> Outcome:
     f = case.at_point()
     options: dict[str, Any] = {"repeats": _RESAMPLES, "seed": problem.seed}
     found = defences.input_spectrum(f, probes, problem.reference, **options)
-    inputs = jnp.concatenate([problem.test, attack.victims])
-    scores = np.zeros(len(inputs))
+    number = len(problem.test) + len(attack.victims)
+    scores = np.zeros(number)
     if bool(found.visibility.visible):
-        gradients = input_gradients(f, inputs).reshape(len(inputs), -1, inputs.shape[1])
-        scores = np.asarray(_along(gradients, found.direction))
+        gradients = input_gradients(f, case.inputs).reshape(len(case.inputs), -1, case.inputs.shape[1])
+        scores = np.asarray(_along(gradients, found.direction))[:number]
     predicted = {}
     if attack.poison is not None:
         law = defences.input_spectrum_law(
@@ -289,11 +293,11 @@ def input_projection(case: Case, _: Defended) -> Outcome:
     """
     problem, attack = case.problem, case.attack
     projection = _projection(case, case.at_point())
-    inputs = projection(jnp.concatenate([problem.test, attack.victims]))
+    inputs = projection(case.inputs)
     found = case.on_parts(np.asarray(case.at_points()(inputs)).reshape(len(inputs), -1))
     predicted = NAN
     if attack.poison is not None:
-        victims = _projection_by_law(case)(attack.victims)
+        victims = _projection_by_law(case)(case.victims)
         predicted = _predicted_success(case, predict(problem.clean, victims, problem.settings.ridge, attack.poison))
     return Outcome(
         case.success(found.victims),
@@ -307,7 +311,7 @@ def projected_training(case: Case, _: Defended) -> Outcome:
     """Train again on such projected inputs, and show the new predictor no others."""
     problem, attack, ridge = case.problem, case.attack, case.problem.settings.ridge
     projection = _projection(case, case.at_point())
-    X, inputs = projection(attack.data.X), projection(jnp.concatenate([problem.test, attack.victims]))
+    X, inputs = projection(attack.data.X), projection(case.inputs)
     weights = solve(np.asarray(problem.kernel(X)), ridge * len(X), case.targets)
     found = case.on_parts(np.asarray(problem.kernel(inputs, X)) @ weights)
     predicted = NAN
@@ -315,7 +319,7 @@ def projected_training(case: Case, _: Defended) -> Outcome:
         projection, poison = _projection_by_law(case), attack.poison
         clean = fit(problem.kernel, projection(problem.X), problem.clean.y, solver=Cholesky())
         poison = Poison(projection(poison.location), poison.label, poison.count)
-        predicted = _predicted_success(case, predict(clean, projection(attack.victims), ridge, poison))
+        predicted = _predicted_success(case, predict(clean, projection(case.victims), ridge, poison))
     return Outcome(
         case.success(found.victims),
         case.accuracy(found.test),
@@ -335,13 +339,11 @@ def partition_aggregation(case: Case, _: Defended) -> Outcome:
     chosen, number = np.argmax(votes, axis=1), len(problem.test)
     predicted = NAN
     if attack.poison is not None:
-        # As many inputs for every attack, so that nothing is compiled for others.
-        inputs = attack.victims[np.arange(number) % len(attack.victims)]
         law = defences.partition_aggregation(
             problem.kernel,
             problem.X,
             problem.targets(problem.labels),
-            inputs,
+            case.victims,
             problem.settings.ridge,
             partitions=_PARTITIONS,
             poison=attack.poison,
@@ -367,7 +369,7 @@ def _by_training(case: Case, defended: DefendedTraining, to_test: np.ndarray) ->
         places, labels, counts = attack.poison.observations(attack.victims.shape[1:], case.targets.shape[1], float)
         locations, labels = defended.copies(places, labels)
         poison = Poison(locations, labels, jnp.tile(counts, len(locations) // len(places)))
-        outputs = predict(defended.posterior, attack.victims, case.problem.settings.ridge, poison)
+        outputs = predict(defended.posterior, case.victims, case.problem.settings.ridge, poison)
         predicted = _predicted_success(case, outputs)
     return Outcome(
         case.success(found.victims), case.accuracy(found.test), predicted_success=predicted, assumes=defended.assumes

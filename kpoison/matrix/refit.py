@@ -84,6 +84,17 @@ class Case:
         return np.asarray(self.attack.data.is_poison)
 
     @functools.cached_property
+    def victims(self) -> Float[Array, "q D"]:
+        """The victims, again and again up to as many as test images: programs are compiled for one shape."""
+        victims = np.asarray(self.attack.victims)
+        return jnp.asarray(victims[np.arange(max(len(victims), len(self.problem.test))) % len(victims)])
+
+    @functools.cached_property
+    def inputs(self) -> Float[Array, "both D"]:
+        """Test images, and after them these victims."""
+        return jnp.concatenate([self.problem.test, self.victims])
+
+    @functools.cached_property
     def gram(self) -> Float[np.ndarray, "n n"]:
         """K of the training set."""
         return np.asarray(self.problem.kernel(self.attack.data.X))
@@ -91,8 +102,8 @@ class Case:
     @functools.cached_property
     def cross(self) -> Float[np.ndarray, "both n"]:
         """k between test images, after them victims, and the training set."""
-        parts = (self.problem.test, self.attack.victims)
-        return np.concatenate([np.asarray(self.problem.kernel(x, self.attack.data.X)) for x in parts])
+        number = len(self.problem.test) + len(self.attack.victims)
+        return np.asarray(self.problem.kernel(self.inputs, self.attack.data.X))[:number]
 
     @functools.cached_property
     def features(self) -> Float[np.ndarray, "n n"]:
@@ -105,9 +116,9 @@ class Case:
         return solve(self.gram, self.problem.settings.ridge * len(self.gram), self.targets)
 
     def on_parts(self, outputs: Float[np.ndarray, "both C"]) -> Predictions:
-        """Classes, from outputs at the test images and after them the victims."""
-        number = len(self.problem.test)
-        return Predictions(classes_of_outputs(outputs[:number]), classes_of_outputs(outputs[number:]))
+        """Classes, from outputs at the test images and after them the victims, of which there may be more."""
+        number, victims = len(self.problem.test), len(self.attack.victims)
+        return Predictions(classes_of_outputs(outputs[:number]), classes_of_outputs(outputs[number : number + victims]))
 
     def outputs(self, kept: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "both C"]:
         """f at the test images, after them the victims, trained on these points at ρ = n_kept λ; 0 of no points."""
@@ -128,15 +139,23 @@ class Case:
         """Without defence."""
         return self.refitted(np.ones(len(self.gram), bool))
 
+    @functools.cached_property
+    def expansion(self) -> KernelExpansion:
+        """The predictor without defence, with centres of weight 0 where an attack adds no points: of one shape."""
+        X, weights = np.asarray(self.attack.data.X), self.coefficients
+        missing = len(self.problem.X) + self.problem.settings.budget - len(X)
+        X = np.concatenate([X, X[:missing]])
+        weights = np.concatenate([weights, np.zeros((missing, weights.shape[1]), weights.dtype)])
+        return KernelExpansion(Representers(self.problem.kernel, jnp.asarray(X)), jnp.asarray(weights))
+
     def at_points(self) -> AllPoints:
         """The predictor without defence, of many points."""
-        scalar = self.problem.classes == 2
-        return AllPoints(self.problem.kernel, self.attack.data.X, jnp.asarray(self.coefficients), scalar)
+        found = self.expansion
+        return AllPoints(found.kernel, found.centres, found.coefficients, self.problem.classes == 2)
 
     def at_point(self) -> Predictor:
         """The same of one point, for the curvature."""
-        span = Representers(self.problem.kernel, self.attack.data.X)
-        return Predictor(KernelExpansion(span, jnp.asarray(self.coefficients)), self.problem.classes == 2)
+        return Predictor(self.expansion, self.problem.classes == 2)
 
     def success(self, victims: Int[np.ndarray, " v"], accepted: Bool[np.ndarray, " v"] | None = None) -> float:
         """The fraction of the victims that get what the attacker wants, and are not rejected."""
@@ -177,7 +196,7 @@ def defended_predictions(case: Case, defended: DefendedTraining, to_test: Float[
     clean, data = defended.posterior, case.attack.data
     kernel, ridge = clean.kernel, case.problem.settings.ridge
     gram, outputs = np.asarray(clean.factor.matrix()), case.targets.shape[1]
-    to_victims = test_covariance(defended, case.attack.victims)
+    to_victims = test_covariance(defended, case.victims)
     number = len(case.problem.X)
     X, y = defended.copies(data.X[:number], data.y[:number])
     targets, count = np.asarray(clean.observations.at(X).with_flat_slopes(y.reshape(-1, outputs))), len(X)
@@ -188,7 +207,6 @@ def defended_predictions(case: Case, defended: DefendedTraining, to_test: Float[
         between, own = _between(kernel, clean.observations, added), _between(kernel, added, added)
         gram = np.block([[gram, between], [between.T, 0.5 * (own + own.T)]])
         targets = np.concatenate([targets, np.asarray(added.with_flat_slopes(z.reshape(-1, outputs)))])
-        both = jnp.concatenate([case.problem.test, case.attack.victims])
-        cross = np.concatenate([cross, _between(kernel, added, Observations(both)).T], axis=1)
+        cross = np.concatenate([cross, _between(kernel, added, Observations(case.inputs)).T], axis=1)
         count += len(Z)
     return case.on_parts(cross @ solve(gram, ridge * count, targets))

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["KINDS", "attack_defence_matrix"]
+
+_MOST_THREADS = 4  # each holds a few matrices of the training set
 
 KINDS = ("victim", "poison", "difference", "eigenvector")
 """Pictures of an attack: a victim, a poison, what the attacker changed, the top eigenvector of the input gradients."""
@@ -140,19 +143,37 @@ class _Job(ChunkedWork):
 
     def compute(self, chunk: tuple[int, str]) -> dict[str, np.ndarray]:
         """Numbers of one attack against each defence, and for the first seed its pictures."""
+        from threadpoolctl import threadpool_limits
+
         seed, attack = chunk
         start = time.perf_counter()
         problem, defended = self.problem(seed)
-        case = Case(problem, ATTACKS[attack](problem))
-        outcomes: list[Outcome] = []
-        seconds: list[float] = []
-        for defence in self.defences:
-            outcomes.append(DEFENCES[defence](case, defended))
-            seconds.append(time.perf_counter() - start)
-            start = time.perf_counter()
+
+        def defend(name: str) -> tuple[Outcome, float]:
+            begun = time.perf_counter()
+            return DEFENCES[name](case, defended), time.perf_counter() - begun
+
+        # Threads of LAPACK and OpenMP would wait for each other, which costs more than so few points.  OpenMP takes the
+        # limit thread by thread.
+        with (
+            threadpool_limits(1),
+            ThreadPoolExecutor(_side_by_side(), initializer=threadpool_limits, initargs=(1,)) as threads,
+        ):
+            case = Case(problem, ATTACKS[attack](problem))
+            undefended = defend(self.defences[0])[0], time.perf_counter() - start
+            _ = case.features  # of several defences: once, before they start
+            # What takes long comes last in the table, and first here.
+            others = [threads.submit(defend, name) for name in reversed(self.defences[1:])]
+            try:
+                found = [undefended, *(each.result() for each in reversed(others))]
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
+            pictures = {"picture": _pictures(case)} if seed == 0 else {}
+        outcomes, seconds = zip(*found, strict=True)
         arrays = {name: np.array([getattr(o, name) for o in outcomes]) for name in _NUMBERS if name != "seconds"}
         arrays |= {"seconds": np.array(seconds), "assumes": np.array([o.assumes for o in outcomes])}
-        return arrays | ({"picture": _pictures(case)} if seed == 0 else {})
+        return arrays | pictures
 
     def manifest(self) -> dict[str, Any]:
         """Everything that determines the numbers."""
@@ -227,6 +248,13 @@ class _Job(ChunkedWork):
     def findings(self, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
         """What each defence assumes."""
         return {"assumes": json.dumps(dict(zip(self.defences, arrays["assumes"].tolist(), strict=True)))}
+
+
+def _side_by_side() -> int:
+    """Defences at a time: one for each core of a CPU, of few."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _pictures(case: Case) -> Float[np.ndarray, "kind H W C"]:
