@@ -17,6 +17,7 @@ import numpy as np
 import kpoison as kp
 from benchmarks.roofline import Rates, measured_rates, times
 from benchmarks.timing import Comparison
+from kpoison.ridge.solvers.prepared import Prepared
 from kpoison.ridge.tiles import TiledGram
 
 __all__ = ["run"]
@@ -107,7 +108,7 @@ def _programs(sizes: _Sizes, dtype: Any) -> Iterator[_Program]:
         "product with 6 vectors, made anew", TiledGram.product, (anew, block), product + n**2 * d, size * n * d
     )
     images = jnp.asarray(generator.normal(size=(sizes.images, sizes.side, sizes.side, 3)), dtype)
-    pooled = kp.kernels.ConvolutionalNTK(3, "relu", 2**0.5, 0.0, 3, "pool")
+    pooled = kp.kernels.ConvolutionalNTK(3, kp.kernels.ReLU(), 2**0.5, 0.0, 3, "pool")
     # The compiler counts a loop's body once: of one pair there is none.
     one = jax.jit(pooled.pairs).lower(images[:1], images[:1]).compile().cost_analysis()
     flops = sizes.images**2 * float((one or {}).get("flops", float("nan")))
@@ -121,6 +122,7 @@ def _sweep(sizes: _Sizes, X: jax.Array, generator: np.random.Generator) -> _Prog
     ridges = np.geomspace(1e-4 if dtype == jnp.float32 else 1e-8, 1e-1, axis)
     poison = kp.Poison(X[0] + 0.1, 1.0, 1000.0)
     clean = kp.prepare(kp.fit(kp.kernels.RBF(float(d) ** 0.5), X, y), poison, ridges)
+    assert isinstance(clean.factor, Prepared)
     rank = clean.factor.eigenvectors.shape[1] + 1
     location = jnp.asarray(poison.location, dtype)
     probes = location + jnp.geomspace(0.1, 10, axis, dtype=dtype)[:, None] / d**0.5
