@@ -219,8 +219,7 @@ def _claims(
         def at(fraction: float, gamma: float, trigger=trigger, augmented=augmented) -> Measured | None:
             return found.get(Row(trigger, "fixed", augmented, fraction, gamma))
 
-        few, many, held = at(fractions[0], 0.0), at(fractions[-1], 0.0), at(options.fraction, gammas[-1])
-        plain = at(options.fraction, 0.0)
+        few, many, plain = at(fractions[0], 0.0), at(fractions[-1], 0.0), at(options.fraction, 0.0)
         missing = "a training diverged"
         claims.append(
             above(
@@ -241,15 +240,17 @@ def _claims(
                 missing,
             )
         )
-        claims.append(
-            below(
-                f"{name}: the largest penalty lowers success, less that without it",
-                None if held is None or plain is None
-                else t_interval(held["success"][:, -1] - plain["success"][:, -1]),
-                0.0,
-                missing,
-            )
-        )  # fmt: skip
+        for gamma in gammas[-2:]:
+            held = at(options.fraction, gamma)
+            claims.append(
+                below(
+                    f"{name}: the penalty γ = {gamma:.2g} lowers success, less that without it",
+                    None if held is None or plain is None
+                    else t_interval(held["success"][:, -1] - plain["success"][:, -1]),
+                    0.0,
+                    missing,
+                )
+            )  # fmt: skip
     return claims
 
 
