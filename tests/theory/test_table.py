@@ -108,7 +108,7 @@ def test_a_kept_plan_is_taken_again_and_only_for_the_same_call(tmp_path):
 @pytest.mark.slow
 def test_the_table_against_a_training_by_hand_and_from_its_checkpoints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("kpoison.experiments.table.TRIGGERS", ("patch",))
-    monkeypatch.setattr("kpoison.experiments.table._DECADES", 1)
+    monkeypatch.setattr("kpoison.experiments.table._PENALTIES", 1)
     options = Options(**TINY, lengths=(1, 3), crop=6, fraction=0.2, fractions=(0.1, 0.2), penalty=0.1)
     found = EXPERIMENTS["table"](options, ("mlp",), tmp_path)
     said = capsys.readouterr().err
