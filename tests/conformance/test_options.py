@@ -42,7 +42,8 @@ MADE = {
 }  # fmt: skip
 # What a rule or a kernel is asked by kpoison, always with Python's integers.
 INNER = {
-    "point_shape", "columns of floats_per_product", "clients", "dimension of on_subspace", "size of check", "hidden_layers of tangent_kernel", "outputs",
+    "point_shape", "columns of floats_per_product", "clients", "dimension of on_subspace", "size of check",
+    "hidden_layers of tangent_kernel", "outputs",
     "first of diagonals", "number of infinite_moments", "d of infinite_moments",
 }  # fmt: skip
 OTHERS = {
